@@ -1,0 +1,65 @@
+"""One read of the history, as short plain torch: the specification that every faster path is tested against."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def history_read(
+    pool: Sequence[Tensor],
+    projections: Iterable[Callable[[Tensor], Tensor]],
+    pseudo_query: Tensor,
+    key_scale: Tensor,
+    size: Sequence[int],
+    eps: float = 1e-6,
+    return_weights: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Read a pool of earlier stage outputs with one learned pseudo-query (XAttnRes, arXiv 2604.03297).
+
+    With v_k = Resize(P_k h_k): l_k(x) = <w, RMSNorm(v_k(x))>, a(x) = softmax over k of l_k(x), and the read is
+    r(x) = sum over k of a_k(x) v_k(x), at every position x.
+
+    Args:
+        pool: N feature maps h_k, each (B, C_k, *spatial) with its own C_k and spatial size.
+        projections: N callables P_k from C_k to C channels, 1x1 convolutions without bias; ``nn.Identity`` for a map
+            that has C channels already.
+        pseudo_query: w, (C).
+        key_scale: g, the learned scale of the RMSNorm over the channels, (C).
+        size: the spatial size of the read.
+        eps: added to the mean square inside the RMSNorm.
+        return_weights: also return the weights a_k.
+
+    Returns:
+        The read, (B, C, *size), in the dtype of the maps; with ``return_weights`` also the weights, (B, N, *size),
+        which sum to one over the sources. Norm, scores and softmax are computed in float32 or wider.
+    """
+    values = [_align(h, project, tuple(size)) for h, project in zip(pool, projections, strict=True)]
+    scores = torch.stack([_score(v, pseudo_query, key_scale, eps) for v in values], dim=1)  # (B, N, *size)
+    weights = scores.softmax(dim=1)
+    read = sum(a.unsqueeze(1) * v for a, v in zip(weights.unbind(1), values, strict=True))
+    read = read.to(pool[0].dtype)  # type: ignore[union-attr]
+    return (read, weights) if return_weights else read
+
+
+def _align(h: Tensor, project: Callable[[Tensor], Tensor], size: tuple[int, ...]) -> Tensor:
+    """v_k = Resize(P_k h_k). The two commute, so the projection runs at the smaller of the two resolutions."""
+    if h.shape[2:].numel() <= torch.Size(size).numel():
+        return _resize(project(h), size)
+    return project(_resize(h, size))
+
+
+def _resize(h: Tensor, size: tuple[int, ...]) -> Tensor:
+    if h.shape[2:] == size:
+        return h
+    return F.interpolate(h, size=size, mode=_LINEAR[len(size)], align_corners=False)
+
+
+def _score(v: Tensor, pseudo_query: Tensor, key_scale: Tensor, eps: float) -> Tensor:
+    """l_k = <w, RMSNorm(v_k)>, (B, *size)."""
+    v = v.to(torch.promote_types(v.dtype, torch.float32))
+    query = (pseudo_query * key_scale).to(v.dtype).view(-1, *[1] * (v.ndim - 2))  # (C, 1, ..., 1)
+    return (v * query).sum(dim=1) * torch.rsqrt(v.square().mean(dim=1) + eps)

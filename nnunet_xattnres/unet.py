@@ -1,0 +1,142 @@
+"""nnU-Net's own U-Nets with reads of the history in the place of, or beside, their skips (XAttnRes, arXiv 2604.03297).
+
+Stages, transposed convolutions, segmentation heads and their state-dict keys are upstream's. Added are the reads
+(``network.reads``) and a forward pass that keeps the history. Names follow the paper: with S encoder stages, e1 is the
+output of the first (full resolution), eS the bottleneck, and d1 ... d(S-1) are the outputs of the decoder stages.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from torch import Tensor, nn
+
+from nnunet_xattnres.history import HistoryRead
+
+SKIP_MODES = ("add", "replace", "none", "plain")
+
+
+class _HistoryUNet(nn.Module):
+    """The reads and the forward pass, for a U-Net of upstream as the next base class."""
+
+    encoder: PlainConvEncoder | ResidualEncoder
+    decoder: UNetDecoder
+
+    def __init__(self, *args: Any, skip_mode: str = "add", encoder_reads: bool = True, **kwargs: Any) -> None:
+        if skip_mode not in SKIP_MODES:
+            raise ValueError(f"skip_mode is {skip_mode!r}; it must be one of {', '.join(map(repr, SKIP_MODES))}")
+        super().__init__(*args, **kwargs)
+        if len(self.encoder.output_channels) < 2:
+            raise ValueError("n_stages is 1; a U-Net needs at least 2 stages")
+        self.skip_mode = skip_mode
+        # How much smaller than the input e1 ... eS are, for each axis; the last is what the input must be divisible by.
+        self._strides = list(accumulate(self.encoder.strides, lambda a, b: [i * j for i, j in zip(a, b, strict=True)]))
+        self.reads = nn.ModuleDict(self._build_reads(encoder_reads) if skip_mode in ("add", "replace") else {})
+        if skip_mode == "none":
+            for stage in self.decoder.stages:
+                _drop_skip_half(stage)
+
+    def _build_reads(self, encoder_reads: bool) -> dict[str, HistoryRead]:
+        """The reads by the stage that they feed: e3 ... eS (e2 has a pool of one, e1 of none), d1 ... d(S-1)."""
+        encoder = list(zip(self.encoder.output_channels, self._strides, strict=True))  # what e1 ... eS are
+        n_stages = len(encoder)
+
+        def read(pool: list[Any], target: tuple[int, list[int]]) -> HistoryRead:
+            direct = [k for k, source in enumerate(pool) if source == target]
+            return HistoryRead([channels for channels, _ in pool], target[0], self.encoder.conv_op, direct)
+
+        reads = {}
+        if encoder_reads:
+            for s in range(3, n_stages + 1):
+                reads[f"e{s}"] = read(encoder[: s - 1], encoder[s - 2])
+        targets = encoder[-2::-1]  # d_j has the size and the channels of e_(S-j)
+        for j in range(1, n_stages):
+            reads[f"d{j}"] = read(encoder + targets[: j - 1], targets[j - 1])
+        return reads
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Segment ``x``, (B, input channels, *spatial).
+
+        Returns:
+            The logits, (B, num_classes, *spatial); with ``decoder.deep_supervision`` those of every decoder stage, the
+            highest resolution first.
+
+        Raises:
+            ValueError: when the spatial size is not divisible by the network's strides.
+        """
+        self._check_input(x)
+        stem = getattr(self.encoder, "stem", None)  # the residual encoder has one
+        x = x if stem is None else stem(x)
+        history: list[Tensor] = []  # e1 ... eS, d1 ... d(S-1), in the order computed
+        for s, stage in enumerate(self.encoder.stages, start=1):
+            name = f"e{s}"
+            x = stage(self.reads[name](history, x.shape[2:]) if name in self.reads else x)
+            history.append(x)
+
+        n_stages = len(history)
+        outputs = []
+        for j in range(1, n_stages):
+            x = self.decoder.transpconvs[j - 1](x)
+            if self.skip_mode != "none":
+                x = torch.cat((x, self._skip_half(j, history, history[n_stages - j - 1])), dim=1)
+            x = self.decoder.stages[j - 1](x)
+            history.append(x)
+            if self.decoder.deep_supervision or j == n_stages - 1:
+                outputs.append(self.decoder.seg_layers[j - 1](x))
+        return outputs[::-1] if self.decoder.deep_supervision else outputs[0]
+
+    def _skip_half(self, j: int, history: list[Tensor], skip: Tensor) -> Tensor:
+        """What decoder stage j takes beside the upsampled map below it; ``skip`` is e_(S-j)."""
+        if self.skip_mode == "plain":
+            return skip
+        read = self.reads[f"d{j}"](history, skip.shape[2:])
+        return skip + read if self.skip_mode == "add" else read
+
+    def _check_input(self, x: Tensor) -> None:
+        divisors, size = self._strides[-1], tuple(x.shape[2:])
+        if len(size) != len(divisors):
+            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (batch, channels, {len(divisors)} axes)")
+        if any(n % d for n, d in zip(size, divisors, strict=True)):
+            raise ValueError(
+                f"the input has the spatial size {size}, which the network's strides do not divide: "
+                f"its axes must be multiples of {tuple(divisors)}. Change patch_size in the plans."
+            )
+
+
+class XAttnResUNet(_HistoryUNet, PlainConvUNet):
+    """``PlainConvUNet`` whose stages read the history.
+
+    Args:
+        *args: as ``PlainConvUNet``'s.
+        skip_mode: what stands beside the upsampled map in a decoder stage: ``"add"`` the skip plus the read (the
+            paper's XAttnRes + skip), ``"replace"`` the read alone (the paper's XAttnRes), ``"none"`` nothing, and no
+            reads in the encoder either (the paper's No Skip), ``"plain"`` the skip alone: the upstream network.
+        encoder_reads: whether encoder stages from the third on read, too; otherwise only the decoder does.
+        **kwargs: as ``PlainConvUNet``'s.
+
+    Attributes:
+        reads: the ``HistoryRead`` of each stage that has one, by the stage's name: e3 ... eS, d1 ... d(S-1).
+    """
+
+
+class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
+    """``ResidualEncoderUNet`` whose stages read the history; arguments beyond upstream's as in ``XAttnResUNet``."""
+
+
+def _drop_skip_half(stage: StackedConvBlocks) -> None:
+    """Let a decoder stage take the upsampled half alone: its first convolution gets half the input channels."""
+    block = stage.convs[0]
+    full = block.conv
+    block.input_channels = full.in_channels // 2
+    block.conv = block.all_modules[0] = type(full)(
+        block.input_channels,
+        full.out_channels,
+        full.kernel_size,
+        padding=full.padding,
+        bias=full.bias is not None,
+    )
