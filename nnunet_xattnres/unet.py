@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
@@ -37,6 +38,9 @@ class _HistoryUNet(nn.Module):
         # How much smaller than the input e1 ... eS are, for each axis; the last is what the input must be divisible by.
         self._strides = list(accumulate(self.encoder.strides, lambda a, b: [i * j for i, j in zip(a, b, strict=True)]))
         self.reads = nn.ModuleDict(self._build_reads(encoder_reads) if skip_mode in ("add", "replace") else {})
+        for block in self.modules():
+            if isinstance(block, (BasicBlockD, BottleneckD)) and not isinstance(block.skip, nn.Module):
+                block.skip = nn.Identity()  # upstream's is a local lambda, which cannot be pickled
         if skip_mode == "none":
             for stage in self.decoder.stages:
                 _drop_skip_half(stage)

@@ -1,0 +1,120 @@
+"""The specification against a naive float64 oracle, and the properties that the method states."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from nnunet_xattnres.ops.reference import history_read
+
+POOLS = {  # channels and spatial sizes of the sources, channels and size of the target
+    "2d down and up": ([(3, (8, 12)), (4, (4, 6)), (6, (2, 3))], 4, (4, 6)),
+    "3d anisotropic": ([(2, (4, 8, 8)), (3, (4, 4, 4)), (5, (2, 2, 2))], 3, (4, 4, 4)),
+    "odd sizes": ([(2, (7, 5)), (3, (3, 4)), (2, (1, 1))], 3, (5, 3)),
+    "one source": ([(2, (4, 4))], 3, (8, 8)),
+}
+
+
+def make_read(name, *, direct=None):
+    """pool, projections, pseudo-query, key scale, size, all float64 and away from their starting values."""
+    torch.manual_seed(0)
+    sources, channels, size = POOLS[name]
+    conv = {2: nn.Conv2d, 3: nn.Conv3d}[len(size)]
+    pool = [torch.randn(2, c, *s, dtype=torch.float64) for c, s in sources]
+    projections = [
+        nn.Identity() if k == direct else conv(c, channels, 1, bias=False).double() for k, (c, _) in enumerate(sources)
+    ]
+    query, scale = torch.randn(channels, dtype=torch.float64), torch.rand(channels, dtype=torch.float64) + 0.5
+    return pool, projections, query, scale, size
+
+
+def oracle(pool, projections, query, scale, size, eps=1e-6):
+    """Resize first, then a loop over samples, sources and positions, straight from the formulas."""
+    mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+    aligned = [P(F.interpolate(h, size=size, mode=mode, align_corners=False)) for h, P in zip(pool, projections)]
+    read = torch.zeros_like(aligned[0])
+    weights = torch.zeros(len(read), len(pool), *size, dtype=torch.float64)
+    for b in range(len(read)):
+        for x in torch.cartesian_prod(*map(torch.arange, size)).tolist():
+            here = (b, slice(None), *x)
+            scores = []
+            for v in aligned:
+                rms = math.sqrt((v[here] ** 2).mean().item() + eps)
+                scores.append(torch.dot(query, scale * v[here] / rms).item())
+            total = sum(math.exp(s) for s in scores)
+            for k, s in enumerate(scores):
+                weights[(b, k, *x)] = math.exp(s) / total
+                read[here] += math.exp(s) / total * aligned[k][here].detach()
+    return read, weights
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_equals_the_oracle(name):
+    args = make_read(name)
+    read, weights = history_read(*args, return_weights=True)
+    expected_read, expected_weights = oracle(*args)
+    torch.testing.assert_close(read, expected_read, rtol=0, atol=1e-12)
+    torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-12)
+
+
+def test_projecting_first_equals_resizing_first():
+    pool, projections, *_, size = make_read("3d anisotropic")
+    for h, project in zip(pool, projections):
+        first = F.interpolate(project(h), size=size, mode="trilinear", align_corners=False)
+        last = project(F.interpolate(h, size=size, mode="trilinear", align_corners=False))
+        torch.testing.assert_close(first, last, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["2d down and up", "3d anisotropic"])
+def test_gradcheck(name):
+    pool, projections, query, scale, size = make_read(name, direct=1 if name.startswith("2d") else None)
+    convolutions = [P.weight for P in projections if isinstance(P, nn.modules.conv._ConvNd)]
+    inputs = [t[:1].detach().requires_grad_() for t in pool] + [query.requires_grad_(), scale.requires_grad_()]
+
+    def read(*tensors):
+        maps, (q, g) = tensors[: len(pool)], tensors[len(pool) : len(pool) + 2]
+        return history_read(maps, projections, q, g, size, return_weights=True)
+
+    # the projections' weights are leaves inside the modules: gradcheck perturbs them in place
+    assert torch.autograd.gradcheck(read, (*inputs, *convolutions))
+
+
+def test_a_zero_query_reads_the_plain_mean():
+    pool, projections, query, scale, size = make_read("3d anisotropic")
+    read, weights = history_read(pool, projections, torch.zeros_like(query), scale, size, return_weights=True)
+    aligned = [history_read([h], [P], query, scale, size) for h, P in zip(pool, projections)]
+    torch.testing.assert_close(read, torch.stack(aligned).mean(0), rtol=0, atol=1e-12)
+    assert torch.equal(weights, torch.full_like(weights, 1 / 3))
+
+
+def test_weights_sum_to_one_and_depend_on_the_position():
+    *args, size = make_read("2d down and up")
+    _, weights = history_read(*args, size, return_weights=True)
+    assert weights.shape == (2, 3, *size)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, *size, dtype=torch.float64))
+    assert weights.std(dim=(2, 3)).min() > 1e-3
+
+
+def test_scores_do_not_depend_on_the_scale_of_a_map():
+    pool, projections, query, scale, size = make_read("2d down and up")
+    _, before = history_read(pool, projections, query, scale, size, eps=0, return_weights=True)
+    pool[0] = pool[0] * 1e3
+    _, after = history_read(pool, projections, query, scale, size, eps=0, return_weights=True)
+    torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_maps_are_scored_in_float32(dtype):
+    pool = [torch.full((1, 4, 2, 2), 300.0, dtype=dtype), torch.ones(1, 4, 2, 2, dtype=dtype)]  # 300^2 > float16's max
+    read, weights = history_read(pool, [nn.Identity()] * 2, torch.ones(4), torch.ones(4), (2, 2), return_weights=True)
+    assert read.dtype == dtype and weights.dtype == torch.float32
+    torch.testing.assert_close(weights, torch.full_like(weights, 0.5))
+    torch.testing.assert_close(read, torch.full_like(read, 150.5))
+
+
+def test_pool_and_projections_must_match():
+    pool, projections, *rest = make_read("2d down and up")
+    with pytest.raises(ValueError, match="shorter"):
+        history_read(pool, projections[:2], *rest)

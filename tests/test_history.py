@@ -1,0 +1,100 @@
+"""The read as a module: parameters, start, contracts with nnU-Net's initialisation, errors."""
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
+
+from nnunet_xattnres import HistoryRead
+from nnunet_xattnres.ops import history_read
+
+
+def make_pool():
+    torch.manual_seed(0)
+    return [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4), torch.randn(2, 8, 2, 2)]
+
+
+def make_module():
+    torch.manual_seed(1)
+    return HistoryRead((4, 8, 8), 8, nn.Conv2d, direct=(1,))
+
+
+def test_parameters():
+    read = make_module()
+    shapes = {name: tuple(p.shape) for name, p in read.named_parameters()}
+    assert shapes == {
+        "pseudo_query": (8,),
+        "key_scale": (8,),
+        "projections.0.weight": (8, 4, 1, 1),
+        "projections.2.weight": (8, 8, 1, 1),
+    }
+    assert isinstance(read.projections[1], nn.Identity)
+
+
+def test_forward_is_the_reference_with_its_parameters():
+    read, pool = make_module(), make_pool()
+    nn.init.normal_(read.pseudo_query)
+    expected = history_read(pool, read.projections, read.pseudo_query, read.key_scale, (4, 4), return_weights=True)
+    result, weights = read(pool, (4, 4), return_weights=True)
+    torch.testing.assert_close(result, expected[0])
+    torch.testing.assert_close(weights, expected[1])
+    assert torch.equal(read(pool, (4, 4)), result)
+
+
+def test_start_is_the_mean_and_survives_nnunets_initialisation():
+    read, pool = make_module(), make_pool()
+    before = read.projections[0].weight.clone()
+    read.apply(PlainConvUNet.initialize)
+    assert not torch.equal(read.projections[0].weight, before), "initialize did not reach the convolutions"
+    assert not read.pseudo_query.any() and torch.equal(read.key_scale, torch.ones(8))
+    _, weights = read(pool, (4, 4), return_weights=True)
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 3))
+
+
+def test_every_parameter_gets_a_gradient():
+    read, pool = make_module(), make_pool()
+    nn.init.normal_(read.pseudo_query)
+    read(pool, (4, 4)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in read.parameters())
+
+
+def test_a_pool_of_one_is_the_identity_without_parameters():
+    read = HistoryRead((8,), 8, nn.Conv3d, direct=(0,))
+    h = torch.randn(1, 8, 2, 3, 4)
+    result, weights = read([h], (2, 3, 4), return_weights=True)
+    assert torch.equal(result, h) and torch.equal(weights, torch.ones(1, 1, 2, 3, 4))
+    assert not list(read.parameters())
+
+
+def test_a_pool_of_one_that_needs_aligning_learns_its_projection_only():
+    read = HistoryRead((4,), 8, nn.Conv2d)
+    read([torch.randn(1, 4, 4, 4)], (8, 8)).sum().backward()
+    assert [name for name, _ in read.named_parameters()] == ["projections.0.weight"]
+    assert read.projections[0].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: HistoryRead((), 8, nn.Conv2d), "at least one source"),
+        (lambda: HistoryRead((4, 8), 8, nn.Conv2d, direct=(0,)), "source 0 cannot be direct: it has 4 channels"),
+        (lambda: HistoryRead((4, 8), 8, nn.Conv2d, direct=(2,)), "direct names source 2, but there are 2"),
+    ],
+)
+def test_impossible_reads_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda pool: pool[:2], "the pool has 2 maps, this read was built for 3"),
+        (lambda pool: [pool[1], *pool[1:]], r"source 0 has shape \(2, 8, 4, 4\); expected \(batch, 4"),
+        (lambda pool: [pool[0][..., None], *pool[1:]], "expected .batch, 4, and 2 spatial axes"),
+        (lambda pool: [pool[0], pool[1][..., :2], pool[2]], r"source 1 is direct but has the spatial size \(4, 2\)"),
+    ],
+)
+def test_a_pool_that_does_not_fit_is_named(spoil, message):
+    with pytest.raises(ValueError, match=message):
+        make_module()(spoil(make_pool()), (4, 4))
