@@ -1,0 +1,144 @@
+"""Every nnU-Net command takes our trainers as it takes its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import assert_same_masks, read_masks, wait_for
+
+pytestmark = pytest.mark.nnunet
+
+TRAINER = "nnUNetTrainerXAttnRes_quick"
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("resenc", [False, True], ids=["default plans", "ResEnc M plans"])
+def test_train_and_validate(workspace, resenc_plans, configuration, resenc):
+    plans = resenc_plans if resenc else "nnUNetPlans"
+    folder = workspace.train(901, configuration, TRAINER, plans)
+    summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 2
+    assert set(summary["mean"]) == {"1", "2"}
+    log = workspace.log(folder)
+    assert log.count("Parameters: plain network ") == 1 and "reads 0" not in log
+    weights = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert any(key.startswith("reads.e3.") for key in weights)
+    assert ("encoder.stem.convs.0.conv.weight" in weights) == resenc
+    # the pseudo-queries start at zero: any other value has been learned
+    assert all(weights[key].any() for key in weights if key.endswith("pseudo_query"))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "configuration"),
+    [
+        ("nnUNetTrainerXAttnResReplace_quick", "3d_fullres"),
+        ("nnUNetTrainerXAttnResDecoderReads_quick", "2d"),
+        ("nnUNetTrainerNoSkip_quick", "3d_fullres"),
+        ("nnUNetTrainerXAttnResReplaceNoMirroring_quick", "2d"),
+    ],
+)
+def test_the_other_trainers_train_and_predict(workspace, held_out, trainer, configuration):
+    folder = workspace.train(901, configuration, trainer)
+    masks = workspace.predict(trainer, "-d", 901, "-c", configuration, "-tr", trainer, "-f", 0, cases=held_out)
+    assert set(masks) == {"heldout_000.nii.gz", "heldout_001.nii.gz"}
+    assert ("reads 0 " in workspace.log(folder)) == (trainer == "nnUNetTrainerNoSkip_quick")
+
+
+def test_residual_networks_in_the_other_modes(workspace, resenc_plans, held_out):
+    for trainer in ("nnUNetTrainerXAttnResReplace_quick", "nnUNetTrainerNoSkip_quick"):
+        workspace.train(901, "2d", trainer, resenc_plans)
+        options = ("-d", 901, "-c", "2d", "-tr", trainer, "-p", resenc_plans, "-f", 0)
+        assert workspace.predict(f"{trainer} ResEnc", *options, cases=held_out)
+
+
+def test_an_interrupted_training_goes_on(workspace):
+    trainer = "nnUNetTrainerXAttnRes_slow"
+    options = ("901", "2d", "0", "-tr", trainer, "-device", "cpu")
+    process = workspace.start("nnUNetv2_train", *options)
+    fold = workspace.results / "Dataset901_Anatomy" / f"{trainer}__nnUNetPlans__2d" / "fold_0"
+    wait_for(lambda: (fold / "checkpoint_latest.pth").exists() or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (fold / "checkpoint_final.pth").exists()
+    reached = torch.load(fold / "checkpoint_latest.pth", weights_only=False)["current_epoch"]
+    assert 1 <= reached < 8
+
+    log = workspace.run("nnUNetv2_train", *options, "--c")
+    assert f"Epoch {reached}\n" in log and "Epoch 7\n" in log
+    assert "Epoch 0\n" not in log, "the training began anew"
+    assert torch.load(fold / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 8
+
+
+def test_validation_alone(workspace):
+    folder = workspace.train(901, "2d", TRAINER)
+    summary = folder / "fold_0" / "validation" / "summary.json"
+    before = json.loads(summary.read_text())["foreground_mean"]
+    summary.unlink()
+    workspace.run("nnUNetv2_train", 901, "2d", 0, "-tr", TRAINER, "-device", "cpu", "--val")
+    assert json.loads(summary.read_text())["foreground_mean"] == before
+
+
+def test_predict_from_the_model_folder_and_through_the_api(workspace, held_out):
+    folder = workspace.train(901, "3d_fullres", TRAINER)
+    masks = workspace.predict("by name", "-d", 901, "-c", "3d_fullres", "-tr", TRAINER, "-f", 0, cases=held_out)
+    by_folder = workspace.predict("by folder", "nnUNetv2_predict_from_modelfolder", "-m", folder, "-f", 0,
+                                  cases=held_out)  # fmt: skip
+    assert_same_masks(masks, by_folder)
+
+    out = workspace.root / "predictions" / "by api"
+    code = (
+        "import sys, torch\n"
+        "from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor\n"
+        "if __name__ == '__main__':\n"
+        "    predictor = nnUNetPredictor(device=torch.device('cpu'), allow_tqdm=False)\n"
+        "    predictor.initialize_from_trained_model_folder(sys.argv[1], use_folds=(0,))\n"
+        "    predictor.predict_from_files(sys.argv[2], sys.argv[3], num_processes_preprocessing=1,\n"
+        "                                 num_processes_segmentation_export=1)\n"
+    )
+    script = workspace.root / "predict.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), str(folder), str(held_out), str(out)]
+    subprocess.run(command, env=workspace.environment(), cwd=workspace.root, check=True, capture_output=True)
+    assert_same_masks(masks, read_masks(out))
+
+
+def test_a_model_travels_in_a_zip(workspace, held_out, tmp_path):
+    options = ("-d", 901, "-c", "3d_fullres", "-tr", TRAINER, "-f", 0)
+    workspace.train(901, "3d_fullres", TRAINER)
+    masks = workspace.predict("before", *options, cases=held_out)
+    workspace.run("nnUNetv2_export_model_to_zip", *options, "-o", tmp_path / "model.zip")
+    elsewhere = {"nnUNet_results": str(tmp_path / "results"), "nnUNet_raw": str(tmp_path / "raw")}
+    workspace.run("nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip", **elsewhere)
+    assert_same_masks(masks, workspace.predict("after", *options, cases=held_out, **elsewhere))
+
+
+def test_find_the_best_configuration_accumulate_and_ensemble(workspace, held_out):
+    trainers = ("nnUNetTrainer_quick", TRAINER)
+    for trainer in trainers:
+        workspace.train(901, "2d", trainer)
+    report = workspace.run("nnUNetv2_find_best_configuration", 901, "-c", "2d", "-tr", *trainers, "-f", 0, "-np", 1)
+    assert f"{TRAINER}__nnUNetPlans__2d: " in report and "ensemble___nnUNetTrainer_quick__" in report
+
+    merged = workspace.root / "merged"
+    workspace.run("nnUNetv2_accumulate_crossval_results", 901, "-c", "2d", "-tr", TRAINER, "-f", 0, "-o", merged)
+    assert (merged / "summary.json").is_file()
+
+    members = []
+    for trainer in trainers:
+        workspace.predict(f"member {trainer}", "-d", 901, "-c", "2d", "-tr", trainer, "-f", 0, "--save_probabilities",
+                          cases=held_out)  # fmt: skip
+        members.append(workspace.root / "predictions" / f"member {trainer}")
+    out = workspace.root / "predictions" / "ensemble"
+    workspace.run("nnUNetv2_ensemble", "-i", *members, "-o", out, "-np", 1)
+    assert set(read_masks(out)) == {"heldout_000.nii.gz", "heldout_001.nii.gz"}
+
+
+def test_without_registration_nnunet_says_what_is_missing(workspace):
+    process = workspace.start("nnUNetv2_train", 901, "2d", 0, "-tr", "nnUNetTrainerXAttnRes", "-device", "cpu",
+                              NNUNET_XATTNRES_AUTOREGISTER="0")  # fmt: skip
+    output, _ = process.communicate()
+    assert process.returncode != 0 and "Could not find requested nnunet trainer nnUNetTrainerXAttnRes" in output

@@ -1,0 +1,72 @@
+"""Regions, an ignore label and a cascade: what changes the network's inputs and outputs."""
+
+import numpy as np
+import pytest
+from conftest import edit_json
+
+pytestmark = pytest.mark.nnunet
+
+TRAINER = "nnUNetTrainerXAttnRes_quick"
+PREPARE = ("-c", "3d_fullres", "-np", 1)
+
+
+def test_regions(empty_workspace, copy_of_dataset):
+    def regions(description):
+        description["labels"] = {"background": 0, "organ and duct": [1, 2], "duct": [2]}
+        description["regions_class_order"] = [1, 2]
+
+    folder = copy_of_dataset(902, "Regions", regions)
+    empty_workspace.run("nnUNetv2_plan_and_preprocess", "-d", 902, *PREPARE)
+    empty_workspace.train(902, "3d_fullres", TRAINER)
+    masks = empty_workspace.predict("regions", "-d", 902, "-c", "3d_fullres", "-tr", TRAINER, "-f", 0,
+                                    cases=folder / "imagesTs")  # fmt: skip
+    assert all(set(np.unique(mask)) <= {0, 1, 2} for mask in masks.values()) and masks
+
+
+def test_ignore_label(empty_workspace, copy_of_dataset):
+    def ignore(description):
+        description["labels"]["ignore"] = 3
+
+    def unlabelled_slices(labels):
+        labels[::3] = 3
+        return labels
+
+    folder = copy_of_dataset(903, "Ignore", ignore, unlabelled_slices)
+    empty_workspace.run("nnUNetv2_plan_and_preprocess", "-d", 903, *PREPARE)
+    empty_workspace.train(903, "3d_fullres", TRAINER)
+    masks = empty_workspace.predict("ignore", "-d", 903, "-c", "3d_fullres", "-tr", TRAINER, "-f", 0,
+                                    cases=folder / "imagesTs")  # fmt: skip
+    assert all(set(np.unique(mask)) <= {0, 1, 2} for mask in masks.values()) and masks
+
+
+def test_cascade(empty_workspace, copy_of_dataset):
+    """As nnU-Net's own integration tests make one: a 3d_lowres that the planner would not have asked for."""
+    folder = copy_of_dataset(904, "Cascade", lambda description: None)
+    empty_workspace.run("nnUNetv2_plan_and_preprocess", "-d", 904, *PREPARE)
+
+    def add_cascade(plans):
+        configurations = plans["configurations"]
+        fullres = configurations["3d_fullres"]
+        configurations["3d_lowres"] = {
+            **fullres,
+            "data_identifier": "nnUNetPlans_3d_lowres",
+            "spacing": [2 * s for s in fullres["spacing"]],
+            "median_image_size_in_voxels": [n / 2 for n in fullres["median_image_size_in_voxels"]],
+            "patch_size": [(n // 8 + 1) * 4 for n in fullres["patch_size"]],
+            "next_stage": "3d_cascade_fullres",
+        }
+        configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+    edit_json(empty_workspace.preprocessed / "Dataset904_Cascade" / "nnUNetPlans.json", add_cascade)
+    empty_workspace.run("nnUNetv2_preprocess", "-d", 904, "-c", "3d_lowres", "-np", 1)
+    # fold "all" validates on every case, so that every case has a segmentation from the first stage
+    empty_workspace.train(904, "3d_lowres", TRAINER, fold="all")
+    model = empty_workspace.train(904, "3d_cascade_fullres", TRAINER, fold="all")
+    assert "Parameters: plain network " in empty_workspace.log(model, "all")
+
+    options = ("-d", 904, "-tr", TRAINER, "-f", "all")
+    empty_workspace.predict("lowres", "-c", "3d_lowres", *options, cases=folder / "imagesTs")
+    first_stage = empty_workspace.root / "predictions" / "lowres"
+    masks = empty_workspace.predict("cascade", "-c", "3d_cascade_fullres", *options, "-prev_stage_predictions",
+                                    first_stage, cases=folder / "imagesTs")  # fmt: skip
+    assert set(masks) == {"heldout_000.nii.gz"}
