@@ -102,19 +102,28 @@ def check_trainers() -> Iterator[Finding]:
         return
     for name, ours in TRAINERS.items():
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()) as transcript:
                 found = recursive_find_trainer_class_by_name(name)
         except Exception as error:
             not_found = isinstance(error, RuntimeError) and "Could not find" in str(error)
             reason = "nnU-Net does not find it" if not_found else f"nnU-Net's search fails: {error!r}"
             yield Finding("error", name, reason, _register_by_hand(keep_others=not_found))
             continue
-        file = inspect.getfile(found)
+        file = _file_of(found, transcript.getvalue())
         if found is ours:
             yield Finding("ok", name, file)
         else:
             remedy = f"rename that class, or take its folder off {autoregister.VARIABLE}"
             yield Finding("warning", name, f"{file} comes before ours and is used instead", remedy)
+
+
+def _file_of(trainer: type, transcript: str) -> str:
+    """Where the finder got ``trainer`` from; it forgets the modules of external folders, but says which it searched."""
+    try:
+        return inspect.getfile(trainer)
+    except TypeError:
+        folder = transcript.rpartition(" from: ")[2].strip()
+        return os.path.join(folder, *trainer.__module__.split(".")) + ".py"
 
 
 def check_paths() -> Iterator[Finding]:

@@ -202,3 +202,15 @@ def test_wrong_arguments_are_refused():
         make_network(2, "plain conv", "sum")
     with pytest.raises(ValueError, match="n_stages is 1"):
         make_network(2, "plain conv", "add", **plan(2, "plain conv", n_stages=1))
+
+
+@every_encoder
+def test_is_one_graph_for_torch_compile(encoder):
+    """nnU-Net compiles the network for training on CUDA, then switches deep supervision off to validate."""
+    torch._dynamo.reset()
+    network = make_network(2, encoder, "add")
+    compiled, x = torch.compile(network, backend="eager", fullgraph=True), make_input(network)
+    for deep_supervision in (True, False):
+        network.decoder.deep_supervision = deep_supervision
+        for a, b in zip(compiled(x), network(x), strict=True):
+            torch.testing.assert_close(a, b)

@@ -42,7 +42,7 @@ class nnUNetTrainerXAttnRes_slow(nnUNetTrainerXAttnRes_quick):
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = 8
+        self.num_epochs, self.save_every = 8, 3
 '''
 
 
@@ -56,7 +56,7 @@ class Workspace:
         for folder in (self.raw, self.preprocessed, self.results, self.own_trainers):
             folder.mkdir(parents=True)
         (self.own_trainers / "quick_trainers.py").write_text(QUICK_TRAINERS)
-        self._done: dict[tuple, str] = {}
+        self._trained: set[tuple] = set()
 
     def environment(self, **changes: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.lower().startswith("nnunet")}
@@ -66,7 +66,8 @@ class Workspace:
             "nnUNet_results": str(self.results),
             "nnUNet_extTrainer": str(self.own_trainers),
             "nnUNet_n_proc_DA": "1",
-            "nnUNet_def_n_proc": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from the others
+            "nnUNet_def_n_proc": "1",  # each further process first imports torch, for seconds
             **changes,
         }
 
@@ -92,22 +93,14 @@ class Workspace:
         assert process.returncode == 0, f"{command} {' '.join(map(str, args))}\n{output[-6000:]}"
         return output
 
-    def once(self, command: str, *args: object) -> str:
-        """``run``, but the same command is run once in a test session."""
-        key = (command, *map(str, args))
-        if key not in self._done:
-            self._done[key] = self.run(command, *args)
-        return self._done[key]
-
     def train(
         self, dataset: int, configuration: str, trainer: str, plans: str = "nnUNetPlans", fold: object = 0
     ) -> Path:
         """The model folder of a training, with --npz; a training runs once in a test session."""
-        options = ("-tr", trainer, "-p", plans, "-device", "cpu", "--npz")
-        self.once("nnUNetv2_train", dataset, configuration, fold, *options)
-        return self.model_folder(dataset, configuration, trainer, plans)
-
-    def model_folder(self, dataset: int, configuration: str, trainer: str, plans: str = "nnUNetPlans") -> Path:
+        model = (dataset, configuration, fold, "-tr", trainer, "-p", plans)
+        if model not in self._trained:
+            self.run("nnUNetv2_train", *model, "-device", "cpu", "--npz", nnUNet_n_proc_DA="0")
+            self._trained.add(model)
         (folder,) = self.results.glob(f"Dataset{dataset:03d}_*/{trainer}__{plans}__{configuration}")
         return folder
 
@@ -139,6 +132,20 @@ def edit_json(path: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
+def shrink(plans_file: Path) -> None:
+    """The planner's networks with a tenth of their features: these tests are about commands, not about masks."""
+
+    def fewer_features(plans):
+        for configuration in plans["configurations"].values():
+            configuration["batch_size"] = 2
+            kwargs = configuration["architecture"]["arch_kwargs"]
+            kwargs["features_per_stage"] = [max(4, f // 8) for f in kwargs["features_per_stage"]]
+            if "n_blocks_per_stage" in kwargs:
+                kwargs["n_blocks_per_stage"] = [1] * kwargs["n_stages"]
+
+    edit_json(plans_file, fewer_features)
+
+
 def wait_for(condition, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -156,7 +163,8 @@ def workspace(empty_workspace) -> Workspace:
     """Data set 901 (six cases to train on, two held out), planned and preprocessed for 2d and 3d_fullres."""
     write_dataset(empty_workspace.raw, "Dataset901_Anatomy", n_train=6, n_test=2, shape=SHAPE, seed=1)
     empty_workspace.run("nnUNetv2_plan_and_preprocess", "-d", 901, "-c", "2d", "3d_fullres",
-                        "--verify_dataset_integrity", "-np", 1)  # fmt: skip
+                        "--verify_dataset_integrity", "-npfp", 1, "-np", 1)  # fmt: skip
+    shrink(empty_workspace.preprocessed / "Dataset901_Anatomy" / "nnUNetPlans.json")
     return empty_workspace
 
 
@@ -165,6 +173,7 @@ def resenc_plans(workspace) -> str:
     workspace.run("nnUNetv2_plan_experiment", "-d", 901, "-pl", "nnUNetPlannerResEncM")
     workspace.run("nnUNetv2_preprocess", "-d", 901, "-plans_name", "nnUNetResEncUNetMPlans", "-c", "2d", "3d_fullres",
                   "-np", 1)  # fmt: skip
+    shrink(workspace.preprocessed / "Dataset901_Anatomy" / "nnUNetResEncUNetMPlans.json")
     return "nnUNetResEncUNetMPlans"
 
 

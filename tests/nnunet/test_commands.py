@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,19 +59,19 @@ def test_residual_networks_in_the_other_modes(workspace, resenc_plans, held_out)
 def test_an_interrupted_training_goes_on(workspace):
     trainer = "nnUNetTrainerXAttnRes_slow"
     options = ("901", "2d", "0", "-tr", trainer, "-device", "cpu")
-    process = workspace.start("nnUNetv2_train", *options)
-    fold = workspace.results / "Dataset901_Anatomy" / f"{trainer}__nnUNetPlans__2d" / "fold_0"
-    wait_for(lambda: (fold / "checkpoint_latest.pth").exists() or process.poll() is not None)
+    process = workspace.start("nnUNetv2_train", *options, nnUNet_n_proc_DA="0")
+    model = workspace.results / "Dataset901_Anatomy" / f"{trainer}__nnUNetPlans__2d"
+    # checkpoint_latest is written after epoch 2 and epoch 5; in epoch 4 it is whole
+    wait_for(lambda: "Epoch 4" in workspace.log(model) or process.poll() is not None)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (fold / "checkpoint_final.pth").exists()
-    reached = torch.load(fold / "checkpoint_latest.pth", weights_only=False)["current_epoch"]
-    assert 1 <= reached < 8
+    output, _ = process.communicate()
+    assert not (model / "fold_0" / "checkpoint_final.pth").exists(), output
+    latest = torch.load(model / "fold_0" / "checkpoint_latest.pth", weights_only=False)
+    assert latest["current_epoch"] == 3
 
-    log = workspace.run("nnUNetv2_train", *options, "--c")
-    assert f"Epoch {reached}\n" in log and "Epoch 7\n" in log
-    assert "Epoch 0\n" not in log, "the training began anew"
-    assert torch.load(fold / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 8
+    output = workspace.run("nnUNetv2_train", *options, "--c", nnUNet_n_proc_DA="0")
+    assert re.findall(r": Epoch (\d+)", output) == ["3", "4", "5", "6", "7"], "the training did not go on at epoch 3"
+    assert torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 8
 
 
 def test_validation_alone(workspace):

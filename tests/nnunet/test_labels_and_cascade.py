@@ -2,12 +2,19 @@
 
 import numpy as np
 import pytest
-from conftest import edit_json
+from conftest import edit_json, shrink
 
 pytestmark = pytest.mark.nnunet
 
 TRAINER = "nnUNetTrainerXAttnRes_quick"
-PREPARE = ("-c", "3d_fullres", "-np", 1)
+
+
+def prepare(workspace, folder):
+    number = int(folder.name.removeprefix("Dataset")[:3])
+    workspace.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres", "-npfp", 1, "-np", 1)
+    plans_file = workspace.preprocessed / folder.name / "nnUNetPlans.json"
+    shrink(plans_file)
+    return plans_file
 
 
 def test_regions(empty_workspace, copy_of_dataset):
@@ -16,7 +23,7 @@ def test_regions(empty_workspace, copy_of_dataset):
         description["regions_class_order"] = [1, 2]
 
     folder = copy_of_dataset(902, "Regions", regions)
-    empty_workspace.run("nnUNetv2_plan_and_preprocess", "-d", 902, *PREPARE)
+    prepare(empty_workspace, folder)
     empty_workspace.train(902, "3d_fullres", TRAINER)
     masks = empty_workspace.predict("regions", "-d", 902, "-c", "3d_fullres", "-tr", TRAINER, "-f", 0,
                                     cases=folder / "imagesTs")  # fmt: skip
@@ -32,7 +39,7 @@ def test_ignore_label(empty_workspace, copy_of_dataset):
         return labels
 
     folder = copy_of_dataset(903, "Ignore", ignore, unlabelled_slices)
-    empty_workspace.run("nnUNetv2_plan_and_preprocess", "-d", 903, *PREPARE)
+    prepare(empty_workspace, folder)
     empty_workspace.train(903, "3d_fullres", TRAINER)
     masks = empty_workspace.predict("ignore", "-d", 903, "-c", "3d_fullres", "-tr", TRAINER, "-f", 0,
                                     cases=folder / "imagesTs")  # fmt: skip
@@ -42,7 +49,7 @@ def test_ignore_label(empty_workspace, copy_of_dataset):
 def test_cascade(empty_workspace, copy_of_dataset):
     """As nnU-Net's own integration tests make one: a 3d_lowres that the planner would not have asked for."""
     folder = copy_of_dataset(904, "Cascade", lambda description: None)
-    empty_workspace.run("nnUNetv2_plan_and_preprocess", "-d", 904, *PREPARE)
+    plans_file = prepare(empty_workspace, folder)
 
     def add_cascade(plans):
         configurations = plans["configurations"]
@@ -57,7 +64,7 @@ def test_cascade(empty_workspace, copy_of_dataset):
         }
         configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
 
-    edit_json(empty_workspace.preprocessed / "Dataset904_Cascade" / "nnUNetPlans.json", add_cascade)
+    edit_json(plans_file, add_cascade)
     empty_workspace.run("nnUNetv2_preprocess", "-d", 904, "-c", "3d_lowres", "-np", 1)
     # fold "all" validates on every case, so that every case has a segmentation from the first stage
     empty_workspace.train(904, "3d_lowres", TRAINER, fold="all")
