@@ -1,5 +1,7 @@
 """``nnunet-xattnres demo``"""
 
+import signal
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +37,7 @@ def demo(
     """
     from nnunet_xattnres.demo import DemoError, run_demo
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nnU-Net's processes are stopped, as for Ctrl-C
     try:
         run_demo(out, device=device.value if device else None, force=force)
     except DemoError as error:

@@ -66,7 +66,6 @@ class Workspace:
             "nnUNet_results": str(self.results),
             "nnUNet_extTrainer": str(self.own_trainers),
             "nnUNet_n_proc_DA": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from the others
             "nnUNet_def_n_proc": "1",  # each further process first imports torch, for seconds
             **changes,
         }
