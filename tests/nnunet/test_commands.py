@@ -34,26 +34,22 @@ def test_train_and_validate(workspace, resenc_plans, configuration, resenc):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "configuration"),
+    ("trainer", "configuration", "resenc"),
     [
-        ("nnUNetTrainerXAttnResReplace_quick", "3d_fullres"),
-        ("nnUNetTrainerXAttnResDecoderReads_quick", "2d"),
-        ("nnUNetTrainerNoSkip_quick", "3d_fullres"),
-        ("nnUNetTrainerXAttnResReplaceNoMirroring_quick", "2d"),
+        ("nnUNetTrainerXAttnResReplace_quick", "3d_fullres", False),
+        ("nnUNetTrainerXAttnResReplaceNoMirroring_quick", "2d", True),
+        ("nnUNetTrainerXAttnResDecoderReads_quick", "2d", False),
+        ("nnUNetTrainerNoSkip_quick", "3d_fullres", False),
+        ("nnUNetTrainerNoSkip_quick", "2d", True),
     ],
 )
-def test_the_other_trainers_train_and_predict(workspace, held_out, trainer, configuration):
-    folder = workspace.train(901, configuration, trainer)
-    masks = workspace.predict(trainer, "-d", 901, "-c", configuration, "-tr", trainer, "-f", 0, cases=held_out)
-    assert set(masks) == {"heldout_000.nii.gz", "heldout_001.nii.gz"}
+def test_the_other_trainers_train_and_predict(workspace, resenc_plans, held_out, trainer, configuration, resenc):
+    plans = resenc_plans if resenc else "nnUNetPlans"
+    folder = workspace.train(901, configuration, trainer, plans)
     assert ("reads 0 " in workspace.log(folder)) == (trainer == "nnUNetTrainerNoSkip_quick")
-
-
-def test_residual_networks_in_the_other_modes(workspace, resenc_plans, held_out):
-    for trainer in ("nnUNetTrainerXAttnResReplace_quick", "nnUNetTrainerNoSkip_quick"):
-        workspace.train(901, "2d", trainer, resenc_plans)
-        options = ("-d", 901, "-c", "2d", "-tr", trainer, "-p", resenc_plans, "-f", 0)
-        assert workspace.predict(f"{trainer} ResEnc", *options, cases=held_out)
+    options = ("-d", 901, "-c", configuration, "-tr", trainer, "-p", plans, "-f", 0)
+    masks = workspace.predict(f"{trainer} {plans}", *options, cases=held_out)
+    assert set(masks) == {"heldout_000.nii.gz", "heldout_001.nii.gz"}
 
 
 def test_an_interrupted_training_goes_on(workspace):
