@@ -109,8 +109,10 @@ class Workspace:
     def predict(self, name: str, *args: object, cases: Path, **environment: str) -> dict[str, np.ndarray]:
         """The masks that nnUNetv2_predict (or what ``args`` starts with) writes, by case."""
         out = self.root / "predictions" / name
-        options = ("-i", cases, "-o", out, "-device", "cpu", "-npp", 1, "-nps", 1)
         command, rest = (args[0], args[1:]) if str(args[0]).startswith("nnUNetv2_") else ("nnUNetv2_predict", args)
+        # without worker processes, each of which would first import torch; the other commands cannot do without
+        workers = 0 if command == "nnUNetv2_predict" else 1
+        options = ("-i", cases, "-o", out, "-device", "cpu", "-npp", workers, "-nps", workers)
         self.run(str(command), *options, *rest, **environment)
         return read_masks(out)
 
