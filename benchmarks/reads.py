@@ -1,6 +1,6 @@
 """What the reads cost in time: a training step and an inference of nnU-Net's network and of ours, in alternation.
 
-    python benchmarks/reads.py [--device cpu] [--pairs 5] [--out benchmarks/results/reads.json]
+    python benchmarks/reads.py [--device cpu] [--pairs 5] [--quick] [--out benchmarks/results/reads.json]
 
 Every number is the median over the pairs, after one step to warm up; compare the ratios, not the seconds.
 """
@@ -44,11 +44,12 @@ MODES: dict[str, dict[str, Any]] = {
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     pairs: Annotated[int, typer.Option(help="measurements of each network", min=1)] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="the first configuration only")] = False,
     out: Annotated[Path, typer.Option(help="the JSON file to write")] = Path("benchmarks/results/reads.json"),
 ) -> None:
     """Measure, print a table, write JSON."""
     rows = []
-    for name, configuration in CONFIGURATIONS.items():
+    for name, configuration in list(CONFIGURATIONS.items())[: 1 if quick else None]:
         for mode, arguments in MODES.items():
             rows.append({"configuration": name, "mode": mode, **compare(configuration, arguments, device, pairs)})
             print_table(rows[-1:])
