@@ -134,7 +134,7 @@ def edit_json(path: Path, change) -> None:
 
 
 def shrink(plans_file: Path) -> None:
-    """The planner's networks with a tenth of their features: these tests are about commands, not about masks."""
+    """The planner's networks with an eighth of their features: these tests are about commands, not about masks."""
 
     def fewer_features(plans):
         for configuration in plans["configurations"].values():
