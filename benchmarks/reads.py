@@ -1,140 +1,199 @@
-"""What the reads cost in time: a training step and an inference of nnU-Net's network and of ours, in alternation.
+"""What the reads cost in time and memory: nnU-Net's network, ours with the operator's specification, and ours.
 
-    python benchmarks/reads.py [--device cpu] [--pairs 5] [--quick] [--out benchmarks/results/reads.json]
+    python benchmarks/reads.py             everything on the CPU (hours), then benchmarks/README.md and reads.png
+    python benchmarks/reads.py --quick     a part of it in minutes
+    python benchmarks/reads.py --report    benchmarks/README.md and reads.png from the JSON files
 
-Every number is the median over the pairs, after one step to warm up; compare the ratios, not the seconds.
+The operator's parity tests run first. Compare the ratios, not the seconds.
 """
 
 import json
-import platform
-import time
-from collections.abc import Callable
-from functools import partial
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import torch
 import typer
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from configurations import CONFIGURATIONS, Configuration
+from contestants import KINDS, PHASES, Contestant, make_input
+from machine import describe_machine
+from memory import Memory, allocated_memory, resident_memory
+from report import print_rows, write_report
 from rich.console import Console
-from rich.table import Table
-from torch import nn
+from scaling import measure_scaling
 
-from nnunet_xattnres import XAttnResUNet, __version__
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PARITY_TESTS = ["tests/ops", "tests/test_history.py"]
 
-# batch, patch, features of the stages, strides of the stages after the first
-CONFIGURATIONS: dict[str, tuple[int, tuple[int, ...], list[int], list[tuple[int, ...]]]] = {
-    "3D, 4 stages, 40x56x40, batch 2": (2, (40, 56, 40), [32, 64, 128, 256], [(2, 2, 2)] * 3),
-    "3D, 6 stages, anisotropic, 32x64x64, batch 2": (
-        2,
-        (32, 64, 64),
-        [16, 32, 64, 128, 160, 160],
-        [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)],
-    ),
-    "2D, 7 stages, 256x256, batch 4": (4, (256, 256), [32, 64, 128, 256, 512, 512, 512], [(2, 2)] * 6),
-}
-MODES: dict[str, dict[str, Any]] = {
-    "add": {"skip_mode": "add"},
-    "replace": {"skip_mode": "replace"},
-    "decoder reads only": {"skip_mode": "add", "encoder_reads": False},
-}
+app = typer.Typer(add_completion=False)
+console = Console()
 
 
+@app.command()
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    pairs: Annotated[int, typer.Option(help="measurements of each network", min=1)] = 5,
-    quick: Annotated[bool, typer.Option("--quick", help="the first configuration only")] = False,
-    out: Annotated[Path, typer.Option(help="the JSON file to write")] = Path("benchmarks/results/reads.json"),
+    pairs: Annotated[int, typer.Option(help="measurements of each network", min=5)] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="three small configurations, the reference timed once")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="measure what contains this text, or: scaling, and add it to the file; repeatable"),
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="compile for training, GPU only")] = True,
+    out: Annotated[Path | None, typer.Option(help="the JSON file to write")] = None,
+    report: Annotated[bool, typer.Option("--report", help="measure nothing, write README.md and reads.png")] = False,
 ) -> None:
-    """Measure, print a table, write JSON."""
-    rows = []
-    for name, configuration in list(CONFIGURATIONS.items())[: 1 if quick else None]:
-        for mode, arguments in MODES.items():
-            rows.append({"configuration": name, "mode": mode, **compare(configuration, arguments, device, pairs)})
-            print_table(rows[-1:])
-    machine = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "nnunet-xattnres": __version__,
-        "pairs": pairs,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
-    print_table(rows)
+    """Test, measure, write JSON, report."""
+    if report:
+        write_report(HERE)
+        return
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"the device is {device!r}; it must be cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no CUDA device")
+    torch.backends.cudnn.benchmark = True  # as nnU-Net
+    compiled = compiled and device == "cuda"
+    machine = describe_machine(HERE.parent, device)
+    settings = {"pairs": pairs, "reference_pairs": 1 if quick else pairs, "compiled": compiled, "quick": quick}
+    slug = re.sub(r"[^a-z0-9]+", "-", (machine["gpu"] or "cpu").lower()).strip("-")
+    path = out or RESULTS / f"reads-{slug}{'-quick' if quick else ''}.json"
+    result = start_result(path, machine, settings, keep=bool(only))
+    check_parity()
+    measure(result, path, device, only)
+    print_rows(result["rows"], console)
+    if not quick and out is None:
+        write_report(HERE)
 
 
-def compare(configuration: Any, arguments: dict[str, Any], device: str, pairs: int) -> dict[str, Any]:
-    """Seconds of the stock network and of ours for one configuration and mode."""
-    batch, patch, features, strides = configuration
-    networks = {"plain": build(PlainConvUNet, patch, features, strides).to(device)}
-    networks["ours"] = build(XAttnResUNet, patch, features, strides, **arguments).to(device)
-    x = torch.randn(batch, 1, *patch, device=device)
-    result: dict[str, Any] = {}
-    for what, step in {"training step": training_step, "inference": inference}.items():
-        times: dict[str, list[float]] = {name: [] for name in networks}
-        for network in networks.values():
-            step(network, x)  # warm up
-        for _ in range(pairs):
-            for name, network in networks.items():
-                times[name].append(seconds(partial(step, network, x), device))
-        result[what] = {**times, "ratio": median(times["ours"]) / median(times["plain"])}
+def check_parity() -> None:
+    """Leave with an error when the fast path does not compute what the reference computes."""
+    options = ["-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "not slow"]  # in one process
+    command = [sys.executable, "-m", "pytest", *options, *PARITY_TESTS]
+    with console.status("parity tests"):
+        done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        console.print(done.stdout, markup=False, highlight=False)
+        console.print("The parity tests failed: there is nothing to measure, and nothing was written.", style="red")
+        raise typer.Exit(1)
+    console.print("parity tests passed")
+
+
+def measure(result: dict[str, Any], path: Path, device: str, only: list[str] | None) -> None:
+    """Fill the result, and write it after each row: a run that is ended keeps what it has."""
+    settings = result["settings"]
+    for configuration, mode in chosen(device, settings["quick"], only):
+        with console.status(f"{configuration.name}, {mode}"):
+            row = compare(configuration, mode, device, settings)
+        result["rows"] = [r for r in result["rows"] if not same(r, row)] + [row]
+        save(result, path)
+        print_rows([row], console)
+    if not settings["quick"] and (not only or "scaling" in only):
+        with console.status("scaling"):
+            result["scaling"] = measure_scaling(device)
+        save(result, path)
+
+
+def start_result(path: Path, machine: dict[str, Any], settings: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """An empty result, or with ``keep`` the one in the file, when it was measured in the same circumstances."""
+    result: dict[str, Any] = {"machine": machine, "settings": settings, "rows": [], "scaling": []}
+    if keep and path.exists():
+        earlier: dict[str, Any] = json.loads(path.read_text())
+        if (earlier["machine"], earlier["settings"]) != (machine, settings):
+            raise typer.BadParameter(f"{path.name} is of another machine, version or setting: name another --out")
+        return earlier
     return result
 
 
-def build(network_class: type[nn.Module], patch: Any, features: Any, strides: Any, **arguments: Any) -> nn.Module:
-    """A network as nnU-Net's planner emits it."""
-    dimension, n_stages = len(patch), len(features)
-    conv, norm = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[dimension]
-    network = network_class(
-        input_channels=1,
-        n_stages=n_stages,
-        features_per_stage=features,
-        conv_op=conv,
-        kernel_sizes=3,
-        strides=[(1,) * dimension, *strides],
-        n_conv_per_stage=2,
-        n_conv_per_stage_decoder=2,
-        num_classes=3,
-        conv_bias=True,
-        norm_op=norm,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=True,
-        **arguments,
-    )
-    return network.apply(network.initialize)
+def chosen(device: str, quick: bool, only: list[str] | None) -> Iterator[tuple[Configuration, str]]:
+    for configuration in CONFIGURATIONS:
+        if (configuration.gpu_only and device == "cpu") or (quick and not configuration.quick):
+            continue
+        for mode in configuration.modes[: 1 if quick else None]:
+            if any(text in f"{configuration.name}, {mode}" for text in only or [""]):
+                yield configuration, mode
 
 
-def training_step(network: nn.Module, x: torch.Tensor) -> None:
-    network.zero_grad()
-    sum(output.square().mean() for output in network(x)).backward()
+def compare(configuration: Configuration, mode: str, device: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """One row: seconds and memory of the three networks, and the ratios over the plain one."""
+    torch.compiler.reset()  # or it stops compiling after some networks
+    x = make_input(configuration, device)
+    row: dict[str, Any] = {"configuration": configuration.name, "mode": mode, "date": date.today().isoformat()}
+    contestants: dict[str, Contestant] = {}
+    memory: dict[str, dict[str, Memory | None]] = {phase: {} for phase in PHASES}
+    for kind in KINDS:
+        try:
+            contestant, needed = prepare(configuration, mode, kind, x, settings["compiled"])
+        except torch.cuda.OutOfMemoryError:
+            if kind == "plain":
+                raise
+            row.setdefault("out_of_memory", []).append(kind)
+            continue
+        contestants[kind] = contestant
+        for phase in PHASES:
+            memory[phase][kind] = needed[phase]
+    pairs = {kind: settings["reference_pairs" if kind == "reference" else "pairs"] for kind in contestants}
+    for phase in PHASES:
+        seconds = alternate(contestants, phase, x, pairs)
+        row[phase] = {"seconds": seconds, "time": time_ratios(seconds), "memory": memory[phase]}
+        row[phase]["memory_ratio"] = memory_ratios(memory[phase])
+    return row
 
 
-def inference(network: nn.Module, x: torch.Tensor) -> None:
-    with torch.inference_mode():
-        network(x)
+def prepare(
+    configuration: Configuration, mode: str, kind: str, x: torch.Tensor, compiled: bool
+) -> tuple[Contestant, dict[str, Memory | None]]:
+    """A network that is warm, and the memory that it needs."""
+    device = x.device.type
+    baseline = torch.cuda.memory_allocated() if device == "cuda" else 0
+    contestant = Contestant(configuration, mode, kind, device, compiled)
+    memory = resident_memory(configuration, mode, kind) if device == "cpu" else {}
+    for phase in reversed(PHASES):  # inference first, as long as there is no momentum
+        contestant.run(phase, x)  # compiles, tries out the algorithms of convolutions
+        if device == "cuda":
+            memory[phase] = allocated_memory(contestant, phase, x, baseline)
+    return contestant, memory
 
 
-def seconds(run: Callable[[], None], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def alternate(
+    contestants: dict[str, Contestant], phase: str, x: torch.Tensor, pairs: dict[str, int]
+) -> dict[str, list[float]]:
+    """Seconds of each network, in alternation: what slows the machine down slows all of them down."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in contestants}
+    for i in range(max(pairs.values())):
+        for kind, contestant in contestants.items():
+            if i < pairs[kind]:
+                seconds[kind].append(contestant.seconds(phase, x))
+    return seconds
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    table = Table("configuration", "mode", "training step / plain", "inference / plain", title="time, ours over plain")
-    for row in rows:
-        ratios = (f"{row[what]['ratio']:.2f}" for what in ("training step", "inference"))
-        table.add_row(row["configuration"], row["mode"], *ratios)
-    Console().print(table)
+def time_ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Over the plain network's step of the same pair."""
+    ratios = {k: [a / b for a, b in zip(s, seconds["plain"], strict=False)] for k, s in seconds.items() if k != "plain"}
+    return {k: {"median": median(r), "min": min(r), "max": max(r), "repeats": len(r)} for k, r in ratios.items()}
+
+
+def memory_ratios(memory: dict[str, Memory | None]) -> dict[str, float | None]:
+    """Of the peaks above the baselines."""
+    above = {kind: m["peak"] - m["baseline"] if m else None for kind, m in memory.items()}
+    plain = above["plain"]
+    return {kind: a / plain if a and plain else None for kind, a in above.items() if kind != "plain"}
+
+
+def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(row[key] == other[key] for key in ("configuration", "mode"))
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -44,6 +44,7 @@ def diagnose() -> Iterator[Finding]:
     yield from check_trainers()
     yield from check_paths()
     yield from check_device()
+    yield from check_reads()
 
 
 def check_versions() -> Iterator[Finding]:
@@ -200,3 +201,29 @@ def _unset(name: str) -> str:
 
 def _export(name: str, value: str, windows_value: str) -> str:
     return f"set {name}={windows_value}" if os.name == "nt" else f"export {name}={value}"
+
+
+def check_reads() -> Iterator[Finding]:
+    """By which path the reads are computed on the device of a training, and why."""
+    try:
+        torch = importlib.import_module("torch")
+        ops = importlib.import_module("nnunet_xattnres.ops")
+    except Exception as error:
+        yield Finding("error", "reads", f"nnunet_xattnres.ops cannot be imported: {error!r}", "pip install torch")
+        return
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    device = torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    if ops.read_path(device, channels=ops.FUSED_CHANNELS) == "reference":
+        yield Finding(
+            "warning",
+            "reads",
+            f"reference: torch {torch.__version__} is older than 2.4, which the fast path needs; "
+            "the results are the same, but a training takes more time and memory",
+            'pip install "torch>=2.4"',
+        )
+    elif ops.read_path(device, channels=ops.FUSED_CHANNELS) == "fused":
+        yield Finding(
+            "ok", "reads", f"fused on {device.type}: Triton kernels up to {ops.FUSED_CHANNELS} channels, tiles beyond"
+        )
+    else:
+        yield Finding("ok", "reads", f"tiled on {device.type}: exact, tile by tile, in plain torch")

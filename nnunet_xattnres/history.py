@@ -1,6 +1,7 @@
 """The read of a pool as a module: its parameters, its start, and what it asks of its sources."""
 
 from collections.abc import Collection, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,7 @@ class HistoryRead(nn.Module):
                     f"source {k} cannot be direct: it has {source_channels[k]} channels, the target {target_channels}"
                 )
         self.source_channels = tuple(source_channels)
+        self.target_channels = target_channels
         self.direct = frozenset(direct)
         self.projections = nn.ModuleList(
             nn.Identity() if k in self.direct else conv_op(channels, target_channels, 1, bias=False)  # type: ignore[call-arg, arg-type]
@@ -63,23 +65,39 @@ class HistoryRead(nn.Module):
         self.key_scale = nn.Parameter(torch.ones(target_channels)) if several else None
 
     def forward(
-        self, pool: Sequence[Tensor], size: Sequence[int], return_weights: bool = False
+        self,
+        pool: Sequence[Tensor],
+        size: Sequence[int],
+        *,
+        skip: int | None = None,
+        below: Tensor | None = None,
+        return_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Read ``pool``, N maps (B, C_k, *spatial), at the spatial size ``size``.
 
+        Args:
+            pool: the sources; a finer map may come at ``size`` already, resized.
+            size: the spatial size of the read.
+            skip: the index of a direct source that is added to the read.
+            below: a map (B, C_below, *size) to stand before the result, as in a decoder stage.
+            return_weights: also return the weights of the sources.
+
         Returns:
-            The read, (B, C, *size); with ``return_weights`` also the weights of the sources, (B, N, *size).
+            The read, (B, C, *size), or with ``below`` (B, C_below + C, *size); with ``return_weights`` also the
+            weights of the sources, (B, N, *size).
 
         Raises:
             ValueError: when the pool does not fit the sources that this read was built for.
         """
         self._check(pool, size)
-        if self.pseudo_query is None or self.key_scale is None:
+        query, scale = self.pseudo_query, self.key_scale
+        if query is None or scale is None:
             # the softmax over one source is 1 whatever its score; zeros keep to the one code path
-            zero, one = pool[0].new_zeros(1), pool[0].new_ones(1)
-            return history_read(pool, self.projections, zero, one, size, return_weights=return_weights)
+            query = scale = pool[0].new_zeros(self.target_channels, dtype=torch.float32)
+        weights = [None if k in self.direct else cast(_ConvNd, p).weight for k, p in enumerate(self.projections)]
+        projections = [None if weight is None else weight.flatten(1) for weight in weights]  # (C, C_k)
         return history_read(
-            pool, self.projections, self.pseudo_query, self.key_scale, size, return_weights=return_weights
+            pool, projections, query, scale, size, skip=skip, below=below, return_weights=return_weights
         )
 
     def extra_repr(self) -> str:

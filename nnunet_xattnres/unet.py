@@ -5,6 +5,7 @@ Stages, transposed convolutions, segmentation heads and their state-dict keys ar
 output of the first (full resolution), eS the bottleneck, and d1 ... d(S-1) are the outputs of the decoder stages.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -18,6 +19,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from nnunet_xattnres.history import HistoryRead
+from nnunet_xattnres.ops import resize_to_each
 
 SKIP_MODES = ("add", "replace", "none", "plain")
 
@@ -76,30 +78,37 @@ class _HistoryUNet(nn.Module):
         self._check_input(x)
         stem = getattr(self.encoder, "stem", None)  # the residual encoder has one
         x = x if stem is None else stem(x)
-        history: list[Tensor] = []  # e1 ... eS, d1 ... d(S-1), in the order computed
+        history = _History()  # e1 ... eS, d1 ... d(S-1), in the order computed
+        sizes = self._read_sizes(x)
         for s, stage in enumerate(self.encoder.stages, start=1):
-            name = f"e{s}"
-            x = stage(self.reads[name](history, x.shape[2:]) if name in self.reads else x)
-            history.append(x)
+            name, size = f"e{s}", x.shape[2:]
+            x = stage(self.reads[name](history.at(size), size) if name in self.reads else x)
+            history.append(x, coarser=sizes[s:])
 
-        n_stages = len(history)
+        n_stages = len(history.maps)
         outputs = []
         for j in range(1, n_stages):
-            x = self.decoder.transpconvs[j - 1](x)
-            if self.skip_mode != "none":
-                x = torch.cat((x, self._skip_half(j, history, history[n_stages - j - 1])), dim=1)
+            x = self._with_skip_half(j, self.decoder.transpconvs[j - 1](x), history, skip=n_stages - j - 1)
             x = self.decoder.stages[j - 1](x)
             history.append(x)
             if self.decoder.deep_supervision or j == n_stages - 1:
                 outputs.append(self.decoder.seg_layers[j - 1](x))
         return outputs[::-1] if self.decoder.deep_supervision else outputs[0]
 
-    def _skip_half(self, j: int, history: list[Tensor], skip: Tensor) -> Tensor:
-        """What decoder stage j takes beside the upsampled map below it; ``skip`` is e_(S-j)."""
+    def _with_skip_half(self, j: int, x: Tensor, history: "_History", skip: int) -> Tensor:
+        """What decoder stage j takes: the upsampled map below it, ``x``, and its skip half."""
+        if self.skip_mode == "none":
+            return x
         if self.skip_mode == "plain":
-            return skip
-        read = self.reads[f"d{j}"](history, skip.shape[2:])
-        return skip + read if self.skip_mode == "add" else read
+            return torch.cat((x, history.maps[skip]), dim=1)
+        size = x.shape[2:]
+        added = skip if self.skip_mode == "add" else None
+        return self.reads[f"d{j}"](history.at(size), size, skip=added, below=x)
+
+    def _read_sizes(self, x: Tensor) -> list[tuple[int, ...]]:
+        """The sizes of e1 ... e(S-1), at which the history is read."""
+        strides = self._strides[:-1] if self.reads else []
+        return [tuple(n // d for n, d in zip(x.shape[2:], divisors, strict=True)) for divisors in strides]
 
     def _check_input(self, x: Tensor) -> None:
         divisors, size = self._strides[-1], tuple(x.shape[2:])
@@ -110,6 +119,23 @@ class _HistoryUNet(nn.Module):
                 f"the input has the spatial size {size}, which the network's strides do not divide: "
                 f"its axes must be multiples of {tuple(divisors)}. Change patch_size in the plans."
             )
+
+
+class _History:
+    """The stage outputs so far; a map that is read at coarser sizes is resized to them once, for all its readers."""
+
+    def __init__(self) -> None:
+        self.maps: list[Tensor] = []
+        self._resized: list[dict[tuple[int, ...], Tensor]] = []
+
+    def append(self, x: Tensor, coarser: Sequence[tuple[int, ...]] = ()) -> None:
+        sizes = [size for size in dict.fromkeys(coarser) if size != tuple(x.shape[2:])]
+        self.maps.append(x)
+        self._resized.append(dict(zip(sizes, resize_to_each(x, sizes), strict=True)))
+
+    def at(self, size: Sequence[int]) -> list[Tensor]:
+        """The pool of a read at ``size``: the maps, in the order computed."""
+        return [resized.get(tuple(size), x) for x, resized in zip(self.maps, self._resized, strict=True)]
 
 
 class XAttnResUNet(_HistoryUNet, PlainConvUNet):

@@ -165,3 +165,14 @@ def test_version_and_help():
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("nnunet-xattnres ")
     commands = CliRunner().invoke(app, ["--help"]).stdout
     assert all(name in commands for name in ("demo", "doctor", "trainers-dir"))
+
+
+def test_the_path_of_the_reads_is_shown(monkeypatch):
+    (finding,) = diagnosis.check_reads()
+    assert (finding.level, finding.topic) == ("ok", "reads") and finding.message.startswith("tiled on ")
+    monkeypatch.setattr("nnunet_xattnres.ops.read_path", lambda *args, **kwargs: "reference")
+    (finding,) = diagnosis.check_reads()
+    assert finding.level == "warning" and "older than 2.4" in finding.message and finding.remedy
+    monkeypatch.setattr("nnunet_xattnres.ops.read_path", lambda *args, **kwargs: "fused")
+    (finding,) = diagnosis.check_reads()
+    assert "Triton kernels up to 64 channels" in finding.message

@@ -1,5 +1,56 @@
-"""The operator under a read; it knows torch and nothing of networks."""
+"""The operator under a read; it knows torch and nothing of networks.
 
-from nnunet_xattnres.ops.reference import history_read
+``history_read`` takes one of several paths to the same result; ``read_path`` is the rule.
+"""
 
-__all__ = ["history_read"]
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nnunet_xattnres.ops import reference
+
+if hasattr(torch.library, "custom_op"):  # since torch 2.4
+    from nnunet_xattnres.ops import fused, tiled
+    from nnunet_xattnres.ops.interpolate import resize_to_each
+else:
+    from nnunet_xattnres.ops.reference import resize_to_each
+
+__all__ = ["history_read", "read_path", "resize_to_each"]
+
+FUSED_ON_CUDA = False  # the Triton kernels are tested with Triton's interpreter only: no GPU has timed them yet
+FUSED_CHANNELS = 64  # nnU-Net's two highest resolutions: there a position's channels fit into registers
+
+Path = Literal["reference", "tiled", "fused"]
+
+
+def read_path(device: torch.device, channels: int, return_weights: bool = False) -> Path:
+    """The path of a read of so many channels on a device.
+
+    The reference where the weights are asked for, or where torch is older than 2.4; the Triton kernels on CUDA, if they
+    are switched on, for at most 64 channels; the tiles everywhere else.
+    """
+    if return_weights or not hasattr(torch.library, "custom_op"):
+        return "reference"
+    if FUSED_ON_CUDA and device.type == "cuda" and channels <= FUSED_CHANNELS and fused.available():
+        return "fused"
+    return "tiled"
+
+
+def history_read(
+    pool: Sequence[Tensor],
+    projections: Sequence[Tensor | None],
+    pseudo_query: Tensor,
+    key_scale: Tensor,
+    size: Sequence[int],
+    *,
+    return_weights: bool = False,
+    **options: Any,
+) -> Any:
+    """``reference.history_read`` by the path that ``read_path`` names; all paths are exact."""
+    arguments = pool, projections, pseudo_query, key_scale, size
+    path = read_path(pseudo_query.device, len(pseudo_query), return_weights)
+    if path == "reference":
+        return reference.history_read(*arguments, return_weights=return_weights, **options)
+    return (fused if path == "fused" else tiled).history_read(*arguments, **options)

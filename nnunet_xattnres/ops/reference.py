@@ -1,6 +1,7 @@
 """One read of the history, as short plain torch: the specification that every faster path is tested against."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -11,10 +12,13 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 def history_read(
     pool: Sequence[Tensor],
-    projections: Iterable[Callable[[Tensor], Tensor]],
+    projections: Sequence[Tensor | None],
     pseudo_query: Tensor,
     key_scale: Tensor,
     size: Sequence[int],
+    *,
+    skip: int | None = None,
+    below: Tensor | None = None,
     eps: float = 1e-6,
     return_weights: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -25,31 +29,47 @@ def history_read(
 
     Args:
         pool: N feature maps h_k, each (B, C_k, *spatial) with its own C_k and spatial size.
-        projections: N callables P_k from C_k to C channels, 1x1 convolutions without bias; ``nn.Identity`` for a map
-            that has C channels already.
+        projections: N weights P_k of 1x1 convolutions without bias, (C, C_k); None for a map that is read as it is:
+            it has C channels already.
         pseudo_query: w, (C).
         key_scale: g, the learned scale of the RMSNorm over the channels, (C).
         size: the spatial size of the read.
+        skip: the index of a source that is added to the read; its size is ``size``, its channels are C (ours).
+        below: a map (B, C_below, *size) to stand before the result, as in a U-Net's decoder stage (ours).
         eps: added to the mean square inside the RMSNorm.
         return_weights: also return the weights a_k.
 
     Returns:
-        The read, (B, C, *size), in the dtype of the maps; with ``return_weights`` also the weights, (B, N, *size),
-        which sum to one over the sources. Norm, scores and softmax are computed in float32 or wider.
+        The read, (B, C, *size), or with ``below`` (B, C_below + C, *size), in the widest dtype of the maps; with
+        ``return_weights`` also the weights, (B, N, *size), which sum to one over the sources. Norm, scores and softmax
+        are computed in float32 or wider.
     """
-    values = [_align(h, project, tuple(size)) for h, project in zip(pool, projections, strict=True)]
+    values = [_align(h, p, tuple(size)) for h, p in zip(pool, projections, strict=True)]
     scores = torch.stack([_score(v, pseudo_query, key_scale, eps) for v in values], dim=1)  # (B, N, *size)
     weights = scores.softmax(dim=1)
-    read = sum(a.unsqueeze(1) * v for a, v in zip(weights.unbind(1), values, strict=True))
-    read = read.to(pool[0].dtype)  # type: ignore[union-attr]
+    read: Tensor = sum(a.unsqueeze(1) * v for a, v in zip(weights.unbind(1), values, strict=True))  # type: ignore[assignment]
+    if skip is not None:
+        read = read + pool[skip]
+    read = read.to(reduce(torch.promote_types, [h.dtype for h in pool]))
+    if below is not None:
+        read = torch.cat((below, read), dim=1)
     return (read, weights) if return_weights else read
 
 
-def _align(h: Tensor, project: Callable[[Tensor], Tensor], size: tuple[int, ...]) -> Tensor:
+def _align(h: Tensor, projection: Tensor | None, size: tuple[int, ...]) -> Tensor:
     """v_k = Resize(P_k h_k). The two commute, so the projection runs at the smaller of the two resolutions."""
     if h.shape[2:].numel() <= torch.Size(size).numel():
-        return _resize(project(h), size)
-    return project(_resize(h, size))
+        return _resize(_project(h, projection), size)
+    return _project(_resize(h, size), projection)
+
+
+def _project(h: Tensor, projection: Tensor | None) -> Tensor:
+    return h if projection is None else torch.matmul(projection, h.flatten(2)).unflatten(2, h.shape[2:])
+
+
+def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Resize ``x``, (B, C, *spatial), to each of several sizes: a map (B, C, *size) for each."""
+    return [_resize(x, tuple(size)) for size in sizes]
 
 
 def _resize(h: Tensor, size: tuple[int, ...]) -> Tensor:

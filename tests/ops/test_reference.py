@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.ops.reference import history_read
@@ -21,19 +20,24 @@ def make_read(name, *, direct=None):
     """pool, projections, pseudo-query, key scale, size, all float64 and away from their starting values."""
     torch.manual_seed(0)
     sources, channels, size = POOLS[name]
-    conv = {2: nn.Conv2d, 3: nn.Conv3d}[len(size)]
     pool = [torch.randn(2, c, *s, dtype=torch.float64) for c, s in sources]
     projections = [
-        nn.Identity() if k == direct else conv(c, channels, 1, bias=False).double() for k, (c, _) in enumerate(sources)
+        None if k == direct else torch.randn(channels, c, dtype=torch.float64) for k, (c, _) in enumerate(sources)
     ]
     query, scale = torch.randn(channels, dtype=torch.float64), torch.rand(channels, dtype=torch.float64) + 0.5
     return pool, projections, query, scale, size
 
 
+def project(h, projection):
+    return h if projection is None else torch.einsum("ij,bj...->bi...", projection, h)
+
+
 def oracle(pool, projections, query, scale, size, eps=1e-6):
     """Resize first, then a loop over samples, sources and positions, straight from the formulas."""
     mode = {2: "bilinear", 3: "trilinear"}[len(size)]
-    aligned = [P(F.interpolate(h, size=size, mode=mode, align_corners=False)) for h, P in zip(pool, projections)]
+    aligned = [
+        project(F.interpolate(h, size=size, mode=mode, align_corners=False), P) for h, P in zip(pool, projections)
+    ]
     read = torch.zeros_like(aligned[0])
     weights = torch.zeros(len(read), len(pool), *size, dtype=torch.float64)
     for b in range(len(read)):
@@ -61,24 +65,25 @@ def test_equals_the_oracle(name):
 
 def test_projecting_first_equals_resizing_first():
     pool, projections, *_, size = make_read("3d anisotropic")
-    for h, project in zip(pool, projections):
-        first = F.interpolate(project(h), size=size, mode="trilinear", align_corners=False)
-        last = project(F.interpolate(h, size=size, mode="trilinear", align_corners=False))
+    for h, projection in zip(pool, projections):
+        first = F.interpolate(project(h, projection), size=size, mode="trilinear", align_corners=False)
+        last = project(F.interpolate(h, size=size, mode="trilinear", align_corners=False), projection)
         torch.testing.assert_close(first, last, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["2d down and up", "3d anisotropic"])
 def test_gradcheck(name):
     pool, projections, query, scale, size = make_read(name, direct=1 if name.startswith("2d") else None)
-    convolutions = [P.weight for P in projections if isinstance(P, nn.modules.conv._ConvNd)]
-    inputs = [t[:1].detach().requires_grad_() for t in pool] + [query.requires_grad_(), scale.requires_grad_()]
+    learned = [P.requires_grad_() for P in projections if P is not None]
+    maps = [t[:1].detach().requires_grad_() for t in pool]
+    inputs = [*maps, query.requires_grad_(), scale.requires_grad_(), *learned]
 
     def read(*tensors):
-        maps, (q, g) = tensors[: len(pool)], tensors[len(pool) : len(pool) + 2]
-        return history_read(maps, projections, q, g, size, return_weights=True)
+        maps, (q, g), learned = tensors[: len(pool)], tensors[len(pool) : len(pool) + 2], list(tensors[len(pool) + 2 :])
+        weights = [None if P is None else learned.pop(0) for P in projections]
+        return history_read(maps, weights, q, g, size, return_weights=True)
 
-    # the projections' weights are leaves inside the modules: gradcheck perturbs them in place
-    assert torch.autograd.gradcheck(read, (*inputs, *convolutions))
+    assert torch.autograd.gradcheck(read, inputs)
 
 
 def test_a_zero_query_reads_the_plain_mean():
@@ -108,7 +113,7 @@ def test_scores_do_not_depend_on_the_scale_of_a_map():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_maps_are_scored_in_float32(dtype):
     pool = [torch.full((1, 4, 2, 2), 300.0, dtype=dtype), torch.ones(1, 4, 2, 2, dtype=dtype)]  # 300^2 > float16's max
-    read, weights = history_read(pool, [nn.Identity()] * 2, torch.ones(4), torch.ones(4), (2, 2), return_weights=True)
+    read, weights = history_read(pool, [None] * 2, torch.ones(4), torch.ones(4), (2, 2), return_weights=True)
     assert read.dtype == dtype and weights.dtype == torch.float32
     torch.testing.assert_close(weights, torch.full_like(weights, 0.5))
     torch.testing.assert_close(read, torch.full_like(read, 150.5))
@@ -118,3 +123,10 @@ def test_pool_and_projections_must_match():
     pool, projections, *rest = make_read("2d down and up")
     with pytest.raises(ValueError, match="shorter"):
         history_read(pool, projections[:2], *rest)
+
+
+def test_skip_and_below():
+    *args, size = make_read("2d down and up", direct=1)
+    read, below = history_read(*args, size), torch.randn(2, 5, *size, dtype=torch.float64)
+    both = history_read(*args, size, skip=1, below=below)
+    torch.testing.assert_close(both, torch.cat((below, args[0][1] + read), dim=1))

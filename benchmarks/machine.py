@@ -1,0 +1,49 @@
+"""Where a result was measured, without the names of hosts and folders."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_xattnres import __version__
+
+
+def describe_machine(repository: Path, device: str) -> dict[str, Any]:
+    on_gpu = device == "cuda"
+    return {
+        "cpu": _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "dynamic-network-architectures": version("dynamic-network-architectures"),
+        "nnunet-xattnres": __version__,
+        "commit": _commit(repository),
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _commit(repository: Path) -> str | None:
+    """The commit, with a mark when the package is not as it says; results that were written since do not count."""
+    try:
+        commit = _git(repository, "rev-parse", "--short=12", "HEAD")
+        changed = _git(repository, "status", "--porcelain", "--", "nnunet_xattnres")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return f"{commit} with changes" if changed else commit
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=repository, capture_output=True, check=True, text=True).stdout.strip()

@@ -1,0 +1,113 @@
+"""The sources of a tiled read: how one sample of a map is aligned with a tile of the target, and the way back (ours).
+
+A sample is seen as (channels, rows, middle, columns), a part of it in a tile as (rows, middle, channels, columns).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnunet_xattnres.ops.interpolate import band, resize_axis
+
+
+class Tile(NamedTuple):
+    """Some rows and middle positions of the target, with all of its columns."""
+
+    rows: slice
+    middle: slice
+
+
+class DirectSource:
+    """A map that is read as it is.
+
+    Args:
+        h: one sample, (C, rows, middle, columns).
+        query: q, (C).
+    """
+
+    def __init__(self, h: Tensor, query: Tensor) -> None:
+        self.h, self.query = h, query
+
+    def align(self, tile: Tile, out: Tensor) -> None:
+        """Write the aligned map and <q, v> into ``out``, (rows, middle, C + 1, columns)."""
+        values, numerator = out[..., :-1, :], out[..., -1, :]
+        values.copy_(self._part(tile))
+        numerator.copy_(torch.matmul(self.query, values))
+
+    def start_backward(self, d_h: Tensor, d_query: Tensor) -> None:
+        """The gradient of the map will be written to ``d_h``, that of the query added to ``d_query``."""
+        self.d_h, self.d_query = d_h, d_query
+
+    def collect(self, tile: Tile, d_out: Tensor) -> None:
+        """Take the gradient of what ``align`` wrote."""
+        d_values, d_numerator = d_out[..., :-1, :], d_out[..., -1:, :]
+        d_h = torch.addcmul(d_values, self.query.unsqueeze(1), d_numerator)
+        self.d_h[:, tile.rows, tile.middle] = d_h.permute(2, 0, 1, 3)
+        values = self._part(tile).to(d_out.dtype)
+        self.d_query += torch.matmul(values, d_numerator.transpose(2, 3)).sum((0, 1)).squeeze(1)
+
+    def finish_backward(self) -> None:
+        """Nothing is left to do once all tiles are collected."""
+
+    def _part(self, tile: Tile) -> Tensor:
+        return self.h[:, tile.rows, tile.middle].permute(1, 2, 0, 3)
+
+
+class ProjectedSource:
+    """A map of any size, projected at its own resolution.
+
+    Args:
+        h: one sample, (C_k, rows, middle, columns).
+        projection: P_k and below it q^T P_k, (C + 1, C_k).
+        size: rows, middle and columns of the target.
+    """
+
+    def __init__(self, h: Tensor, projection: Tensor, size: Sequence[int]) -> None:
+        self.h, self.projection, self.size = h.to(projection.dtype), projection, size
+        projected = torch.mm(projection, self.h.flatten(1)).unflatten(1, h.shape[1:])
+        self.projected = projected.permute(1, 2, 0, 3).contiguous()  # (rows, middle, C + 1, columns)
+
+    def align(self, tile: Tile, out: Tensor) -> None:
+        """Write the aligned map and <q, v> into ``out``, (rows, middle, C + 1, columns)."""
+        (rows, row_weights), (middle, middle_weights) = self._bands(tile)
+        part = resize_axis(self.projected[rows, middle], 3, self.size[2])
+        if middle_weights is not None:
+            part = torch.bmm(middle_weights.expand(len(part), -1, -1), part.flatten(2))
+        if row_weights is None:
+            out.copy_(part.view_as(out))
+        else:
+            torch.mm(row_weights, part.flatten(1), out=out.flatten(1))
+
+    def start_backward(self, d_h: Tensor, d_projection: Tensor) -> None:
+        """The gradient of the map will be written to ``d_h``, that of the projection added to ``d_projection``."""
+        self.d_h, self.d_projection = d_h, d_projection
+        self.d_projected = torch.zeros_like(self.projected)
+
+    def collect(self, tile: Tile, d_out: Tensor) -> None:
+        """Take the gradient of what ``align`` wrote."""
+        (rows, row_weights), (middle, middle_weights) = self._bands(tile)
+        if row_weights is not None:
+            d_out = torch.mm(row_weights.T, d_out.flatten(1)).view(-1, *d_out.shape[1:])
+        if middle_weights is not None:
+            weights = middle_weights.T.expand(len(d_out), -1, -1)
+            d_out = torch.bmm(weights, d_out.flatten(2)).unflatten(2, d_out.shape[2:])
+        self.d_projected[rows, middle] += resize_axis(d_out, 3, self.h.shape[3], adjoint=True)
+
+    def finish_backward(self) -> None:
+        """All tiles are collected: what remains is the gradient of the projection."""
+        d_projected = self.d_projected.permute(2, 0, 1, 3).flatten(1)
+        if self.d_h.dtype == d_projected.dtype:
+            torch.mm(self.projection.T, d_projected, out=self.d_h.flatten(1))
+        else:
+            self.d_h.copy_(torch.mm(self.projection.T, d_projected).view_as(self.h))
+        self.d_projection.addmm_(d_projected, self.h.flatten(1).T)
+
+    def _bands(self, tile: Tile) -> list[tuple[slice, Tensor | None]]:
+        """What a tile depends on along the rows and the middle axis, and the weights; None where nothing is resized."""
+        like = self.projected.dtype, self.projected.device
+        return [
+            (part, None) if n == n_out else band(n, n_out, (part.start, part.stop), *like)
+            for n, n_out, part in zip(self.projected.shape, self.size, tile, strict=False)
+        ]

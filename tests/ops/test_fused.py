@@ -1,0 +1,182 @@
+"""The Triton kernels against the specification in float64; without a GPU they run in Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from nnunet_xattnres.ops import fused, reference
+
+if find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+CASES = {  # channels and spatial sizes of the sources, channels and size of the target, and the rest
+    "2d": ([(3, (9, 5)), (4, (5, 7)), (6, (2, 4))], 4, (5, 7), {"batch": 2, "direct": (1,)}),
+    "2d without a direct source": ([(3, (4, 6)), (2, (2, 3))], 5, (4, 6), {}),
+    "2d, several direct": (
+        [(3, (3, 5)), (3, (3, 5)), (4, (2, 2))],
+        3,
+        (3, 5),
+        {"direct": (0, 1), "skip": 1, "below": 2},
+    ),
+    "2d, one axis shrinks, one grows": ([(3, (9, 2)), (2, (2, 9))], 3, (4, 5), {}),
+    "2d, wide": ([(2, (1, 20)), (3, (2, 150))], 3, (2, 150), {"direct": (1,), "skip": 1}),
+    "2d, high ratio": ([(2, (1, 1)), (2, (2, 2)), (3, (13, 11))], 3, (13, 11), {"direct": (2,)}),
+    "2d, a direct map of another size": ([(3, (2, 3)), (3, (6, 6)), (2, (2, 2))], 3, (4, 5), {"direct": (0, 1)}),
+    "3d, anisotropic": ([(2, (3, 4, 8)), (3, (3, 2, 4)), (5, (1, 1, 3))], 3, (3, 4, 8), {}),
+    "3d, odd": (
+        [(4, (2, 3, 5)), (17, (3, 3, 5)), (3, (2, 2, 3))],
+        17,
+        (3, 3, 5),
+        {"direct": (1,), "skip": 1, "below": 3},
+    ),
+    "3d, finer maps": ([(2, (4, 5, 7)), (2, (3, 4, 5)), (3, (2, 3, 4))], 2, (2, 3, 4), {}),
+    "one source": ([(3, (2, 3))], 2, (5, 7), {}),
+    "one direct source": ([(3, (4, 5))], 3, (4, 5), {"direct": (0,), "skip": 0, "below": 1}),
+}
+
+
+class Read:
+    """One read with all its inputs, away from their starting values; the parameters are float32 or wider."""
+
+    def __init__(self, sources, channels, size, options, dtype=torch.float32, device=DEVICE):
+        torch.manual_seed(0)
+        self.size, self.skip = size, options.get("skip")
+        batch, direct, below = (
+            options.get(key, default) for key, default in (("batch", 1), ("direct", ()), ("below", 0))
+        )
+        tensors = [torch.randn(batch, c, *s).to(dtype) for c, s in sources]
+        parameters = [torch.randn(channels, c) for k, (c, _) in enumerate(sources) if k not in direct]
+        parameters += [torch.randn(channels), torch.rand(channels) + 0.5]
+        tensors += [p.to(torch.promote_types(dtype, torch.float32)) for p in parameters]
+        tensors += [torch.randn(batch, below, *size).to(dtype)] if below else []
+        self.tensors = [t.to(device).requires_grad_() for t in tensors]
+        self.direct = [k in direct for k in range(len(sources))]
+
+    def arguments(self, tensors):
+        """The positional and keyword arguments of ``history_read``."""
+        rest = iter(tensors)
+        pool = [next(rest) for _ in self.direct]
+        projections = [None if direct else next(rest) for direct in self.direct]
+        query, scale = next(rest), next(rest)
+        return (pool, projections, query, scale, self.size), {"skip": self.skip, "below": next(rest, None)}
+
+    def run(self, read, tensors):
+        """The result, then the gradient of every tensor."""
+        args, kwargs = self.arguments(tensors)
+        out = read(*args, **kwargs)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(self.tensors[0].dtype)
+        return [out.detach(), *torch.autograd.grad(out, tensors, grad.to(out))]
+
+    def fused(self):
+        return self.run(fused.history_read, self.tensors)
+
+    def expected(self):
+        return self.run(reference.history_read, [t.detach().double().requires_grad_() for t in self.tensors])
+
+
+def assert_equals_the_reference(read, tolerance):
+    """``tolerance`` is relative to the largest number of each tensor."""
+    for found, expected in zip(read.fused(), read.expected(), strict=True):
+        atol = tolerance * max(expected.abs().max().item(), 1e-3)  # some gradients are zero
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference(case):
+    assert_equals_the_reference(Read(*CASES[case]), 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float64, 1e-9)])
+def test_dtypes(dtype, tolerance):
+    read = Read(*CASES["2d, several direct"], dtype=dtype)
+    assert read.fused()[0].dtype == dtype
+    assert_equals_the_reference(read, tolerance)
+
+
+def test_maps_of_several_dtypes_under_autocast():
+    read = Read(*CASES["2d, several direct"])
+    read.tensors[0] = read.tensors[0].detach().half().requires_grad_()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        found = read.fused()
+    assert [t.dtype for t in found[1:]] == [t.dtype for t in read.tensors]
+    for result, expected in zip(found, read.expected(), strict=True):
+        precision = 1e-5 if result.dtype == torch.float32 else 1e-3
+        torch.testing.assert_close(result.double(), expected, rtol=0, atol=precision * expected.abs().max().item())
+
+
+def test_inputs_that_are_not_contiguous():
+    read = Read(*CASES["2d, several direct"])
+    read.tensors = [
+        t.detach().to(memory_format=torch.channels_last).requires_grad_() if t.ndim == 4 else t for t in read.tensors
+    ]
+    assert_equals_the_reference(read, 1e-5)
+
+
+def test_the_same_bits_twice():
+    read = Read(*CASES["2d, several direct"])
+    for first, second in zip(read.fused(), read.fused(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_skip_with_a_projection_is_refused():
+    read = Read(*CASES["one source"])
+    read.skip = 0
+    with pytest.raises(ValueError, match="source 0 cannot be the skip"):
+        read.fused()
+
+
+def test_without_triton():
+    code = "import sys; sys.modules['triton'] = None; from nnunet_xattnres.ops import fused; print(fused.available())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "False", result.stderr
+    assert fused.available()
+
+
+SMALL = ([(2, (2, 3)), (2, (2, 3)), (3, (1, 2))], 2, (2, 3), {"direct": (0, 1), "skip": 0, "below": 1})
+
+
+@pytest.mark.parametrize("direct", [0, 2])
+def test_opcheck(direct):
+    *maps, p, w, g, below = Read(*SMALL).tensors
+    projections = [p, *(torch.randn(2, 2, device=DEVICE, requires_grad=True) for _ in maps[direct:2])]
+    args = maps[:direct], maps[2:] + maps[direct:2], projections, w * g, below, [2, 3], 1e-6, direct > 0
+    torch.library.opcheck(torch.ops.nnunet_xattnres.fused_read.default, [*args])
+    out, log_sum = torch.ops.nnunet_xattnres.fused_read(*args)
+    args = torch.randn_like(out), *args[:4], log_sum, *args[6:]
+    args = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)
+    torch.library.opcheck(torch.ops.nnunet_xattnres.fused_read_backward.default, [*args])
+
+
+def test_compiles_as_one_graph():
+    read = Read(*SMALL)
+    compiled = torch.compile(fused.history_read, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(read.run(compiled, read.tensors), read.fused(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("channels", [32, 96, 320])
+def test_patches_as_in_training(dtype, channels):
+    sources = [(16, (40, 64, 48)), (channels, (20, 32, 24)), (64, (10, 16, 12)), (320, (5, 8, 6)), (320, (5, 4, 3))]
+    read = Read(sources, channels, (20, 32, 24), {"batch": 2, "direct": (1,), "skip": 1, "below": 8}, dtype=dtype)
+    first = read.fused()
+    assert_equals_the_reference(read, 5e-5 if dtype == torch.float32 else 1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(first, read.fused(), strict=True))
+
+
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    # Triton reads the variable when it is imported, and torch may have imported it: a fresh process runs this file.
+    for name in [name for name in globals() if name.startswith("test_")]:
+        del globals()[name]
+
+    def test_in_the_interpreter():
+        command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", __file__]
+        result = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr

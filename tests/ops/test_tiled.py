@@ -1,0 +1,200 @@
+"""The tiled read against the reference: outputs, gradients, dtypes, layouts, and what torch asks of an operator."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ops_reads import CASES, Case, assert_parity, make, outputs_and_gradients
+from torch.utils.checkpoint import checkpoint
+
+from nnunet_xattnres.ops import reference, tiled
+
+every_case = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(params=["one tile", "many tiles"])
+def tiles(request, monkeypatch):
+    """With 2^7 numbers a tile, every case is cut along its rows and its middle axis."""
+    if request.param == "many tiles":
+        monkeypatch.setitem(tiled._TILE, "cpu", 2**7)
+
+
+@every_case
+def test_float64(name, tiles):
+    assert_parity(tiled.history_read, CASES[name], torch.float64, 1e-12, 1e-10)
+
+
+@every_case
+def test_float32(name, tiles):
+    assert_parity(tiled.history_read, CASES[name], torch.float32, 1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_maps(name, dtype):
+    """Maps in low precision, parameters in float32: what a network under autocast hands over."""
+    case = CASES[name]
+    tensors, read = make(case, torch.float32)
+    low = {
+        k: t if k in ("w", "g") or k[0] == "P" else t.detach().to(dtype).requires_grad_() for k, t in tensors.items()
+    }
+    wide = {k: t.detach().float().requires_grad_() for k, t in low.items()}
+    found = outputs_and_gradients(tiled.history_read, low, read, autocast=dtype)
+    expected = outputs_and_gradients(reference.history_read, wide, read)
+    for k, value in expected.items():
+        assert found[k].dtype == (dtype if k == "out" else low[k].dtype)
+        error = (found[k].float() - value).abs().max()
+        assert error <= 4 * torch.finfo(dtype).eps * max(1.0, value.abs().max()), f"{k}: {error}"
+
+
+def test_large_values_in_float16_do_not_overflow():
+    pool = [torch.full((1, 4, 2, 2), 300.0, dtype=torch.float16), torch.ones(1, 4, 2, 2, dtype=torch.float16)]
+    read = tiled.history_read(pool, [None, None], torch.ones(4), torch.ones(4), (2, 2))
+    torch.testing.assert_close(read, torch.full_like(read, 150.5))
+
+
+@every_case
+def test_channels_last(name):
+    def channels_last(t):
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        return t.contiguous(memory_format=formats[t.ndim]) if t.ndim in formats else t
+
+    assert_parity(tiled.history_read, CASES[name], torch.float64, 1e-12, 1e-10, change=channels_last)
+
+
+@every_case
+def test_views(name):
+    """Maps that are slices of others, as every second channel of a larger map."""
+    assert_parity(
+        tiled.history_read,
+        CASES[name],
+        torch.float64,
+        1e-12,
+        1e-10,
+        change=lambda t: torch.stack((t, t), dim=-1)[..., 0] if t.ndim > 3 else t,
+    )
+
+
+@st.composite
+def topologies(draw):
+    """A U-Net-like pool: any sizes, any ratio up or down, any channels, two or three axes."""
+    n_axes = draw(st.integers(2, 3))
+    sizes = st.tuples(*[st.integers(1, 7)] * n_axes)
+    size, channels = draw(sizes), draw(st.integers(1, 5))
+    sources = draw(st.lists(st.tuples(st.integers(1, 5), sizes), min_size=0, max_size=5))
+    skip = draw(st.one_of(st.none(), st.integers(0, len(sources))))
+    sources.insert(skip or 0, (channels, size))
+    below = draw(st.integers(0, 3))
+    return Case(sources, channels, size, batch=draw(st.integers(1, 3)), skip=skip, below=below)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(topologies(), st.sampled_from([2**5, 2**8, 2**18]))
+def test_any_topology(case, numbers):
+    before = tiled._TILE["cpu"]
+    try:
+        tiled._TILE["cpu"] = numbers
+        assert_parity(tiled.history_read, case, torch.float64, 1e-12, 1e-10)
+    finally:
+        tiled._TILE["cpu"] = before
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case([(2, (3, 4)), (3, (2, 2)), (1, (5, 3))], 2, (3, 4), batch=1, skip=0, below=1),
+        Case([(2, (3, 2, 2)), (1, (2, 3, 1)), (2, (2, 1, 2))], 2, (3, 2, 2), batch=1),
+    ],
+)
+def test_gradcheck(case, monkeypatch):
+    monkeypatch.setitem(tiled._TILE, "cpu", 2**4)
+    tensors, read = make(case)
+    inputs = tuple(tensors.values())
+    assert torch.autograd.gradcheck(lambda *values: read(tiled.history_read, dict(zip(tensors, values))), inputs)
+
+
+@pytest.mark.parametrize("name", ["2d, finer and coarser", "3d, odd and not integer", "one source"])
+def test_opcheck(name):
+    case = CASES[name]
+    tensors, _ = make(case, torch.float32)
+    pool = [tensors[f"h{k}"] for k in range(len(case.sources))]
+    projections = [
+        torch.cat((tensors[f"P{k}"], tensors[f"P{k}"][:1])) if f"P{k}" in tensors else tensors["w"]
+        for k in range(len(case.sources))
+    ]
+    projections = [p.detach().requires_grad_() for p in projections]
+    arguments = pool, projections, tensors.get("below"), list(case.size), case.skip, 1e-6
+    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read.default, arguments)
+    with torch.no_grad():
+        grad = torch.randn_like(torch.ops.nnunet_xattnres.history_read(*arguments))
+    detached = [h.detach() for h in pool], [p.detach() for p in projections]
+    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read_backward.default, (grad, *detached, case.skip, 1e-6))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", ["2d, finer and coarser", "3d, anisotropic"])
+def test_compiles_as_one_graph(name, backend):
+    tensors, read = make(CASES[name], torch.float32)
+    expected = outputs_and_gradients(tiled.history_read, tensors, read)
+    compiled = torch.compile(lambda t: read(tiled.history_read, t), fullgraph=True, backend=backend)
+    found = outputs_and_gradients(None, tensors, lambda _, t: compiled(t))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+@every_case
+def test_same_bits_twice_and_deterministic(name):
+    tensors, read = make(CASES[name], torch.float32)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (outputs_and_gradients(tiled.history_read, tensors, read) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_inference_mode_then_training():
+    """What is cached under inference_mode must not be refused, nor change anything, in a backward afterwards."""
+    case = Case([(3, (11, 13)), (4, (5, 6))], 3, (11, 13), skip=0)  # sizes that no other test uses
+    tensors, read = make(case, torch.float32)
+    with torch.inference_mode():
+        before = read(tiled.history_read, tensors)
+    found = outputs_and_gradients(tiled.history_read, tensors, read)
+    torch.testing.assert_close(found["out"], before)
+    assert_parity(tiled.history_read, case, torch.float32, 1e-5)
+
+
+def test_activation_checkpointing():
+    tensors, read = make(CASES["3d, anisotropic"], torch.float32)
+    expected = outputs_and_gradients(tiled.history_read, tensors, read)
+    found = outputs_and_gradients(
+        None, tensors, lambda _, t: checkpoint(lambda: read(tiled.history_read, t), use_reentrant=False)
+    )
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+def test_nothing_is_kept_but_the_inputs():
+    tensors, read = make(CASES["2d, four levels of a decoder"], torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        read(tiled.history_read, tensors)
+    inputs = sum(t.numel() for t in tensors.values())
+    assert sum(kept) <= 2 * inputs  # the projections and the query are kept once more, extended by a row
+
+
+def test_only_some_inputs_need_a_gradient():
+    tensors, read = make(CASES["3d, anisotropic"])
+    full = outputs_and_gradients(tiled.history_read, tensors, read)
+    for name in tensors:
+        some = {k: t.detach().requires_grad_(k == name) for k, t in tensors.items()}
+        out = read(tiled.history_read, some)
+        d_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(out, [some[name]], d_out)
+        torch.testing.assert_close(gradient, full[name])
+
+
+def test_deepcopy_of_the_inputs_changes_nothing():
+    tensors, read = make(CASES["3d, anisotropic"])
+    assert torch.equal(read(tiled.history_read, copy.deepcopy(tensors)), read(tiled.history_read, tensors))
