@@ -34,7 +34,7 @@ from nnunet_xattnres.ops.interpolate import resize_axis, resize_to_each
 try:
     import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
     import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
-except ImportError:  # macOS and Windows
+except Exception:  # not there (macOS, Windows), or not usable
     triton = None
 
 
