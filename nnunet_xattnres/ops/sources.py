@@ -1,6 +1,6 @@
-"""The sources of a tiled read: how one sample of a map is aligned with a tile of the target, and the way back (ours).
+"""The sources of a tiled read: how some samples of a map are aligned with a tile of the read, and the way back (ours).
 
-A sample is seen as (channels, rows, middle, columns), a part of it in a tile as (rows, middle, channels, columns).
+They are seen as (channels, rows, middle, samples, columns), in a tile as (rows, middle, channels, samples * columns).
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ class DirectSource:
     """A map that is read as it is.
 
     Args:
-        h: one sample, (C, rows, middle, columns).
+        h: (C, rows, middle, samples, columns).
         query: q, (C).
     """
 
     def __init__(self, h: Tensor, query: Tensor) -> None:
-        self.h, self.query = h, query
+        self.h, self.query, self.samples = h, query, h.shape[3]
 
     def align(self, tile: Tile, out: Tensor) -> None:
-        """Write the aligned map and <q, v> into ``out``, (rows, middle, C + 1, columns)."""
+        """Write the aligned map and <q, v> into ``out``, (rows, middle, C + 1, samples * columns)."""
         values, numerator = out[..., :-1, :], out[..., -1, :]
-        values.copy_(self._part(tile))
+        values.unflatten(3, self.h.shape[3:]).copy_(self._part(tile))
         numerator.copy_(torch.matmul(self.query, values))
 
     def start_backward(self, d_h: Tensor, d_query: Tensor) -> None:
@@ -44,35 +44,36 @@ class DirectSource:
         """Take the gradient of what ``align`` wrote."""
         d_values, d_numerator = d_out[..., :-1, :], d_out[..., -1:, :]
         d_h = torch.addcmul(d_values, self.query.unsqueeze(1), d_numerator)
-        self.d_h[:, tile.rows, tile.middle] = d_h.permute(2, 0, 1, 3)
-        values = self._part(tile).to(d_out.dtype)
+        self.d_h[:, tile.rows, tile.middle] = d_h.unflatten(3, self.h.shape[3:]).permute(2, 0, 1, 3, 4)
+        values = self._part(tile).flatten(3).to(d_out.dtype)
         self.d_query += torch.matmul(values, d_numerator.transpose(2, 3)).sum((0, 1)).squeeze(1)
 
     def finish_backward(self) -> None:
         """Nothing is left to do once all tiles are collected."""
 
     def _part(self, tile: Tile) -> Tensor:
-        return self.h[:, tile.rows, tile.middle].permute(1, 2, 0, 3)
+        return self.h[:, tile.rows, tile.middle].permute(1, 2, 0, 3, 4)
 
 
 class ProjectedSource:
     """A map of any size, projected at its own resolution.
 
     Args:
-        h: one sample, (C_k, rows, middle, columns).
+        h: (C_k, rows, middle, samples, columns).
         projection: P_k and below it q^T P_k, (C + 1, C_k).
         size: rows, middle and columns of the target.
     """
 
     def __init__(self, h: Tensor, projection: Tensor, size: Sequence[int]) -> None:
-        self.h, self.projection, self.size = h.to(projection.dtype), projection, size
-        projected = torch.mm(projection, self.h.flatten(1)).unflatten(1, h.shape[1:])
-        self.projected = projected.permute(1, 2, 0, 3).contiguous()  # (rows, middle, C + 1, columns)
+        self.h, self.projection = h.flatten(1).to(projection.dtype), projection
+        self.size, self.samples = size, h.shape[3]
+        projected = torch.mm(projection, self.h).unflatten(1, h.shape[1:])
+        self.projected = projected.permute(1, 2, 0, 3, 4).contiguous()  # (rows, middle, C + 1, samples, columns)
 
     def align(self, tile: Tile, out: Tensor) -> None:
-        """Write the aligned map and <q, v> into ``out``, (rows, middle, C + 1, columns)."""
+        """Write the aligned map and <q, v> into ``out``, (rows, middle, C + 1, samples * columns)."""
         (rows, row_weights), (middle, middle_weights) = self._bands(tile)
-        part = resize_axis(self.projected[rows, middle], 3, self.size[2])
+        part = resize_axis(self.projected[rows, middle], 4, self.size[2])
         if middle_weights is not None:
             part = torch.bmm(middle_weights.expand(len(part), -1, -1), part.flatten(2))
         if row_weights is None:
@@ -93,16 +94,17 @@ class ProjectedSource:
         if middle_weights is not None:
             weights = middle_weights.T.expand(len(d_out), -1, -1)
             d_out = torch.bmm(weights, d_out.flatten(2)).unflatten(2, d_out.shape[2:])
-        self.d_projected[rows, middle] += resize_axis(d_out, 3, self.h.shape[3], adjoint=True)
+        d_out = d_out.unflatten(3, (self.samples, -1))
+        self.d_projected[rows, middle] += resize_axis(d_out, 4, self.projected.shape[4], adjoint=True)
 
     def finish_backward(self) -> None:
         """All tiles are collected: what remains is the gradient of the projection."""
-        d_projected = self.d_projected.permute(2, 0, 1, 3).flatten(1)
-        if self.d_h.dtype == d_projected.dtype:
+        d_projected = self.d_projected.permute(2, 0, 1, 3, 4).flatten(1)
+        if self.d_h.is_contiguous() and self.d_h.dtype == d_projected.dtype:
             torch.mm(self.projection.T, d_projected, out=self.d_h.flatten(1))
         else:
-            self.d_h.copy_(torch.mm(self.projection.T, d_projected).view_as(self.h))
-        self.d_projection.addmm_(d_projected, self.h.flatten(1).T)
+            self.d_h.copy_(torch.mm(self.projection.T, d_projected).view_as(self.d_h))
+        self.d_projection.addmm_(d_projected, self.h.T)
 
     def _bands(self, tile: Tile) -> list[tuple[slice, Tensor | None]]:
         """What a tile depends on along the rows and the middle axis, and the weights; None where nothing is resized."""

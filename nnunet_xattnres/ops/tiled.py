@@ -6,11 +6,11 @@ Only the inputs are kept for the backward, which goes through the tiles again. I
 <dr, r> = sum over k of a_k <dr, v_k>.
 
 Each projection carries one row more, q^T P_k with q = w * g * sqrt(C): it becomes <q, v_k>, so that an aligned map has
-C + 1 channels here, and its score is l_k = <q, v_k> / sqrt(|v_k|^2 + C * eps). One sample is seen as (C, rows, middle,
-columns); with two spatial axes the middle one has one position.
+C + 1 channels here, and its score is l_k = <q, v_k> / sqrt(|v_k|^2 + C * eps). Some samples of a map, one or as many as
+fill a tile, are seen as (C, rows, middle, samples, columns); with two spatial axes the middle one has one position.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from itertools import product
 from math import ceil, prod
@@ -59,8 +59,8 @@ def _read(
         read = _Read(pool, projections, size, eps)
         if below is not None:
             out[:, : below.shape[1]] = below
-        for sample, target in enumerate(_three_axes(out[:, -read.channels :])):
-            sources = read.sources(sample)
+        for samples in read.samples:
+            target, sources = _samples_of(out[:, -read.channels :], samples), read.sources(samples)
             for tile in read.tiles:
                 part = read.align(sources, tile)
                 weights = part.scores().softmax(dim=0)
@@ -69,7 +69,7 @@ def _read(
                 total = part.scratch.zero_()
                 for values, weight in zip(part.values, weights.unsqueeze(3), strict=True):
                     total.addcmul_(values, weight)
-                target[:, tile.rows, tile.middle] = total.permute(2, 0, 1, 3)
+                target[:, tile.rows, tile.middle] = total.unflatten(3, target.shape[3:]).permute(2, 0, 1, 3, 4)
     return out
 
 
@@ -92,12 +92,12 @@ def _read_backward(
         d_projection.zero_()
     with torch.autocast(grad.device.type, enabled=False):
         read = _Read(pool, projections, grad.shape[2:], eps)
-        for sample, d_out in enumerate(_three_axes(grad[:, -read.channels :])):
-            sources = read.sources(sample)
+        for samples in read.samples:
+            d_out, sources = _samples_of(grad[:, -read.channels :], samples), read.sources(samples)
             for source, d_h, d_projection in zip(sources, d_pool, d_projections, strict=True):
-                source.start_backward(_three_axes(d_h)[sample], d_projection)
+                source.start_backward(_samples_of(d_h, samples), d_projection)
             for tile in read.tiles:
-                d_read = d_out[:, tile.rows, tile.middle].permute(1, 2, 0, 3).to(read.dtype).contiguous()
+                d_read = d_out[:, tile.rows, tile.middle].permute(1, 2, 0, 3, 4).flatten(3).to(read.dtype).contiguous()
                 part = read.align(sources, tile, d_read)
                 for values, weight, shrink in zip(part.values, *part.backward(skip), strict=True):
                     values.mul_(shrink).addcmul_(d_read, weight)
@@ -133,30 +133,36 @@ _read.register_autograd(_backward, setup_context=_setup_context)
 
 
 class _Read:
-    """One read of a batch: its tiles, and its sources in one sample after the other."""
+    """One read of a batch: its tiles, and its sources for some samples after the other."""
 
     def __init__(self, pool: Sequence[Tensor], projections: Sequence[Tensor], size: Sequence[int], eps: float) -> None:
-        self.pool, self.projections = [_three_axes(h) for h in pool], projections
-        self.size = size[0], prod(size[1:-1]), size[-1]
+        self.pool, self.projections = pool, projections
         self.channels, self.dtype = _channels(projections), projections[0].dtype
         self.eps = self.channels * eps
-        self.tiles = list(_tiles(self.size, self.channels + 1, _TILE.get(pool[0].device.type, _TILE_ELSEWHERE)))
-        n_positions = max(prod(part.stop - part.start for part in tile) for tile in self.tiles) * self.size[2]
+        n_rows, n_middle, self.columns = size[0], prod(size[1:-1]), size[-1]
+        numbers = _TILE.get(pool[0].device.type, _TILE_ELSEWHERE)
+        positions = max(1, numbers // ((self.channels + 1) * self.columns))  # of the samples, rows and the middle axis
+        self.samples = _cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
+        middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
+        parts = product(_cut(n_rows, max(1, positions // middle)), _cut(n_middle, middle))
+        self.tiles = [Tile(rows, middle) for rows, middle in parts]
         # all aligned maps and one more of C channels: allocated once, fresh memory is slow
-        n_numbers = (len(pool) * (self.channels + 1) + self.channels) * n_positions
+        most = max(map(_length, self.samples), default=0) * max(prod(map(_length, tile)) for tile in self.tiles)
+        n_numbers = (len(pool) * (self.channels + 1) + self.channels) * most * self.columns
         self.buffer = pool[0].new_empty(n_numbers, dtype=self.dtype)
 
-    def sources(self, sample: int) -> list[DirectSource | ProjectedSource]:
+    def sources(self, samples: slice) -> list[DirectSource | ProjectedSource]:
+        size = [tiles[-1].stop for tiles in zip(*self.tiles, strict=True)]
         return [
-            DirectSource(h[sample], p) if p.ndim == 1 else ProjectedSource(h[sample], p, self.size)
-            for h, p in zip(self.pool, self.projections, strict=True)
+            DirectSource(h, p) if p.ndim == 1 else ProjectedSource(h, p, (*size, self.columns))
+            for h, p in zip((_samples_of(h, samples) for h in self.pool), self.projections, strict=True)
         ]
 
     def align(
         self, sources: Sequence[DirectSource | ProjectedSource], tile: Tile, d_read: Tensor | None = None
     ) -> "_Part":
         """Align all sources with a tile, and reduce each over its channels while it is in the cache."""
-        shape = tile.rows.stop - tile.rows.start, tile.middle.stop - tile.middle.start, self.channels, self.size[2]
+        shape = _length(tile.rows), _length(tile.middle), self.channels, sources[0].samples * self.columns
         scratch = self.buffer[: prod(shape)].view(shape)
         aligned = self.buffer[scratch.numel() :][: len(sources) * (prod(shape) + prod(shape) // self.channels)]
         aligned = aligned.view(len(sources), *shape[:2], self.channels + 1, shape[3])
@@ -175,17 +181,14 @@ def _channels(projections: Sequence[Tensor]) -> int:
     return len(p) if p.ndim == 1 else len(p) - 1
 
 
-def _three_axes(x: Tensor) -> Tensor:
-    """(B, C, rows, columns) as (B, C, rows, 1, columns)."""
-    return x.unsqueeze(3) if x.ndim == 4 else x
+def _samples_of(x: Tensor, samples: slice) -> Tensor:
+    """(B, C, rows, [middle,] columns) as (C, rows, middle, samples, columns)."""
+    x = x[samples]
+    return (x.unsqueeze(3) if x.ndim == 4 else x).permute(1, 2, 3, 0, 4)
 
 
-def _tiles(size: Sequence[int], channels: int, numbers: int) -> Iterator[Tile]:
-    """The tiles of rows, middle positions and columns, each of about so many ``numbers`` or of one row."""
-    n_rows, n_middle, n_columns = size
-    positions = max(1, numbers // (channels * n_columns))  # of the first two axes
-    middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
-    yield from (Tile(*part) for part in product(_cut(n_rows, max(1, positions // middle)), _cut(n_middle, middle)))
+def _length(part: slice) -> int:
+    return part.stop - part.start
 
 
 def _cut(n: int, at_most: int) -> list[slice]:
@@ -195,11 +198,11 @@ def _cut(n: int, at_most: int) -> list[slice]:
 
 
 class _Part(NamedTuple):
-    """All sources in one tile, each a map (rows, middle, channels, columns)."""
+    """All sources in one tile, each a map (rows, middle, channels, samples * columns)."""
 
-    aligned: Tensor  # (sources, rows, middle, C + 1, columns)
+    aligned: Tensor  # (sources, rows, middle, C + 1, samples * columns)
     values: Tensor  # its first C channels
-    numerator: Tensor  # <q, v_k>, its last channel: (sources, rows, middle, columns)
+    numerator: Tensor  # <q, v_k>, its last channel: (sources, rows, middle, samples * columns)
     norm: Tensor  # 1 / sqrt(|v_k|^2 + C * eps), likewise
     d_weights: Tensor  # <dr, v_k>, likewise; empty in the forward
     scratch: Tensor  # one map of C channels
@@ -208,9 +211,9 @@ class _Part(NamedTuple):
         return self.numerator * self.norm
 
     def backward(self, skip: int | None) -> tuple[Tensor, Tensor]:
-        """Factors a_k and b_k, (sources, rows, middle, 1, columns), of dv_k = a_k dr + b_k v_k + dl_k/d<q, v_k> q.
+        """The factors a_k and b_k of dv_k = a_k dr + b_k v_k + n_k q, (sources, rows, middle, 1, samples * columns).
 
-        The numerator's place takes the last term: the gradient of <q, v_k>.
+        n_k, the gradient of the numerator, is written into its place.
         """
         scores = self.scores()
         weights = scores.softmax(dim=0)
