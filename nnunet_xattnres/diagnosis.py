@@ -213,7 +213,8 @@ def check_reads() -> Iterator[Finding]:
         return
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     device = torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    if ops.read_path(device, channels=ops.FUSED_CHANNELS) == "reference":
+    path = ops.read_path(device, channels=ops.FUSED_CHANNELS)
+    if path == "reference":
         yield Finding(
             "warning",
             "reads",
@@ -221,7 +222,7 @@ def check_reads() -> Iterator[Finding]:
             "the results are the same, but a training takes more time and memory",
             'pip install "torch>=2.4"',
         )
-    elif ops.read_path(device, channels=ops.FUSED_CHANNELS) == "fused":
+    elif path == "fused":
         yield Finding(
             "ok", "reads", f"fused on {device.type}: Triton kernels up to {ops.FUSED_CHANNELS} channels, tiles beyond"
         )

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from nnunet_xattnres.ops import reference
 
-if hasattr(torch.library, "custom_op"):  # since torch 2.4
+_CUSTOM_OPS = hasattr(torch.library, "custom_op")  # since torch 2.4
+
+if _CUSTOM_OPS:
     from nnunet_xattnres.ops import fused, tiled
     from nnunet_xattnres.ops.interpolate import resize_to_each
 else:
@@ -31,7 +33,7 @@ def read_path(device: torch.device, channels: int, return_weights: bool = False)
     The reference where the weights are asked for, or where torch is older than 2.4; the Triton kernels on CUDA, if they
     are switched on, for at most 64 channels; the tiles everywhere else.
     """
-    if return_weights or not hasattr(torch.library, "custom_op"):
+    if return_weights or not _CUSTOM_OPS:
         return "reference"
     if FUSED_ON_CUDA and device.type == "cuda" and channels <= FUSED_CHANNELS and fused.available():
         return "fused"

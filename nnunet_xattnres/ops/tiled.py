@@ -1,6 +1,6 @@
 """The exact read, tile by tile, in plain torch: nearly free in time and memory, forward and backward (ours).
 
-No aligned map ever exists as a whole. A source is projected at its own resolution. Then, for one tile of positions
+No enlarged map ever exists as a whole. A source is projected at its own resolution. Then, for one tile of positions
 after the other, every source is resized into a buffer that stays in the cache; there it is scored, weighted and summed.
 Only the inputs are kept for the backward, which goes through the tiles again. It does not need the read itself, because
 <dr, r> = sum over k of a_k <dr, v_k>.
@@ -139,22 +139,21 @@ class _Read:
         self.pool, self.projections = pool, projections
         self.channels, self.dtype = _channels(projections), projections[0].dtype
         self.eps = self.channels * eps
-        n_rows, n_middle, self.columns = size[0], prod(size[1:-1]), size[-1]
+        self.size = n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
         numbers = _TILE.get(pool[0].device.type, _TILE_ELSEWHERE)
-        positions = max(1, numbers // ((self.channels + 1) * self.columns))  # of the samples, rows and the middle axis
+        positions = max(1, numbers // ((self.channels + 1) * n_columns))  # of the samples, rows and the middle axis
         self.samples = _cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
         middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
         parts = product(_cut(n_rows, max(1, positions // middle)), _cut(n_middle, middle))
         self.tiles = [Tile(rows, middle) for rows, middle in parts]
         # all aligned maps and one more of C channels: allocated once, fresh memory is slow
         most = max(map(_length, self.samples), default=0) * max(prod(map(_length, tile)) for tile in self.tiles)
-        n_numbers = (len(pool) * (self.channels + 1) + self.channels) * most * self.columns
+        n_numbers = (len(pool) * (self.channels + 1) + self.channels) * most * n_columns
         self.buffer = pool[0].new_empty(n_numbers, dtype=self.dtype)
 
     def sources(self, samples: slice) -> list[DirectSource | ProjectedSource]:
-        size = [tiles[-1].stop for tiles in zip(*self.tiles, strict=True)]
         return [
-            DirectSource(h, p) if p.ndim == 1 else ProjectedSource(h, p, (*size, self.columns))
+            DirectSource(h, p) if p.ndim == 1 else ProjectedSource(h, p, self.size)
             for h, p in zip((_samples_of(h, samples) for h in self.pool), self.projections, strict=True)
         ]
 
@@ -162,7 +161,7 @@ class _Read:
         self, sources: Sequence[DirectSource | ProjectedSource], tile: Tile, d_read: Tensor | None = None
     ) -> "_Part":
         """Align all sources with a tile, and reduce each over its channels while it is in the cache."""
-        shape = _length(tile.rows), _length(tile.middle), self.channels, sources[0].samples * self.columns
+        shape = _length(tile.rows), _length(tile.middle), self.channels, sources[0].samples * self.size[2]
         scratch = self.buffer[: prod(shape)].view(shape)
         aligned = self.buffer[scratch.numel() :][: len(sources) * (prod(shape) + prod(shape) // self.channels)]
         aligned = aligned.view(len(sources), *shape[:2], self.channels + 1, shape[3])

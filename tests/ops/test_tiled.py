@@ -66,7 +66,7 @@ def test_channels_last(name):
 
 @every_case
 def test_views(name):
-    """Maps that are slices of others, as every second channel of a larger map."""
+    """Maps whose last axis is not contiguous: every second position of a larger map."""
     assert_parity(
         tiled.history_read,
         CASES[name],
