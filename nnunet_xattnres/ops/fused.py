@@ -21,7 +21,7 @@ it; the other axes follow as products with the transposed matrices. There are no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops.interpolate import resize_axis, resize_to_each
+from nnunet_xattnres.ops.reference import widest_dtype
 
 try:
     import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -298,7 +299,7 @@ class _Packed:
         self.maps, self.projections, self.query = maps, projections, query
         shapes = [(len(h), len(query), *_three_axes(h.shape[2:])[:2], self.width) for h in maps]
         starts = [0, *accumulate(-(-prod(s) // 16) * 16 for s in shapes)]  # aligned for wide loads
-        dtype = _promote(maps) if maps else query.dtype
+        dtype = widest_dtype(maps) if maps else query.dtype
         self.buffer = torch.empty(starts[-1], dtype=dtype, device=query.device)
         self.table = _table(tuple((n, *s[2:4]) for n, s in zip(starts, shapes, strict=False)), query.device)
         self.sources = [self.buffer[n : n + prod(s)].view(s) for n, s in zip(starts, shapes, strict=False)]
@@ -326,10 +327,6 @@ class _Packed:
             d = resize_axis(resize_axis(d, 2, in_depth, adjoint=True), 4, h.shape[-1], adjoint=True)
             d_maps.append(d.flatten(2))
         return d_maps, d_query
-
-
-def _promote(tensors: Sequence[Tensor]) -> torch.dtype:
-    return reduce(torch.promote_types, [t.dtype for t in tensors])
 
 
 @torch.library.custom_op("nnunet_xattnres::fused_read", mutates_args=())
@@ -374,7 +371,7 @@ def _read_fake(
 ) -> tuple[Tensor, Tensor]:
     pool = direct + others
     batch, before = len(pool[0]), 0 if below is None else below.shape[1]
-    dtype = _promote(pool if below is None else [*pool, below])
+    dtype = widest_dtype(pool if below is None else [*pool, below])
     return query.new_empty(batch, before + len(query), *size, dtype=dtype), query.new_empty(batch, *size)
 
 
@@ -474,7 +471,7 @@ def history_read(
     """
     if skip is not None and projections[skip] is not None:
         raise ValueError(f"source {skip} cannot be the skip: it has a projection")
-    dtype = torch.promote_types(_promote(pool), torch.float32)  # of all that the kernels compute
+    dtype = torch.promote_types(widest_dtype(pool), torch.float32)  # of all that the kernels compute
     query = pseudo_query.to(dtype) * key_scale.to(dtype)
     direct, others, used = [], [], []
     # the softmax does not care for the order: the skip comes first, because the first direct map is never copied

@@ -50,10 +50,15 @@ def history_read(
     read: Tensor = sum(a.unsqueeze(1) * v for a, v in zip(weights.unbind(1), values, strict=True))  # type: ignore[assignment]
     if skip is not None:
         read = read + pool[skip]
-    read = read.to(reduce(torch.promote_types, [h.dtype for h in pool]))
+    read = read.to(widest_dtype(pool))
     if below is not None:
         read = torch.cat((below, read), dim=1)
     return (read, weights) if return_weights else read
+
+
+def widest_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype that holds what every one of the tensors holds."""
+    return reduce(torch.promote_types, [t.dtype for t in tensors])
 
 
 def _align(h: Tensor, projection: Tensor | None, size: tuple[int, ...]) -> Tensor:

@@ -11,7 +11,6 @@ fill a tile, are seen as (C, rows, middle, samples, columns); with two spatial a
 """
 
 from collections.abc import Sequence
-from functools import reduce
 from itertools import product
 from math import ceil, prod
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops.interpolate import resize_to_each
+from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile
 
 # Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.
@@ -40,7 +40,7 @@ def history_read(
     eps: float = 1e-6,
 ) -> Tensor:
     """What ``reference.history_read`` returns, without the weights; it can be differentiated once."""
-    dtype = reduce(torch.promote_types, [h.dtype for h in pool], torch.float32)
+    dtype = torch.promote_types(widest_dtype(pool), torch.float32)
     query = (pseudo_query * key_scale).to(dtype) * len(pseudo_query) ** 0.5
     n = torch.Size(size).numel()
     pool = [resize_to_each(h, [size])[0] if h.shape[2:].numel() > n else h for h in pool]
@@ -79,7 +79,7 @@ def _read_fake(
 ) -> Tensor:
     maps = pool if below is None else [*pool, below]
     channels = _channels(projections) + (0 if below is None else below.shape[1])
-    return pool[0].new_empty(len(pool[0]), channels, *size, dtype=reduce(torch.promote_types, [h.dtype for h in maps]))
+    return pool[0].new_empty(len(pool[0]), channels, *size, dtype=widest_dtype(maps))
 
 
 @torch.library.custom_op("nnunet_xattnres::history_read_backward", mutates_args=())
