@@ -1,5 +1,7 @@
 """The read as a module: parameters, start, contracts with nnU-Net's initialisation, errors."""
 
+import copy
+
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -50,6 +52,20 @@ def test_start_is_the_mean_and_survives_nnunets_initialisation():
     assert not read.pseudo_query.any() and torch.equal(read.key_scale, torch.ones(8))
     _, weights = read(pool, (4, 4), return_weights=True)
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / 3))
+
+
+def test_a_deepcopy_after_a_backward_computes_the_same_and_shares_nothing():
+    read, pool = make_module(), make_pool()
+    nn.init.normal_(read.pseudo_query)
+    read(pool, (4, 4)).square().sum().backward()
+    twin = copy.deepcopy(read)
+    twin.zero_grad()
+    twin(pool, (4, 4)).square().sum().backward()
+    for p, q in zip(read.parameters(), twin.parameters(), strict=True):
+        assert p is not q and torch.equal(p, q) and torch.equal(p.grad, q.grad)
+    with torch.no_grad():
+        twin.pseudo_query.add_(1)
+    assert not torch.equal(twin(pool, (4, 4)), read(pool, (4, 4)))
 
 
 def test_every_parameter_gets_a_gradient():

@@ -1,7 +1,5 @@
 """The tiled read against the reference: outputs, gradients, dtypes, layouts, and what torch asks of an operator."""
 
-import copy
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -193,8 +191,3 @@ def test_only_some_inputs_need_a_gradient():
         d_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         (gradient,) = torch.autograd.grad(out, [some[name]], d_out)
         torch.testing.assert_close(gradient, full[name])
-
-
-def test_deepcopy_of_the_inputs_changes_nothing():
-    tensors, read = make(CASES["3d, anisotropic"])
-    assert torch.equal(read(tiled.history_read, copy.deepcopy(tensors)), read(tiled.history_read, tensors))
