@@ -23,6 +23,7 @@ from configurations import CONFIGURATIONS, Configuration
 from contestants import KINDS, PHASES, Contestant, make_input
 from machine import describe_machine
 from memory import Memory, allocated_memory, resident_memory
+from profiling import profile_reads
 from report import print_rows, write_report
 from rich.console import Console
 from scaling import measure_scaling
@@ -44,7 +45,7 @@ def main(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="measure what contains this text, or: scaling, and add it to the file; repeatable"),
+        typer.Option(help="measure what contains this text, or: scaling, profile; add it to the file; repeatable"),
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="compile for training, GPU only")] = True,
     out: Annotated[Path | None, typer.Option(help="the JSON file to write")] = None,
@@ -97,6 +98,10 @@ def measure(result: dict[str, Any], path: Path, device: str, only: list[str] | N
     if not settings["quick"] and (not only or "scaling" in only):
         with console.status("scaling"):
             result["scaling"] = measure_scaling(device)
+        save(result, path)
+    if device == "cpu" and not settings["quick"] and (not only or "profile" in only):
+        with console.status("profile"):
+            result["profile"] = profile_reads()
         save(result, path)
 
 

@@ -105,7 +105,16 @@ def _section(name: str, result: dict[str, Any]) -> str:
     if result["scaling"]:
         lines.append("How the reads' own time grows (forward and backward, the other quantities fixed):\n")
         lines += [f"- {line}" for line in map(scaling_line, result["scaling"])]
+    if result.get("profile"):
+        lines.append("\nWhere the time of the reads goes, in one training step (torch's profiler):\n")
+        lines += [f"- {profile_line(found)}" for found in result["profile"]]
     return "\n".join([*lines, ""])
+
+
+def profile_line(found: dict[str, Any]) -> str:
+    total = sum(found["operators"].values())
+    shares = ", ".join(f"{name} {us / total:.0%}" for name, us in found["operators"].items())
+    return f"{found['configuration']}: {found['reads'] / found['step']:.0%} of the step; of that {shares}"
 
 
 def scaling_line(growth: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import contestants
 import memory
+import profiling
 import reads
 import report
 import scaling
@@ -140,6 +141,17 @@ def test_scaling_measures_reads():
     assert scaling._read_seconds(3, (8, 8, 8), "cpu") > 0
     assert isinstance(scaling._extra_seconds(3, (16, 16, 16), "cpu"), float)
     assert scaling.growth("voxels", [1, 2, 4], [1, 4, 16])["doubling"] == pytest.approx(4)
+
+
+def test_profile_counts_what_happens_inside_the_reads_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(profiling, "CONFIGURATIONS", [TINY])
+    monkeypatch.setattr(profiling, "PROFILED", ("tiny",))
+    (found,) = profiling.profile_reads()
+    assert found["configuration"] == "tiny" and 0 < found["reads"] < found["step"]
+    assert sum(found["operators"].values()) == pytest.approx(found["reads"], rel=1e-6)
+    assert {"aten::mm", profiling.CALLS} <= set(found["operators"])
+    assert not any("convolution" in name for name in found["operators"])
+    assert report.profile_line(found).startswith("tiny: ")
 
 
 def test_report_leaves_out_what_was_not_measured(run, tmp_path):

@@ -1,0 +1,56 @@
+"""Where the time of the reads goes: the operators that torch's profiler sees inside them, in a training step."""
+
+from collections import Counter
+from typing import Any
+
+from configurations import CONFIGURATIONS, Configuration
+from contestants import Contestant, make_input
+from torch.profiler import ProfilerActivity, profile
+
+OPERATORS = ("history_read", "history_read_backward", "resize", "resize_backward")
+PROFILED = ("hippocampus 3d_fullres, batch 2", "2D, 7 stages, 256^2, batch 4")
+SHOWN = 8
+CALLS = "calls, Python and allocation"  # what is left of a read when its operators are taken away
+
+
+def profile_reads() -> list[dict[str, Any]]:
+    """The share of each operator in the time of the reads, of one training step on the CPU."""
+    return [_profile(c) for c in CONFIGURATIONS if c.name in PROFILED]
+
+
+def _profile(configuration: Configuration) -> dict[str, Any]:
+    contestant, x = Contestant(configuration, "add", "fast", "cpu", compiled=False), make_input(configuration, "cpu")
+    contestant.run("training", x)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        contestant.run("training", x)
+    return {"configuration": configuration.name, **summarise(found.events())}
+
+
+def summarise(events: Any) -> dict[str, Any]:
+    """Microseconds of the step and of the reads, and the reads' by operator."""
+    inside: Counter[str] = Counter()
+    step = reads = 0.0
+    for event in events:
+        if event.cpu_parent is None:
+            step += event.cpu_time_total
+        if _is_read(event) and not any(map(_is_read, _parents(event))):
+            reads += event.cpu_time_total
+        if _is_read(event):
+            inside[CALLS] += event.self_cpu_time_total
+        elif any(map(_is_read, _parents(event))):
+            inside[event.name] += event.self_cpu_time_total
+    shown = dict(inside.most_common(SHOWN))
+    shown["others"] = sum(inside.values()) - sum(shown.values())
+    return {"step": step, "reads": reads, "operators": shown}
+
+
+def _is_read(event: Any) -> bool:
+    return event.name in {f"nnunet_xattnres::{name}" for name in OPERATORS}
+
+
+def _parents(event: Any) -> list[Any]:
+    found = []
+    while event.cpu_parent is not None:
+        event = event.cpu_parent
+        found.append(event)
+    return found
