@@ -4,6 +4,7 @@ python benchmarks/memory.py REQUEST    (reads.py calls it; REQUEST is the JSON o
 """
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,9 @@ def resident_memory(configuration: Configuration, mode: str, kind: str) -> dict[
     def measure(phase: str) -> Memory:
         request = {"configuration": asdict(configuration), "mode": mode, "kind": kind, "phase": phase}
         command = [sys.executable, __file__, json.dumps(request)]
-        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin would slow the other one down
+        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        return json.loads(done.stdout)
 
     with ThreadPoolExecutor() as pool:  # side by side, as nothing is timed
         return dict(zip(PHASES, pool.map(measure, PHASES), strict=True))

@@ -44,7 +44,7 @@ def run(monkeypatch, tmp_path):
 
     def command(*options, parity: bool | None = None):
         if parity is None:
-            monkeypatch.setattr(reads, "check_parity", lambda: None)
+            monkeypatch.setattr(reads, "check_parity", lambda device: None)
         test = tmp_path / "test_parity.py"
         test.write_text(f"def test():\n    assert {parity}\n")
         monkeypatch.setattr(reads, "PARITY_TESTS", [str(test)])
