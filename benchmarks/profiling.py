@@ -1,6 +1,7 @@
 """Where the time of the reads goes: the operators that torch's profiler sees inside them, in a training step."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from configurations import CONFIGURATIONS, Configuration
@@ -31,14 +32,13 @@ def summarise(events: Any) -> dict[str, Any]:
     inside: Counter[str] = Counter()
     step = reads = 0.0
     for event in events:
+        is_read, is_inside = _is_read(event), any(map(_is_read, _parents(event)))
         if event.cpu_parent is None:
             step += event.cpu_time_total
-        if _is_read(event) and not any(map(_is_read, _parents(event))):
+        if is_read and not is_inside:
             reads += event.cpu_time_total
-        if _is_read(event):
-            inside[CALLS] += event.self_cpu_time_total
-        elif any(map(_is_read, _parents(event))):
-            inside[event.name] += event.self_cpu_time_total
+        if is_read or is_inside:
+            inside[CALLS if is_read else event.name] += event.self_cpu_time_total
     shown = dict(inside.most_common(SHOWN))
     shown["others"] = sum(inside.values()) - sum(shown.values())
     return {"step": step, "reads": reads, "operators": shown}
@@ -48,9 +48,7 @@ def _is_read(event: Any) -> bool:
     return event.name in {f"nnunet_xattnres::{name}" for name in OPERATORS}
 
 
-def _parents(event: Any) -> list[Any]:
-    found = []
+def _parents(event: Any) -> Iterator[Any]:
     while event.cpu_parent is not None:
         event = event.cpu_parent
-        found.append(event)
-    return found
+        yield event
