@@ -28,6 +28,8 @@ from report import print_rows, write_report
 from rich.console import Console
 from scaling import measure_scaling
 
+from nnunet_xattnres.files import replacing
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PARITY_TESTS = ["tests/ops", "tests/test_history.py"]
@@ -199,7 +201,8 @@ def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def save(result: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

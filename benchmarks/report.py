@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_xattnres.files import replacing
+
 PATHS = ("reference", "fast")
 PHASES = ("training", "inference")
 HEADER = ("configuration", "mode", "path", "training time", "inference time", "training memory", "inference memory")
@@ -50,7 +52,8 @@ def write_report(folder: Path) -> None:
         plot(added, folder / "reads.png")
         parts.append("![Ratios over plain in mode add; the lines span all pairs](reads.png)\n")
     parts += [_section(name, result) for name, result in results.items()]
-    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+    with replacing(folder / "README.md") as partial:
+        partial.write_text("\n".join(parts), encoding="utf-8")
 
 
 def print_rows(rows: list[dict[str, Any]], console: Console) -> None:
@@ -158,7 +161,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         line[0].invert_yaxis()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=len(PATHS))
-    figure.savefig(path, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
     plt.close(figure)
 
 

@@ -1,7 +1,27 @@
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 # Tests run beside each other and beside nnU-Net's processes: threads that wait must not spin. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))  # tests/networks.py
+
+
+@pytest.fixture
+def disk_full_at():
+    """A limit on the size of a file, in bytes: what goes beyond it fails, as it does when the disk is full."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are Unix's")
+
+    @contextmanager
+    def limited(size):
+        _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # Python ignores the signal that comes with it
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

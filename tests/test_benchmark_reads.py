@@ -185,3 +185,15 @@ def test_report_has_the_numbers_of_the_json(run, tmp_path):
     assert "x2 voxels -> x2.00 time of the reads" in page and "stages: smaller than the noise" in page
     assert result["machine"]["torch"] in page and "not in the report" not in page
     assert (tmp_path / "reads.png").stat().st_size > 1000
+
+
+def test_a_full_disk_leaves_the_measurements_and_the_report(run, tmp_path, disk_full_at):
+    _, out = run("--only", "add")
+    report.write_report(tmp_path)
+    result, before = json.loads(out.read_text()), {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with disk_full_at(500):
+        with pytest.raises(OSError, match="File too large"):
+            reads.save(result, out)
+        with pytest.raises(OSError, match="File too large"):
+            report.write_report(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before

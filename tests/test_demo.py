@@ -299,6 +299,16 @@ def test_overlay(finished, tmp_path):
     assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_full_disk_leaves_the_overlay_of_an_earlier_demo(finished, tmp_path, disk_full_at):
+    raw, predictions = finished
+    overlay = tmp_path / "overlay.png"
+    overlay.write_bytes(b"old")
+    dice = results.read_dice(predictions / "summary.json", results.structures_of(raw))
+    with disk_full_at(1000), pytest.raises(OSError, match="File too large"):
+        results.draw_overlay(raw, predictions, dice, overlay)
+    assert overlay.read_bytes() == b"old" and not list(tmp_path.glob("*.partial"))
+
+
 @pytest.mark.filterwarnings("error")
 def test_overlay_of_an_empty_prediction(finished, tmp_path):
     raw, predictions = finished

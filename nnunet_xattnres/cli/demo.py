@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.errors import shown_to_the_user
+
 
 class Device(str, Enum):
     """What nnU-Net's ``-device`` takes."""
@@ -35,14 +37,12 @@ def demo(
     Runs nnU-Net's own commands and shows each: plan, train 5 epochs, predict, evaluate. Ends with the Dice of
     held-out cases and a picture of them. Writes nothing outside the folder.
     """
-    from nnunet_xattnres.demo import DemoError, run_demo
+    from nnunet_xattnres.demo import run_demo
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nnU-Net's processes are stopped, as for Ctrl-C
     try:
-        run_demo(out, device=device.value if device else None, force=force)
-    except DemoError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}")
-        raise typer.Exit(1) from None
+        with shown_to_the_user():
+            run_demo(out, device=device.value if device else None, force=force)
     except KeyboardInterrupt:
         Console(stderr=True).print(f"\nstopped. Start anew with --force, or remove {escape(str(out))}.", soft_wrap=True)
         raise typer.Exit(130) from None

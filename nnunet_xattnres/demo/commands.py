@@ -18,6 +18,7 @@ from nnunet_xattnres.demo.settings import (
     SMALL_PLANS,
     TRAINER,
 )
+from nnunet_xattnres.files import replacing
 
 
 def nnunet_exports(out: Path, device: str) -> dict[str, str]:
@@ -85,7 +86,8 @@ def write_small_plans(preprocessed: Path) -> Path:
     # at full resolution, where most of the time goes, one convolution instead of two
     network["n_conv_per_stage"][0] = network["n_conv_per_stage_decoder"][-1] = 1
     path = preprocessed / f"{SMALL_PLANS}.json"
-    path.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
     return path
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from nnunet_xattnres.files import replacing
+
 Dice = dict[str, dict[str, float]]  # case -> structure -> Dice, NaN where nnU-Net has none
 
 
@@ -85,7 +87,8 @@ def draw_overlay(raw: Path, predictions: Path, dice: Dice, path: Path) -> None:
                 _paint(axis, labels, structures)
     patches = [Patch(color=_color(label), label=name) for name, label in structures.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
 
 
 def _paint(axis: Any, labels: Any, structures: Mapping[str, int]) -> None:

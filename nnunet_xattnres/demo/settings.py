@@ -1,5 +1,7 @@
 """What the demo makes, trains and calls its files."""
 
+from nnunet_xattnres.errors import UserError
+
 DATASET_ID = 900
 DATASET = f"Dataset{DATASET_ID}_XAttnResDemo"
 TRAINER = "nnUNetTrainerXAttnRes_5epochs"
@@ -27,5 +29,5 @@ OVERLAY = "overlay.png"
 OURS = (*(f"{folder}/{DATASET}" for folder in EXPORTED), "predictions", "logs", ".cache", OVERLAY)
 
 
-class DemoError(Exception):
+class DemoError(UserError):
     """Why the demo stopped, in words for the user."""
