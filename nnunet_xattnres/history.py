@@ -23,11 +23,13 @@ class HistoryRead(nn.Module):
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         direct: the indices of the sources that already have the target's channels and size; they are read as they
             are, without a projection (ours).
+        gated: scale the read with one learned number for each channel (ours).
 
     Attributes:
         pseudo_query: w, (C), starts at zero; None for a pool of one.
         key_scale: g of the RMSNorm, (C), starts at one; None for a pool of one.
         projections: one 1x1 ``conv_op`` without bias for each source, ``nn.Identity`` for the direct ones.
+        gate: the scale of the read, (C), starts at zero; None if the read is not gated.
 
     Raises:
         ValueError: for an empty pool, and for a direct source whose channels are not the target's.
@@ -35,6 +37,7 @@ class HistoryRead(nn.Module):
 
     pseudo_query: Tensor | None
     key_scale: Tensor | None
+    gate: Tensor | None
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class HistoryRead(nn.Module):
         target_channels: int,
         conv_op: type[_ConvNd],
         direct: Collection[int] = (),
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if not source_channels:
@@ -63,6 +67,7 @@ class HistoryRead(nn.Module):
         several = len(source_channels) > 1
         self.pseudo_query = nn.Parameter(torch.zeros(target_channels)) if several else None
         self.key_scale = nn.Parameter(torch.ones(target_channels)) if several else None
+        self.gate = nn.Parameter(torch.zeros(target_channels)) if gated else None
 
     def forward(
         self,
@@ -78,7 +83,7 @@ class HistoryRead(nn.Module):
         Args:
             pool: the sources; a finer map may come at ``size`` already, resized.
             size: the spatial size of the read.
-            skip: the index of a direct source that is added to the read.
+            skip: the index of a direct source that is added to the read, after the gate if there is one.
             below: a map (B, C_below, *size) to stand before the result, as in a decoder stage.
             return_weights: also return the weights of the sources.
 
@@ -94,14 +99,25 @@ class HistoryRead(nn.Module):
         if query is None or scale is None:
             # the softmax over one source is 1 whatever its score; zeros keep to the one code path
             query = scale = pool[0].new_zeros(self.target_channels, dtype=torch.float32)
-        weights = [None if k in self.direct else cast(_ConvNd, p).weight for k, p in enumerate(self.projections)]
-        projections = [None if weight is None else weight.flatten(1) for weight in weights]  # (C, C_k)
-        return history_read(
-            pool, projections, query, scale, size, skip=skip, below=below, return_weights=return_weights
-        )
+        projections = [  # (C, C_k)
+            None if k in self.direct else cast(_ConvNd, p).weight.flatten(1) for k, p in enumerate(self.projections)
+        ]
+        around = {} if self.gate is not None else {"skip": skip, "below": below}
+        found = history_read(pool, projections, query, scale, size, return_weights=return_weights, **around)
+        if self.gate is None:
+            return found
+        read, *weights = found if return_weights else (found,)
+        out = self._gated(read, None if skip is None else pool[skip], below)
+        return (out, *weights) if return_weights else out
+
+    def _gated(self, read: Tensor, skip: Tensor | None, below: Tensor | None) -> Tensor:
+        out = cast(Tensor, self.gate).to(read.dtype).view(-1, *[1] * (read.ndim - 2)) * read
+        out = out if skip is None else skip + out
+        return out if below is None else torch.cat((below, out), dim=1)
 
     def extra_repr(self) -> str:
-        return f"source_channels={self.source_channels}, direct={sorted(self.direct)}"
+        gated = ", gated" if self.gate is not None else ""
+        return f"source_channels={self.source_channels}, direct={sorted(self.direct)}{gated}"
 
     def _check(self, pool: Sequence[Tensor], size: Sequence[int]) -> None:
         if len(pool) != len(self.source_channels):

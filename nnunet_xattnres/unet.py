@@ -22,6 +22,7 @@ from nnunet_xattnres.history import HistoryRead
 from nnunet_xattnres.ops import resize_to_each
 
 SKIP_MODES = ("add", "replace", "none", "plain")
+READ_GATES = ("none", "zero")
 
 
 class _HistoryUNet(nn.Module):
@@ -30,13 +31,19 @@ class _HistoryUNet(nn.Module):
     encoder: PlainConvEncoder | ResidualEncoder
     decoder: UNetDecoder
 
-    def __init__(self, *args: Any, skip_mode: str = "add", encoder_reads: bool = True, **kwargs: Any) -> None:
-        if skip_mode not in SKIP_MODES:
-            raise ValueError(f"skip_mode is {skip_mode!r}; it must be one of {', '.join(map(repr, SKIP_MODES))}")
+    def __init__(
+        self,
+        *args: Any,
+        skip_mode: str = "add",
+        encoder_reads: bool = True,
+        read_gate: str = "none",
+        **kwargs: Any,
+    ) -> None:
+        check_reads(skip_mode, read_gate)
         super().__init__(*args, **kwargs)
         if len(self.encoder.output_channels) < 2:
             raise ValueError("n_stages is 1; a U-Net needs at least 2 stages")
-        self.skip_mode = skip_mode
+        self.skip_mode, self.read_gate = skip_mode, read_gate
         # How much smaller than the input e1 ... eS are, for each axis; the last is what the input must be divisible by.
         self._strides = list(accumulate(self.encoder.strides, lambda a, b: [i * j for i, j in zip(a, b, strict=True)]))
         self.reads = nn.ModuleDict(self._build_reads(encoder_reads) if skip_mode in ("add", "replace") else {})
@@ -54,7 +61,8 @@ class _HistoryUNet(nn.Module):
 
         def read(pool: list[Any], target: tuple[int, list[int]]) -> HistoryRead:
             direct = [k for k, source in enumerate(pool) if source == target]
-            return HistoryRead([channels for channels, _ in pool], target[0], self.encoder.conv_op, direct)
+            channels = [channels for channels, _ in pool]
+            return HistoryRead(channels, target[0], self.encoder.conv_op, direct, gated=self.read_gate == "zero")
 
         reads = {}
         if encoder_reads:
@@ -81,8 +89,9 @@ class _HistoryUNet(nn.Module):
         history = _History()  # e1 ... eS, d1 ... d(S-1), in the order computed
         sizes = self._read_sizes(x)
         for s, stage in enumerate(self.encoder.stages, start=1):
-            name, size = f"e{s}", x.shape[2:]
-            x = stage(self.reads[name](history.at(size), size) if name in self.reads else x)
+            if f"e{s}" in self.reads:
+                x = self._input_of_encoder_stage(s, history, x.shape[2:])
+            x = stage(x)
             history.append(x, coarser=sizes[s:])
 
         n_stages = len(history.maps)
@@ -93,7 +102,22 @@ class _HistoryUNet(nn.Module):
             history.append(x)
             if self.decoder.deep_supervision or j == n_stages - 1:
                 outputs.append(self.decoder.seg_layers[j - 1](x))
-        return outputs[::-1] if self.decoder.deep_supervision else outputs[0]
+        if self.decoder.deep_supervision:
+            return outputs[::-1]
+        return self._with_idle_heads(outputs[0]) if self.training else outputs[0]
+
+    def _with_idle_heads(self, logits: Tensor) -> Tensor:
+        """``logits``, on which the heads that deep supervision would use have no influence but a gradient: zero.
+
+        DistributedDataParallel, as nnU-Net wraps networks for several GPUs, needs one for every parameter.
+        """
+        idle = [p.sum() for head in list(self.decoder.seg_layers)[:-1] for p in head.parameters()]
+        return logits + 0 * sum(idle)
+
+    def _input_of_encoder_stage(self, s: int, history: "_History", size: torch.Size) -> Tensor:
+        """The read of e1 ... e(s-1); if gated, e(s-1) plus the read."""
+        previous = s - 2 if self.read_gate == "zero" else None
+        return self.reads[f"e{s}"](history.at(size), size, skip=previous)
 
     def _with_skip_half(self, j: int, x: Tensor, history: "_History", skip: int) -> Tensor:
         """What decoder stage j takes: the upsampled map below it, ``x``, and its skip half."""
@@ -147,6 +171,9 @@ class XAttnResUNet(_HistoryUNet, PlainConvUNet):
             paper's XAttnRes + skip), ``"replace"`` the read alone (the paper's XAttnRes), ``"none"`` nothing, and no
             reads in the encoder either (the paper's No Skip), ``"plain"`` the skip alone: the upstream network.
         encoder_reads: whether encoder stages from the third on read, too; otherwise only the decoder does.
+        read_gate: ``"none"`` as in the paper; ``"zero"``, with ``"add"`` only: every read is scaled by one learned
+            number for each channel that starts at zero, and an encoder stage takes e(s-1) plus the read. Such a network
+            starts as the upstream network (ours).
         **kwargs: as ``PlainConvUNet``'s.
 
     Attributes:
@@ -156,6 +183,15 @@ class XAttnResUNet(_HistoryUNet, PlainConvUNet):
 
 class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
     """``ResidualEncoderUNet`` whose stages read the history; arguments beyond upstream's as in ``XAttnResUNet``."""
+
+
+def check_reads(skip_mode: str, read_gate: str) -> None:
+    """Raise ValueError, naming the argument, for what no network can have."""
+    for name, value, choices in (("skip_mode", skip_mode, SKIP_MODES), ("read_gate", read_gate, READ_GATES)):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+    if read_gate != "none" and skip_mode != "add":
+        raise ValueError(f"read_gate is {read_gate!r}: it needs skip_mode 'add', but that is {skip_mode!r}")
 
 
 def _drop_skip_half(stage: StackedConvBlocks) -> None:

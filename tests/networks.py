@@ -8,15 +8,8 @@ from torch import nn
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
 
-DIMENSIONS, ENCODERS, MODES, SHAPES = (
-    (2, 3),
-    ("plain conv", "residual"),
-    ("add", "replace", "none", "plain"),
-    (
-        "isotropic",
-        "anisotropic",
-    ),
-)
+DIMENSIONS, ENCODERS, SHAPES = (2, 3), ("plain conv", "residual"), ("isotropic", "anisotropic")
+MODES = ("add", "replace", "none", "plain", "gated")  # skip_mode, and "add" with read_gate="zero"
 ALL_NETWORKS = list(product(DIMENSIONS, ENCODERS, MODES, SHAPES))
 UPSTREAM = {"plain conv": PlainConvUNet, "residual": ResidualEncoderUNet}
 OURS = {"plain conv": XAttnResUNet, "residual": XAttnResResidualEncoderUNet}
@@ -51,13 +44,16 @@ def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2,
 
 
 def make_network(dimension, encoder, mode, shape="isotropic", *, encoder_reads=True, **changes):
-    """Our network, initialised as nnU-Net does, with the pseudo-queries away from zero so that they matter."""
+    """Our network, initialised as nnU-Net does, with pseudo-queries and gates away from zero so that they matter."""
     torch.manual_seed(0)
     plans = plan(dimension, encoder, shape)
-    network = OURS[encoder](**{**plans, **changes}, skip_mode=mode, encoder_reads=encoder_reads)
+    reads = {"skip_mode": "add", "read_gate": "zero"} if mode == "gated" else {"skip_mode": mode}
+    network = OURS[encoder](**{**plans, **changes}, **reads, encoder_reads=encoder_reads)
     network.apply(network.initialize)
     for read in network.reads.values():
         nn.init.normal_(read.pseudo_query)
+        if read.gate is not None:
+            nn.init.normal_(read.gate)
     return network
 
 

@@ -10,6 +10,8 @@ from dynamic_network_architectures.architectures.abstract_arch import test_submo
 from networks import ALL_NETWORKS, ENCODERS, MODES, UPSTREAM, make_input, make_network, plan
 from torch import nn
 
+from nnunet_xattnres import XAttnResUNet
+
 every_network = pytest.mark.parametrize(("dimension", "encoder", "mode", "shape"), ALL_NETWORKS)
 every_mode = pytest.mark.parametrize("mode", MODES)
 every_encoder = pytest.mark.parametrize("encoder", ENCODERS)
@@ -27,6 +29,20 @@ def test_outputs_and_gradients(dimension, encoder, mode, shape):
     for name, p in network.named_parameters():
         assert p.grad is not None, f"{name} got no gradient"
         assert p.grad.isfinite().all(), f"{name} got a gradient that is not finite"
+
+
+@every_network
+def test_every_parameter_gets_a_gradient_without_deep_supervision(dimension, encoder, mode, shape):
+    """DDP needs one for the idle heads, too; their influence is nil."""
+    network = make_network(dimension, encoder, mode, shape, deep_supervision=False)
+    x = make_input(network)
+    logits = network(x)
+    assert torch.equal(logits, network.eval()(x))
+    logits.square().mean().backward()
+    for name, p in network.named_parameters():
+        idle = name.startswith("decoder.seg_layers.") and not name.startswith("decoder.seg_layers.2.")
+        assert p.grad is not None and p.grad.isfinite().all(), name
+        assert not (idle and p.grad.any()), name
 
 
 @every_network
@@ -75,7 +91,41 @@ def test_plain_computes_what_upstream_computes(dimension, encoder):
 
 
 @every_encoder
-@pytest.mark.parametrize("mode", ["add", "replace"])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_gated_starts_as_upstream(dimension, encoder):
+    upstream = UPSTREAM[encoder](**plan(dimension, encoder, "anisotropic"))
+    ours = make_network(dimension, encoder, "gated", "anisotropic")
+    for read in ours.reads.values():
+        nn.init.zeros_(read.gate)
+    ours.apply(ours.initialize)
+    assert not any(read.gate.any() for read in ours.reads.values()), "initialize has overwritten a gate"
+    ours.load_state_dict(upstream.state_dict(), strict=False)
+    x = make_input(ours)
+    for a, b in zip(ours(x), upstream(x), strict=True):
+        assert torch.equal(a, b)
+
+
+@every_encoder
+def test_a_gate_scales_what_the_read_adds(encoder):
+    """With all gates at one, an encoder stage takes e(s-1) + read and the skip half is that of add."""
+    gated, add = make_network(2, encoder, "gated"), make_network(2, encoder, "add")
+    add.load_state_dict(gated.state_dict(), strict=False)
+    pool = [torch.randn(2, c, *[16 // 2**k] * 2) for k, c in enumerate(gated.encoder.output_channels)]
+    for name, skip in (("e3", 1), ("d1", 2)):
+        read = gated.reads[name]
+        nn.init.ones_(read.gate)
+        sources, size = pool[: len(read.source_channels)], pool[skip].shape[2:]
+        below = torch.randn(2, 3, *size)
+        torch.testing.assert_close(
+            read(sources, size, skip=skip, below=below), add.reads[name](sources, size, skip=skip, below=below)
+        )
+        out, weights = read(sources, size, skip=skip, return_weights=True)
+        torch.testing.assert_close(out, add.reads[name](sources, size, skip=skip))
+        torch.testing.assert_close(weights.sum(1), torch.ones_like(weights[:, 0]))
+
+
+@every_encoder
+@pytest.mark.parametrize("mode", ["add", "replace", "gated"])
 def test_a_stock_checkpoint_lacks_only_the_reads(encoder, mode):
     network = make_network(3, encoder, mode)
     stock = UPSTREAM[encoder](**plan(3, encoder)).state_dict()
@@ -134,7 +184,7 @@ def test_encoder_reads_off_leaves_the_encoder_as_it_is():
     assert torch.equal(outputs[0], network.encoder(x)[-1])
 
 
-@pytest.mark.parametrize("mode", ["add", "replace"])
+@pytest.mark.parametrize("mode", ["add", "replace", "gated"])
 def test_the_pool_is_causal(mode):
     """What a read sees of the history does not change when a later stage does."""
     network = make_network(3, "plain conv", mode).eval()
@@ -200,6 +250,10 @@ def test_an_input_that_the_strides_do_not_divide_is_refused_with_the_divisors():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="skip_mode is 'sum'; it must be one of 'add', 'replace', 'none', 'plain'"):
         make_network(2, "plain conv", "sum")
+    with pytest.raises(ValueError, match="read_gate is 'one'; it must be one of 'none', 'zero'"):
+        XAttnResUNet(**plan(2, "plain conv"), read_gate="one")
+    with pytest.raises(ValueError, match="needs skip_mode 'add', but that is 'replace'"):
+        XAttnResUNet(**plan(2, "plain conv"), read_gate="zero", skip_mode="replace")
     with pytest.raises(ValueError, match="n_stages is 1"):
         make_network(2, "plain conv", "add", **plan(2, "plain conv", n_stages=1))
 
