@@ -3,23 +3,27 @@
 This is the one module of the core that imports nnunetv2.
 """
 
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
     nnUNetTrainerNoMirroring,
 )
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_xattnres.unet import XAttnResResidualEncoderUNet, XAttnResUNet
-
-# What we build for the plan's network_class_name. nnU-Net has moved its architectures between modules before, so the
-# class counts and the module only as far as the library.
-_UPSTREAM_LIBRARY = "dynamic_network_architectures"
-_NETWORK_FOR = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
+from nnunet_xattnres.checkpoints import Origin, check_checkpoint
+from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.files import replacing
+from nnunet_xattnres.plans import Reads, with_reads
 
 
 def build_network(
@@ -29,42 +33,40 @@ def build_network(
     num_output_channels: int,
     enable_deep_supervision: bool = True,
     *,
-    skip_mode: str,
-    encoder_reads: bool = True,
+    reads: Reads,
 ) -> nn.Module:
-    """The network that the plans describe, with reads.
+    """The network that the plans describe, with ``reads``.
 
-    The parameters before ``skip_mode`` are those of nnU-Net's ``build_network_architecture``, the others the network's.
+    The parameters before ``reads`` are those of nnU-Net's ``build_network_architecture``.
 
     Raises:
-        ValueError: when the plans name a network class other than PlainConvUNet and ResidualEncoderUNet.
+        ValueError: when the plans name a network class other than PlainConvUNet and ResidualEncoderUNet, or their
+            arguments do not make a network.
     """
-    planned = configuration_manager.network_arch_class_name
-    library, _, class_name = planned.rpartition(".")
-    if class_name not in _NETWORK_FOR or library.partition(".")[0] != _UPSTREAM_LIBRARY:
-        supported = " and ".join(_NETWORK_FOR)
-        raise ValueError(
-            f"the plans {plans_manager.plans_name!r} ask for the network class {planned!r} (network_class_name). The "
-            f"XAttnRes trainers support {supported}: plan with nnUNetPlanner or a nnUNetPlannerResEnc, "
-            f"for example `nnUNetv2_plan_experiment -d DATASET -pl nnUNetPlannerResEncM`."
-        )
-    network_class = _NETWORK_FOR[class_name]
-    return get_network_from_plans(
-        f"{network_class.__module__}.{network_class.__qualname__}",
-        {
-            **configuration_manager.network_arch_init_kwargs,
-            "skip_mode": skip_mode,
-            "encoder_reads": encoder_reads,
-        },
-        configuration_manager.network_arch_init_kwargs_req_import,
-        num_input_channels,
-        num_output_channels,
-        allow_init=True,
-        deep_supervision=enable_deep_supervision,
+    network_class, arch_kwargs = with_reads(
+        configuration_manager.network_arch_class_name,
+        configuration_manager.network_arch_init_kwargs,
+        reads,
+        plans_manager.plans_name,
     )
+    try:
+        return get_network_from_plans(
+            network_class,
+            arch_kwargs,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=enable_deep_supervision,
+        )
+    except Exception as error:
+        raise ValueError(
+            f"the plans {plans_manager.plans_name!r} do not make a network: with their arch_kwargs, "
+            f"{network_class} raises {type(error).__name__}: {error}"
+        ) from error
 
 
-def _architecture(skip_mode: str, encoder_reads: bool = True) -> Any:
+def _architecture(reads: Reads) -> Any:
     """A trainer's ``build_network_architecture``: static, with nnU-Net's parameters and no others."""
 
     def build_network_architecture(
@@ -80,15 +82,15 @@ def _architecture(skip_mode: str, encoder_reads: bool = True) -> Any:
             num_input_channels,
             num_output_channels,
             enable_deep_supervision,
-            skip_mode=skip_mode,
-            encoder_reads=encoder_reads,
+            reads=reads,
         )
 
+    build_network_architecture.reads = reads  # type: ignore[attr-defined]
     return staticmethod(build_network_architecture)
 
 
 class _TrainerWithReads(nnUNetTrainer):
-    """Logs what the reads cost in parameters."""
+    """Logs what the reads cost in parameters, and guards the checkpoints."""
 
     def initialize(self) -> None:
         super().initialize()
@@ -104,13 +106,68 @@ class _TrainerWithReads(nnUNetTrainer):
                 self.label_manager.num_segmentation_heads,
                 allow_init=False,
             )
-        network = self.network.module if self.is_ddp else self.network
-        network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
+        network = self._bare_network()
         n_plain, n_reads, n_all = map(_n_parameters, (plain, network.reads, network))
         line = f"Parameters: plain network {n_plain:,}, reads {n_reads:,} (+{n_reads / n_plain:.2%})"
         if n_all != n_plain + n_reads:
             line += f", this network {n_all:,} ({n_all / n_plain - 1:+.2%})"
         return line
+
+    def _bare_network(self) -> Any:
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)  # torch.compile's wrapper
+
+    def on_train_start(self) -> None:
+        if self.local_rank == 0:
+            self.training_lock = _locked(Path(self.output_folder), self.print_to_log_file)
+        super().on_train_start()
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.local_rank == 0:
+            self.training_lock.release()
+            Path(self.training_lock.lock_file).unlink(missing_ok=True)
+
+    def save_checkpoint(self, filename: str) -> None:
+        with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
+            super().save_checkpoint(str(partial))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        if isinstance(filename_or_checkpoint, str):
+            this = Origin(type(self).__name__, self.plans_manager.plans_name, self.configuration_name)
+            check_checkpoint(Path(filename_or_checkpoint), self._bare_network().state_dict(), this, _reads_of)
+        super().load_checkpoint(filename_or_checkpoint)
+
+
+def _locked(fold: Path, log: Callable[[str], None]) -> FileLock:
+    """A lock on a fold's folder; the system takes it back when the process ends, however it ends.
+
+    Raises:
+        UserError: when another training holds it.
+    """
+    lock = FileLock(fold / "training.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"another training is writing to {fold}. Wait for it or stop it; to train a second network beside it, use "
+            f"another fold, or plans or a trainer of another name."
+        ) from None
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks: no reason not to train
+        log(f"A second training of this fold would not be noticed: {lock.lock_file} cannot be locked ({error})")
+    return lock
+
+
+def _reads_of(trainer: str) -> Reads | None:
+    """What a trainer's network has beyond upstream's; None for another kind of trainer, and for one not found here."""
+    try:
+        with redirect_stdout(StringIO()):  # the finder tells of the folders that it searches
+            found = recursive_find_trainer_class_by_name(trainer)
+    except Exception:
+        return None
+    return getattr(found.build_network_architecture, "reads", None)
 
 
 def _n_parameters(module: nn.Module) -> int:
@@ -120,25 +177,31 @@ def _n_parameters(module: nn.Module) -> int:
 class nnUNetTrainerXAttnRes(_TrainerWithReads):
     """Skip + read, in encoder and decoder: the paper's "XAttnRes + skip"."""
 
-    build_network_architecture = _architecture("add")
+    build_network_architecture = _architecture(Reads("add"))
 
 
 class nnUNetTrainerXAttnResReplace(_TrainerWithReads):
     """The read replaces the skip: the paper's "XAttnRes"."""
 
-    build_network_architecture = _architecture("replace")
+    build_network_architecture = _architecture(Reads("replace"))
 
 
 class nnUNetTrainerXAttnResDecoderReads(_TrainerWithReads):
     """Skip + read in the decoder; the encoder is nnU-Net's, as the paper does with EMCAD."""
 
-    build_network_architecture = _architecture("add", encoder_reads=False)
+    build_network_architecture = _architecture(Reads("add", encoder_reads=False))
+
+
+class nnUNetTrainerXAttnResGated(_TrainerWithReads):
+    """Skip + gated read: starts as nnU-Net's own network, for a warm start from one (ours)."""
+
+    build_network_architecture = _architecture(Reads("add", read_gate="zero"))
 
 
 class nnUNetTrainerNoSkip(_TrainerWithReads):
     """No skip and no read: the paper's ablation "No Skip"."""
 
-    build_network_architecture = _architecture("none")
+    build_network_architecture = _architecture(Reads("none"))
 
 
 class nnUNetTrainerXAttnResNoMirroring(nnUNetTrainerXAttnRes, nnUNetTrainerNoMirroring):
@@ -189,6 +252,12 @@ nnUNetTrainerXAttnResDecoderReads_20epochs = _with_epochs(nnUNetTrainerXAttnResD
 nnUNetTrainerXAttnResDecoderReads_50epochs = _with_epochs(nnUNetTrainerXAttnResDecoderReads, 50)
 nnUNetTrainerXAttnResDecoderReads_100epochs = _with_epochs(nnUNetTrainerXAttnResDecoderReads, 100)
 nnUNetTrainerXAttnResDecoderReads_250epochs = _with_epochs(nnUNetTrainerXAttnResDecoderReads, 250)
+
+nnUNetTrainerXAttnResGated_5epochs = _with_epochs(nnUNetTrainerXAttnResGated, 5)
+nnUNetTrainerXAttnResGated_20epochs = _with_epochs(nnUNetTrainerXAttnResGated, 20)
+nnUNetTrainerXAttnResGated_50epochs = _with_epochs(nnUNetTrainerXAttnResGated, 50)
+nnUNetTrainerXAttnResGated_100epochs = _with_epochs(nnUNetTrainerXAttnResGated, 100)
+nnUNetTrainerXAttnResGated_250epochs = _with_epochs(nnUNetTrainerXAttnResGated, 250)
 
 nnUNetTrainerNoSkip_5epochs = _with_epochs(nnUNetTrainerNoSkip, 5)
 nnUNetTrainerNoSkip_20epochs = _with_epochs(nnUNetTrainerNoSkip, 20)

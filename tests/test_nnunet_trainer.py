@@ -1,6 +1,7 @@
 """The trainers against nnU-Net's own contracts; nothing is trained here."""
 
 import copy
+import errno
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,66 +10,20 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from trainer_plans import CLASSES, build, make_plans
 
-from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
-from nnunet_xattnres.nnunet_trainer import TRAINERS
+from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.nnunet_trainer import TRAINERS, _locked
+from nnunet_xattnres.plans import Reads, plans_with_reads
 
 FAMILIES = {
     "nnUNetTrainerXAttnRes": ("add", ["e3", "d1", "d2"]),
     "nnUNetTrainerXAttnResReplace": ("replace", ["e3", "d1", "d2"]),
     "nnUNetTrainerXAttnResDecoderReads": ("add", ["d1", "d2"]),
+    "nnUNetTrainerXAttnResGated": ("add", ["e3", "d1", "d2"]),
     "nnUNetTrainerNoSkip": ("none", []),
 }
 EPOCHS = (5, 20, 50, 100, 250)
-CLASSES = {
-    "dynamic_network_architectures.architectures.unet.PlainConvUNet": XAttnResUNet,
-    "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet": XAttnResResidualEncoderUNet,
-}
-
-
-def make_plans(network_class="dynamic_network_architectures.architectures.unet.PlainConvUNet"):
-    """The part of a plans file that a trainer needs, for a 2D network of three stages."""
-    blocks = "n_blocks_per_stage" if network_class.endswith("ResidualEncoderUNet") else "n_conv_per_stage"
-    return {
-        "dataset_name": "Dataset001_Test",
-        "plans_name": "nnUNetTestPlans",
-        "label_manager": "LabelManager",
-        "configurations": {
-            "2d": {
-                "data_identifier": "nnUNetPlans_2d",
-                "batch_size": 2,
-                "batch_dice": True,
-                "patch_size": [16, 16],
-                "normalization_schemes": ["ZScoreNormalization"],
-                "architecture": {
-                    "network_class_name": network_class,
-                    "arch_kwargs": {
-                        "n_stages": 3,
-                        "features_per_stage": [4, 8, 16],
-                        "conv_op": "torch.nn.modules.conv.Conv2d",
-                        "kernel_sizes": [[3, 3]] * 3,
-                        "strides": [[1, 1], [2, 2], [2, 2]],
-                        blocks: [1, 1, 1],
-                        "n_conv_per_stage_decoder": [1, 1],
-                        "conv_bias": True,
-                        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-                        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                        "dropout_op": None,
-                        "dropout_op_kwargs": None,
-                        "nonlin": "torch.nn.LeakyReLU",
-                        "nonlin_kwargs": {"inplace": True},
-                    },
-                    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-                },
-            }
-        },
-    }
-
-
-def build(trainer, plans, deep_supervision=True):
-    manager = PlansManager(plans)
-    return trainer.build_network_architecture(manager, manager.get_configuration("2d"), 1, 2, deep_supervision)
 
 
 def test_the_public_trainers():
@@ -102,6 +57,7 @@ def test_builds_the_network_of_the_plans(name, network_class):
     assert plans == untouched, "the plans were changed"
     assert type(on) is CLASSES[network_class]
     assert (on.skip_mode, list(on.reads)) == (skip_mode, reads)
+    assert on.read_gate == ("zero" if name == "nnUNetTrainerXAttnResGated" else "none")
     assert on.decoder.deep_supervision is True and off.decoder.deep_supervision is False
     off.load_state_dict(on.state_dict(), strict=True)
 
@@ -110,6 +66,44 @@ def test_builds_the_network_of_the_plans(name, network_class):
 def test_another_network_class_is_refused_by_name(network_class):
     with pytest.raises(ValueError, match=f"'{network_class}'.*PlainConvUNet and ResidualEncoderUNet"):
         build(TRAINERS["nnUNetTrainerXAttnRes"], make_plans(network_class))
+
+
+def test_a_trainer_with_reads_on_plans_with_reads_says_which_of_the_two_to_drop():
+    plans, _ = plans_with_reads(make_plans(), "nnUNetXAttnResPlans", Reads(skip_mode="add"))
+    with pytest.raises(ValueError, match=r"'nnUNetXAttnResPlans'.*Drop one of the two.*-tr nnUNetTrainer.*-p nnUNet"):
+        build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kwargs: kwargs.pop("conv_op"), "KeyError: 'conv_op'"),
+        (lambda kwargs: kwargs.pop("n_conv_per_stage_decoder"), "n_conv_per_stage_decoder"),
+        (lambda kwargs: kwargs.update(n_stages=1, features_per_stage=[4], kernel_sizes=[3], strides=[1],
+                                      n_conv_per_stage=[1], n_conv_per_stage_decoder=[]), "n_stages is 1"),
+        (lambda kwargs: kwargs.update(kernel_sizes=[[3, 3]] * 2), "kernel_sizes"),
+        (lambda kwargs: kwargs.update(strides=[[1, 1], [2, 2]]), "strides"),
+        (lambda kwargs: kwargs.update(features_per_stage=[4, 8]), "features_per_stage"),
+        (lambda kwargs: kwargs.update(nonsense=1), "nonsense"),
+    ],
+)  # fmt: skip
+def test_plans_that_make_no_network_are_named_with_the_reason(change, message):
+    plans = make_plans()
+    change(plans["configurations"]["2d"]["architecture"]["arch_kwargs"])
+    with pytest.raises(ValueError, match=f"'nnUNetTestPlans' do not make a network(.|\n)*{message}"):
+        build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
+
+
+def test_strides_of_three_and_kernels_of_any_size():
+    plans = make_plans()
+    change = {"strides": [[1, 1], [3, 3], [1, 3]], "kernel_sizes": [[5, 3], [3, 1], [1, 7]]}
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"].update(change)
+    network = build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
+    x = torch.randn(2, 1, 12, 18)
+    outputs = network(x)
+    assert [tuple(o.shape[2:]) for o in outputs] == [(12, 18), (4, 6)]
+    sum(o.mean() for o in outputs).backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
 @pytest.fixture
@@ -172,4 +166,134 @@ def test_the_parameter_line_sees_through_wrappers(make_trainer):
 def test_attributes_stringify(make_trainer):
     trainer = make_trainer("nnUNetTrainerXAttnRes")
     trainer.initialize()
+    trainer.training_lock = _locked(Path(trainer.output_folder), print)
     trainer._save_debug_information()
+
+
+@pytest.fixture
+def saved(make_trainer):
+    """A trainer, and the checkpoint that it has written."""
+
+    def save(name="nnUNetTrainerXAttnRes", file="checkpoint_latest.pth"):
+        trainer = make_trainer(name)
+        trainer.initialize()
+        path = Path(trainer.output_folder) / file
+        trainer.save_checkpoint(str(path))
+        return trainer, path
+
+    return save
+
+
+def test_a_checkpoint_is_loaded_again(saved):
+    trainer, path = saved()
+    with torch.no_grad():
+        before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+        for p in trainer.network.parameters():
+            p.add_(1)
+    trainer.load_checkpoint(str(path))
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("left", [0, 100, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named_with_what_to_do(saved, left):
+    trainer, path = saved()
+    content = path.read_bytes()
+    path.with_name("checkpoint_best.pth").write_bytes(content)
+    path.write_bytes(content[: left if isinstance(left, int) else int(left * len(content))])
+    with pytest.raises(
+        UserError, match=r"checkpoint_latest.pth is damaged(.|\n)*beside it there is checkpoint_best.pth"
+    ):
+        trainer.load_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "difference", "way_out"),
+    [
+        (
+            "nnUNetTrainerXAttnResReplace",
+            "its network has skip_mode replace",
+            "-tr nnUNetTrainerXAttnResReplace",
+        ),
+        ("nnUNetTrainerXAttnResDecoderReads", "it has no reads.e3", "-tr nnUNetTrainerXAttnResDecoderReads"),
+        ("nnUNetTrainerXAttnResGated", "gate, which is not here", "-tr nnUNetTrainerXAttnResGated"),
+        ("nnUNetTrainerNoSkip", "here (", "-tr nnUNetTrainerNoSkip"),
+    ],
+)
+def test_a_checkpoint_of_another_mode_is_refused(make_trainer, saved, name, difference, way_out):
+    _, path = saved(name)
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    with pytest.raises(UserError) as caught:
+        trainer.load_checkpoint(str(path))
+    assert difference in str(caught.value) and way_out in str(caught.value)
+
+
+def test_a_checkpoint_of_other_lengths_of_the_same_trainer_goes_on(make_trainer, saved):
+    _, path = saved("nnUNetTrainerXAttnRes_5epochs")
+    make_trainer("nnUNetTrainerXAttnRes_20epochs").load_checkpoint(str(path))
+
+
+def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_trainer, saved):
+    trainer, path = saved()
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    checkpoint["network_weights"] = {key: value for key, value in weights.items() if not key.startswith("reads.")}
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, path)
+    with pytest.raises(UserError, match=r"it has no reads.*\n.*It is of nnUNetTrainer,(.|\n)*nnunet-xattnres upgrade"):
+        trainer.load_checkpoint(str(path))
+
+
+def test_a_checkpoint_of_another_plan_is_refused(make_trainer, saved):
+    trainer, path = saved()
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    key = "encoder.stages.0.0.convs.0.conv.weight"
+    weights[key] = weights[key][:2]
+    checkpoint["init_args"] = {**checkpoint["init_args"], "plans": {"plans_name": "nnUNetOtherPlans"}}
+    torch.save(checkpoint, path)
+    with pytest.raises(
+        UserError, match=r"\(2, 1, 3, 3\).*here \(4, 1, 3, 3\)(.|\n)*plans nnUNetOtherPlans(.|\n)*-p nnUNetO"
+    ):
+        trainer.load_checkpoint(str(path))
+
+
+def test_a_write_that_fails_keeps_the_checkpoint_before(saved, monkeypatch):
+    trainer, path = saved()
+    before = path.read_bytes()
+
+    def half(content, file):
+        Path(file).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space"):
+        trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_disabled_checkpointing_still_writes_nothing(make_trainer):
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    trainer.disable_checkpointing = True
+    path = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(path))
+    assert not path.exists()
+
+
+def test_a_fold_is_trained_once_at_a_time(tmp_path):
+    lock = _locked(tmp_path, print)
+    with pytest.raises(UserError, match=f"another training is writing to {tmp_path}"):
+        _locked(tmp_path, print)
+    lock.release()
+    _locked(tmp_path, print).release()
+
+
+def test_a_file_system_without_locks_is_no_reason_not_to_train(tmp_path, monkeypatch):
+    def acquire(self, **_options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    said = []
+    _locked(tmp_path, said.append).release()
+    assert len(said) == 1 and "No locks available" in said[0]
