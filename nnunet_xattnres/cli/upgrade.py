@@ -1,0 +1,65 @@
+"""``nnunet-xattnres upgrade``"""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.plan import ReadGate
+from nnunet_xattnres.errors import UserError
+
+
+class SkipMode(str, Enum):
+    """What stands beside the upsampled map in a decoder stage."""
+
+    ADD = "add"
+    REPLACE = "replace"
+
+
+def upgrade(
+    source: Annotated[Path, typer.Argument(help="A checkpoint of nnU-Net's, or the folder of a trained model.")],
+    out: Annotated[Path, typer.Argument(help="The new checkpoint, or with --model-folder the new folder.")],
+    skip_mode: Annotated[SkipMode, typer.Option(help="The skip plus a read, or a read alone.")] = SkipMode.ADD,
+    read_gate: Annotated[
+        ReadGate | None,
+        typer.Option(help="zero: start exactly as the trained network does. Default: zero for add, none for replace."),
+    ] = None,
+    model_folder: Annotated[
+        bool, typer.Option("--model-folder", help="Upgrade a whole folder, for nnUNetv2_predict.")
+    ] = False,
+) -> None:
+    """Give a trained nnU-Net reads: a warm start.
+
+    The new checkpoint is for -pretrained_weights:
+
+    nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerXAttnResGated -pretrained_weights OUT
+    """
+    gate = read_gate.value if read_gate else {"add": "zero", "replace": "none"}[skip_mode.value]
+    with shown_to_the_user():
+        from nnunet_xattnres.warm_start import only_checkpoint, trainer_for, write_upgraded, write_upgraded_folder
+
+        trainer = trainer_for(skip_mode.value, gate)
+        if model_folder:
+            if source.is_file():
+                raise UserError(f"{source} is a file; --model-folder takes the folder of a trained model")
+            done = write_upgraded_folder(source, out, trainer)
+        else:
+            if source.is_dir():
+                source = only_checkpoint(source, "name one of them, or upgrade the folder with --model-folder")
+            done = {out.name: write_upgraded(source, out, trainer)}
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"wrote {escape(str(out))}, for {trainer}")
+    for name, upgraded in done.items():
+        console.print(
+            f"  {escape(name)}: {upgraded.n_new:,} numbers of the reads are new; on a random input the logits differ "
+            f"from the stock network's by {upgraded.difference:.1e} of the largest"
+        )
+    if gate == "none":
+        console.print("Without a gate the new reads change what the network computes; train before you predict.")
+    if not model_folder:
+        console.print(f"\nTrain with: -tr {trainer} -pretrained_weights {escape(str(out))}")
