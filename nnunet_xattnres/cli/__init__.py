@@ -7,7 +7,10 @@ import typer
 from nnunet_xattnres import __version__
 from nnunet_xattnres.cli.demo import demo
 from nnunet_xattnres.cli.doctor import doctor
+from nnunet_xattnres.cli.export_onnx import export_onnx
+from nnunet_xattnres.cli.plan import plan
 from nnunet_xattnres.cli.trainers_dir import print_trainers_dir
+from nnunet_xattnres.cli.upgrade import upgrade
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,4 +32,7 @@ def main(
 
 app.command("demo")(demo)
 app.command("doctor")(doctor)
+app.command("export-onnx")(export_onnx)
+app.command("plan")(plan)
 app.command("trainers-dir")(print_trainers_dir)
+app.command("upgrade")(upgrade)

@@ -14,10 +14,7 @@ from nnunet_xattnres.ops import reference
 _CUSTOM_OPS = hasattr(torch.library, "custom_op")  # since torch 2.4
 
 if _CUSTOM_OPS:
-    from nnunet_xattnres.ops import fused, tiled
-    from nnunet_xattnres.ops.interpolate import resize_to_each
-else:
-    from nnunet_xattnres.ops.reference import resize_to_each
+    from nnunet_xattnres.ops import fused, interpolate, tiled
 
 __all__ = ["history_read", "read_path", "resize_to_each"]
 
@@ -30,14 +27,25 @@ Path = Literal["reference", "tiled", "fused"]
 def read_path(device: torch.device, channels: int, return_weights: bool = False) -> Path:
     """The path of a read of so many channels on a device.
 
-    The reference where the weights are asked for, or where torch is older than 2.4; the Triton kernels on CUDA, if they
-    are switched on, for at most 64 channels; the tiles everywhere else.
+    The reference where the weights are asked for, where torch is older than 2.4, and in torch.export (ONNX), whose
+    result must not need this package; the Triton kernels on CUDA, if they are switched on, for at most 64 channels; the
+    tiles everywhere else.
     """
-    if return_weights or not _CUSTOM_OPS:
+    if return_weights or _only_plain_torch():
         return "reference"
     if FUSED_ON_CUDA and device.type == "cuda" and channels <= FUSED_CHANNELS and fused.available():
         return "fused"
     return "tiled"
+
+
+def _only_plain_torch() -> bool:
+    exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return not _CUSTOM_OPS or (exporting is not None and exporting())
+
+
+def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Resize ``x``, (B, C, *spatial), to each of several sizes: a map (B, C, *size) for each, in its dtype."""
+    return (reference if _only_plain_torch() else interpolate).resize_to_each(x, sizes)
 
 
 def history_read(

@@ -1,0 +1,31 @@
+"""``nnunet-xattnres export-onnx``"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nnunet_xattnres.cli.errors import shown_to_the_user
+
+
+def export_onnx(
+    model_folder: Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")],
+    out: Annotated[Path, typer.Argument(help="The file, .onnx; a description with the ending .json goes beside it.")],
+    fold: Annotated[str | None, typer.Option("-f", "--fold", help="Which fold; needed when there are several.")] = None,
+    checkpoint: Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")] = "checkpoint_final.pth",
+) -> None:
+    """Export a trained network, and the network alone, to ONNX.
+
+    Preprocessing, the sliding window and resampling back are not in it; the description beside it has the numbers that
+    they need.
+    """
+    with shown_to_the_user():
+        from nnunet_xattnres.onnx_export import export_onnx as export
+
+        description = export(model_folder, out, fold, checkpoint)
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"wrote {escape(str(out))}: the network alone, at the plan's patch size, for any batch")
+    console.print(f"wrote {escape(str(description))}: what has to happen before and after it")
