@@ -19,6 +19,10 @@ SHAPE = (20, 28, 24)
 
 # The user's own trainers, in a folder that the user has put on nnUNet_extTrainer: short enough for a test.
 QUICK_TRAINERS = '''
+import io
+import os
+import signal
+
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 import nnunet_xattnres.nnunet_trainer as ours
 import torch
@@ -36,6 +40,15 @@ class nnUNetTrainerXAttnResReplace_quick(_Quick, ours.nnUNetTrainerXAttnResRepla
 class nnUNetTrainerXAttnResDecoderReads_quick(_Quick, ours.nnUNetTrainerXAttnResDecoderReads): pass
 class nnUNetTrainerXAttnResReplaceNoMirroring_quick(_Quick, ours.nnUNetTrainerXAttnResReplaceNoMirroring): pass
 class nnUNetTrainerNoSkip_quick(_Quick, ours.nnUNetTrainerNoSkip): pass
+class nnUNetTrainerXAttnResGated_quick(_Quick, ours.nnUNetTrainerXAttnResGated): pass
+
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import nnUNetTrainerDiceCELoss_noSmooth
+
+class nnUNetTrainerDA5_quick(_Quick, nnUNetTrainerDA5): pass
+class nnUNetTrainerNoMirroring_quick(_Quick, nnUNetTrainerNoMirroring): pass
+class nnUNetTrainerDiceCELoss_noSmooth_quick(_Quick, nnUNetTrainerDiceCELoss_noSmooth): pass
 
 class nnUNetTrainerXAttnRes_slow(nnUNetTrainerXAttnRes_quick):
     """Long enough to be interrupted."""
@@ -43,6 +56,19 @@ class nnUNetTrainerXAttnRes_slow(nnUNetTrainerXAttnRes_quick):
                  device: torch.device = torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.save_every = 8, 3
+
+    def save_checkpoint(self, filename):
+        """With TEST_DIES set, killed in the middle of writing the second checkpoint_latest."""
+        if "TEST_DIES" in os.environ and self.current_epoch == 5:
+            def half(content, file):
+                buffer = io.BytesIO()
+                save(content, buffer)
+                with open(file, "wb") as f:
+                    f.write(buffer.getvalue()[: buffer.tell() // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            save, torch.save = torch.save, half
+        super().save_checkpoint(filename)
 '''
 
 
@@ -70,7 +96,7 @@ class Workspace:
             **changes,
         }
 
-    def start(self, command: str, *args: object, **environment: str) -> subprocess.Popen:
+    def start(self, command: str, *args: object, preexec_fn=None, **environment: str) -> subprocess.Popen:
         program = Path(sysconfig.get_path("scripts")) / command
         return subprocess.Popen(
             [str(program), *map(str, args)],
@@ -80,7 +106,15 @@ class Workspace:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=preexec_fn,
         )
+
+    def fail(self, command: str, *args: object, preexec_fn=None, **environment: str) -> str:
+        """What a command says that must not end well."""
+        process = self.start(command, *args, preexec_fn=preexec_fn, **environment)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode != 0, output[-6000:]
+        return output
 
     def run(self, command: str, *args: object, **environment: str) -> str:
         process = self.start(command, *args, **environment)
@@ -156,7 +190,7 @@ def wait_for(condition, seconds: float = 240) -> None:
 
 @pytest.fixture(scope="session")
 def empty_workspace(tmp_path_factory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("nnU-Net workspace"))  # with a space in its name
+    return Workspace(tmp_path_factory.mktemp("nnU-Net Arbeitsfläche 空間"))  # not only ASCII, and a space
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import edit_json, shrink
+import torch
+from conftest import SHAPE, edit_json, shrink
+
+from nnunet_xattnres.synthetic import write_dataset
 
 pytestmark = pytest.mark.nnunet
 
@@ -50,9 +53,31 @@ def test_ignore_label(empty_workspace, copy_of_dataset):
     assert_trains_and_predicts(empty_workspace, folder)
 
 
-def test_cascade(empty_workspace, copy_of_dataset):
+@pytest.mark.parametrize(
+    ("trainer", "plans"), [(TRAINER, "nnUNetPlans"), ("nnUNetTrainer_quick", "nnUNetXAttnResPlans")]
+)
+def test_cascade(empty_workspace, cascade, trainer, plans):
+    if plans != "nnUNetPlans":
+        empty_workspace.run("nnunet-xattnres", "plan", "-d", 904)
+    # fold "all" validates on every case, so that every case has a segmentation from the first stage
+    empty_workspace.train(904, "3d_lowres", trainer, plans, fold="all")
+    model = empty_workspace.train(904, "3d_cascade_fullres", trainer, plans, fold="all")
+    weights = torch.load(model / "fold_all" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert any(key.startswith("reads.") for key in weights)
+
+    options = ("-d", 904, "-tr", trainer, "-p", plans, "-f", "all")
+    empty_workspace.predict(f"lowres {plans}", "-c", "3d_lowres", *options, cases=cascade / "imagesTs")
+    first_stage = empty_workspace.root / "predictions" / f"lowres {plans}"
+    masks = empty_workspace.predict(f"cascade {plans}", "-c", "3d_cascade_fullres", *options,
+                                    "-prev_stage_predictions", first_stage, cases=cascade / "imagesTs")  # fmt: skip
+    assert set(masks) == {"heldout_000.nii.gz"}
+
+
+@pytest.fixture(scope="module")
+def cascade(empty_workspace):
     """As nnU-Net's own integration tests make one: a 3d_lowres that the planner would not have asked for."""
-    folder = copy_of_dataset(904, "Cascade", lambda description: None)
+    folder = empty_workspace.raw / "Dataset904_Cascade"
+    write_dataset(empty_workspace.raw, folder.name, n_train=5, n_test=1, shape=SHAPE, seed=904)
     plans_file = prepare(empty_workspace, folder)
 
     def add_cascade(plans):
@@ -70,14 +95,4 @@ def test_cascade(empty_workspace, copy_of_dataset):
 
     edit_json(plans_file, add_cascade)
     empty_workspace.run("nnUNetv2_preprocess", "-d", 904, "-c", "3d_lowres", "-np", 1)
-    # fold "all" validates on every case, so that every case has a segmentation from the first stage
-    empty_workspace.train(904, "3d_lowres", TRAINER, fold="all")
-    model = empty_workspace.train(904, "3d_cascade_fullres", TRAINER, fold="all")
-    assert "Parameters: plain network " in empty_workspace.log(model, "all")
-
-    options = ("-d", 904, "-tr", TRAINER, "-f", "all")
-    empty_workspace.predict("lowres", "-c", "3d_lowres", *options, cases=folder / "imagesTs")
-    first_stage = empty_workspace.root / "predictions" / "lowres"
-    masks = empty_workspace.predict("cascade", "-c", "3d_cascade_fullres", *options, "-prev_stage_predictions",
-                                    first_stage, cases=folder / "imagesTs")  # fmt: skip
-    assert set(masks) == {"heldout_000.nii.gz"}
+    return folder

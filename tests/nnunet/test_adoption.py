@@ -1,0 +1,82 @@
+"""In a project that is under way: plans with reads for any trainer, and a start from a trained network."""
+
+import json
+
+import pytest
+import torch
+from conftest import assert_same_masks
+
+pytestmark = pytest.mark.nnunet
+
+PLANS = "nnUNetXAttnResPlans"
+
+
+@pytest.fixture(scope="module")
+def plans_with_reads(workspace):
+    output = workspace.run("nnunet-xattnres", "plan", "-d", 901)
+    assert f"{PLANS}.json" in output
+    return PLANS
+
+
+@pytest.mark.parametrize(
+    ("trainer", "configuration"),
+    [
+        ("nnUNetTrainerDA5_quick", "3d_fullres"),
+        ("nnUNetTrainerNoMirroring_quick", "2d"),
+        ("nnUNetTrainerDiceCELoss_noSmooth_quick", "2d"),
+    ],
+)
+def test_any_trainer_of_nnunets_and_the_model_travels_in_a_zip(
+    workspace, plans_with_reads, held_out, tmp_path, trainer, configuration
+):
+    dataset = workspace.preprocessed / "Dataset901_Anatomy"
+    preprocessed = {folder for folder in dataset.iterdir() if folder.is_dir()}
+    model = workspace.train(901, configuration, trainer, PLANS)
+    weights = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert all(weights[key].any() for key in weights if key.endswith("pseudo_query"))
+    assert {folder for folder in dataset.iterdir() if folder.is_dir()} == preprocessed
+
+    options = ("-d", 901, "-c", configuration, "-tr", trainer, "-p", PLANS, "-f", 0)
+    workspace.run("nnUNetv2_export_model_to_zip", *options, "-o", tmp_path / "model.zip")
+    elsewhere = {"nnUNet_results": str(tmp_path / "results"), "nnUNet_raw": str(tmp_path / "raw")}
+    workspace.run("nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip", **elsewhere)
+    assert len(workspace.predict(f"{trainer} {PLANS}", *options, cases=held_out, **elsewhere)) == 2
+
+
+def test_plans_with_reads_and_a_trainer_with_reads_is_one_too_many(workspace, plans_with_reads):
+    output = workspace.fail(
+        "nnUNetv2_train", 901, "2d", 0, "-tr", "nnUNetTrainerXAttnRes", "-p", PLANS, "-device", "cpu"
+    )
+    assert "Drop one of the two" in output
+
+
+STOCK, GATED = "nnUNetTrainer_quick", "nnUNetTrainerXAttnResGated"
+
+
+def test_a_model_folder_with_reads_predicts_what_the_stock_model_predicts(workspace, held_out, tmp_path):
+    model = workspace.train(901, "3d_fullres", STOCK)
+    out = workspace.results / "Dataset901_Anatomy" / f"{GATED}__nnUNetPlans__3d_fullres"
+    workspace.run("nnunet-xattnres", "upgrade", "--model-folder", model, out)
+    masks = {
+        trainer: workspace.predict(f"upgrade {trainer}", "-d", 901, "-c", "3d_fullres", "-tr", trainer, "-f", 0,
+                                   "--save_probabilities", cases=held_out)
+        for trainer in (STOCK, GATED)
+    }  # fmt: skip
+    assert_same_masks(masks[STOCK], masks[GATED])
+    options = ("-d", 901, "-c", "3d_fullres", "-tr", GATED, "-f", 0)
+    workspace.run("nnUNetv2_export_model_to_zip", *options, "-o", tmp_path / "model.zip")
+
+
+def test_a_training_starts_from_a_stock_checkpoint(workspace, tmp_path):
+    model = workspace.train(901, "3d_fullres", STOCK)
+    upgraded = tmp_path / "up graded.pth"
+    workspace.run("nnunet-xattnres", "upgrade", model / "fold_0" / "checkpoint_final.pth", upgraded)
+    trainer = "nnUNetTrainerXAttnResGated_quick"
+    output = workspace.run("nnUNetv2_train", 901, "3d_fullres", 0, "-tr", trainer, "-device", "cpu",
+                           "-pretrained_weights", upgraded, nnUNet_n_proc_DA="0")  # fmt: skip
+    assert "Loading pretrained weights from file" in output
+    folder = workspace.results / "Dataset901_Anatomy" / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
+    weights = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    gates = [key for key in weights if key.endswith(".gate")]
+    assert gates and all(weights[key].any() for key in gates), "a gate was not trained"
+    assert "foreground_mean" in json.loads((folder / "validation" / "summary.json").read_text())
