@@ -77,6 +77,7 @@ class HistoryRead(nn.Module):
         skip: int | None = None,
         below: Tensor | None = None,
         return_weights: bool = False,
+        without: int | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Read ``pool``, N maps (B, C_k, *spatial), at the spatial size ``size``.
 
@@ -86,6 +87,8 @@ class HistoryRead(nn.Module):
             skip: the index of a direct source that is added to the read, after the gate if there is one.
             below: a map (B, C_below, *size) to stand before the result, as in a decoder stage.
             return_weights: also return the weights of the sources.
+            without: the index of a source that is left out: the softmax is then over the others (ours, to see what the
+                source is good for). The skip stays.
 
         Returns:
             The read, (B, C, *size), or with ``below`` (B, C_below + C, *size); with ``return_weights`` also the
@@ -102,17 +105,22 @@ class HistoryRead(nn.Module):
         projections = [  # (C, C_k)
             None if k in self.direct else cast(_ConvNd, p).weight.flatten(1) for k, p in enumerate(self.projections)
         ]
-        around = {} if self.gate is not None else {"skip": skip, "below": below}
-        found = history_read(pool, projections, query, scale, size, return_weights=return_weights, **around)
-        if self.gate is None:
-            return found
+        if self.gate is None and without is None:
+            return history_read(
+                pool, projections, query, scale, size, skip=skip, below=below, return_weights=return_weights
+            )
+        kept = [k for k in range(len(pool)) if k != without]
+        maps, their_projections = [pool[k] for k in kept], [projections[k] for k in kept]
+        found = history_read(maps, their_projections, query, scale, size, return_weights=return_weights)
         read, *weights = found if return_weights else (found,)
-        out = self._gated(read, None if skip is None else pool[skip], below)
+        out = self._around(read, None if skip is None else pool[skip], below)
         return (out, *weights) if return_weights else out
 
-    def _gated(self, read: Tensor, skip: Tensor | None, below: Tensor | None) -> Tensor:
-        out = cast(Tensor, self.gate).to(read.dtype).view(-1, *[1] * (read.ndim - 2)) * read
-        out = out if skip is None else skip + out
+    def _around(self, read: Tensor, skip: Tensor | None, below: Tensor | None) -> Tensor:
+        """The gate, the skip and the map below put around the read, as the operator does where there is no gate."""
+        if self.gate is not None:
+            read = self.gate.to(read.dtype).view(-1, *[1] * (read.ndim - 2)) * read
+        out = read if skip is None else skip + read
         return out if below is None else torch.cat((below, out), dim=1)
 
     def extra_repr(self) -> str:

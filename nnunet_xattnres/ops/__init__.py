@@ -27,13 +27,19 @@ Path = Literal["reference", "tiled", "fused"]
 def read_path(device: torch.device, channels: int, return_weights: bool = False) -> Path:
     """The path of a read of so many channels on a device.
 
-    The reference where the weights are asked for, where torch is older than 2.4, and in torch.export (ONNX), whose
-    result must not need this package; the Triton kernels on CUDA, if they are switched on, for at most 64 channels; the
-    tiles everywhere else.
+    The reference where the weights are asked for while gradients are recorded, where torch is older than 2.4, and in
+    torch.export (ONNX), whose result must not need this package; the Triton kernels on CUDA, if they are switched on,
+    for at most 64 channels; the tiles everywhere else.
     """
-    if return_weights or _only_plain_torch():
+    if _only_plain_torch() or (return_weights and torch.is_grad_enabled()):
         return "reference"
-    if FUSED_ON_CUDA and device.type == "cuda" and channels <= FUSED_CHANNELS and fused.available():
+    if (
+        FUSED_ON_CUDA
+        and not return_weights
+        and device.type == "cuda"
+        and channels <= FUSED_CHANNELS
+        and fused.available()
+    ):
         return "fused"
     return "tiled"
 
@@ -61,6 +67,8 @@ def history_read(
     """``reference.history_read`` by the path that ``read_path`` names; all paths are exact."""
     arguments = pool, projections, pseudo_query, key_scale, size
     path = read_path(pseudo_query.device, len(pseudo_query), return_weights)
-    if path == "reference":
-        return reference.history_read(*arguments, return_weights=return_weights, **options)
-    return (fused if path == "fused" else tiled).history_read(*arguments, **options)
+    if path == "fused":
+        return fused.history_read(*arguments, **options)
+    return (reference if path == "reference" else tiled).history_read(
+        *arguments, return_weights=return_weights, **options
+    )

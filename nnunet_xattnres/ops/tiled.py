@@ -38,8 +38,9 @@ def history_read(
     skip: int | None = None,
     below: Tensor | None = None,
     eps: float = 1e-6,
-) -> Tensor:
-    """What ``reference.history_read`` returns, without the weights; it can be differentiated once."""
+    return_weights: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """What ``reference.history_read`` returns; it can be differentiated once, with the weights not at all."""
     dtype = torch.promote_types(widest_dtype(pool), torch.float32)
     query = (pseudo_query * key_scale).to(dtype) * len(pseudo_query) ** 0.5
     n = torch.Size(size).numel()
@@ -47,7 +48,13 @@ def history_read(
     # (C + 1, C_k), or the query alone, (C), for a map that is read as it is
     wide = [None if p is None else p.to(dtype) for p in projections]
     extended = [query if p is None else torch.cat((p, (query @ p).unsqueeze(0))) for p in wide]
-    return _read(pool, extended, below, list(size), skip, eps)
+    if not return_weights:
+        return _read(pool, extended, below, list(size), skip, eps)
+    with torch.no_grad():
+        out = _read_fake(pool, extended, below, list(size), skip, eps)
+        weights = out.new_empty(len(out), len(pool), *size, dtype=dtype)
+        _fill(out, weights, pool, extended, below, size, skip, eps)
+        return out, weights
 
 
 @torch.library.custom_op("nnunet_xattnres::history_read", mutates_args=())
@@ -55,6 +62,21 @@ def _read(
     pool: list[Tensor], projections: list[Tensor], below: Tensor | None, size: list[int], skip: int | None, eps: float
 ) -> Tensor:
     out = _read_fake(pool, projections, below, size, skip, eps)
+    _fill(out, None, pool, projections, below, size, skip, eps)
+    return out
+
+
+def _fill(
+    out: Tensor,
+    weights_out: Tensor | None,
+    pool: Sequence[Tensor],
+    projections: Sequence[Tensor],
+    below: Tensor | None,
+    size: Sequence[int],
+    skip: int | None,
+    eps: float,
+) -> None:
+    """Write the read, and the weights if they are asked for, (B, N, *size)."""
     with torch.autocast(out.device.type, enabled=False):
         read = _Read(pool, projections, size, eps)
         if below is not None:
@@ -64,13 +86,15 @@ def _read(
             for tile in read.tiles:
                 part = read.align(sources, tile)
                 weights = part.scores().softmax(dim=0)
+                if weights_out is not None:
+                    target_weights = _samples_of(weights_out, samples)
+                    target_weights[:, tile.rows, tile.middle] = weights.unflatten(3, target.shape[3:])
                 if skip is not None:
                     weights[skip] += 1
                 total = part.scratch.zero_()
                 for values, weight in zip(part.values, weights.unsqueeze(3), strict=True):
                     total.addcmul_(values, weight)
                 target[:, tile.rows, tile.middle] = total.unflatten(3, target.shape[3:]).permute(2, 0, 1, 3, 4)
-    return out
 
 
 @_read.register_fake

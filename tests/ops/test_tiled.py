@@ -1,5 +1,7 @@
 """The tiled read against the reference: outputs, gradients, dtypes, layouts, and what torch asks of an operator."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,6 +29,19 @@ def test_float64(name, tiles):
 @every_case
 def test_float32(name, tiles):
     assert_parity(tiled.history_read, CASES[name], torch.float32, 1e-5)
+
+
+@every_case
+def test_the_weights(name, tiles):
+    """Without gradients the tiles give the weights, too, and the same read as without them."""
+    case = CASES[name]
+    tensors, read = make(case)
+    with torch.no_grad():
+        expected, weights = read(partial(reference.history_read, return_weights=True), tensors)
+        found, found_weights = read(partial(tiled.history_read, return_weights=True), tensors)
+        assert torch.equal(found, read(tiled.history_read, tensors))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found_weights, weights, rtol=1e-12, atol=1e-12)
 
 
 @every_case
