@@ -1,6 +1,7 @@
 """Plans that ask for our networks: what a trainer builds, and what `nnunet-xattnres plan` writes."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class Reads:
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
+
+REPEAT = re.compile(r"_rep\d+$")  # at the end of the name of plans that `nnunet-xattnres repeat` wrote
 
 # What we build for the plan's network_class_name. nnU-Net has moved its architectures between modules before, so the
 # class counts and the module only as far as the library.
@@ -177,6 +180,32 @@ def write_plans_with_reads(folder: Path, source: str, target: str, reads: Reads)
     with replacing(path) as partial:
         partial.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
     return path, outcome
+
+
+def write_repeats(folder: Path, source: str, number: int) -> list[Path]:
+    """Write copies of plans under new names, ``source_rep1`` and on: trainings on them get folders of their own.
+
+    Args:
+        folder: a data set's folder in nnUNet_preprocessed.
+        source: the name of the plans.
+        number: how many copies.
+
+    Raises:
+        UserError: when the plans are missing, are a copy themselves, or a file of another content has a copy's name.
+    """
+    plans = read_plans(folder / f"{source}.json")
+    if REPEAT.search(source):
+        raise UserError(f"{source!r} is a repeat already; name the plans that it was made from")
+    copies = {
+        folder / f"{source}_rep{i}.json": {**plans, "plans_name": f"{source}_rep{i}"} for i in range(1, number + 1)
+    }
+    for path, copy in copies.items():
+        if path.exists() and read_plans(path) != copy:
+            raise UserError(f"{path} exists and is no copy of {source}; move it away first")
+    for path, copy in copies.items():
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(copy, indent=4) + "\n", encoding="utf-8")
+    return list(copies)
 
 
 def _has_reads(plans: Mapping[str, Any]) -> bool:

@@ -179,3 +179,31 @@ def test_a_full_disk_leaves_the_plans_that_are_there(folder, disk_full_at):
         done = invoke("-d", 1, "--skip-mode", "replace")
     assert done.exit_code == 1 and "File too large" in done.output
     assert (folder / "nnUNetXAttnResPlans.json").read_text() == before and not list(folder.glob("*.partial"))
+
+
+def repeat(*arguments):
+    return CliRunner().invoke(app, ["repeat", *map(str, arguments)])
+
+
+def test_repeats_are_copies_under_other_names(folder):
+    done = repeat("-d", 1, "-n", 2)
+    assert done.exit_code == 0, done.output
+    original = json.loads((folder / "nnUNetPlans.json").read_text())
+    for i in (1, 2):
+        copy = json.loads((folder / f"nnUNetPlans_rep{i}.json").read_text())
+        assert copy["plans_name"] == f"nnUNetPlans_rep{i}" and copy | {"plans_name": "nnUNetPlans"} == original
+    assert not (folder / "nnUNetPlans_rep3.json").exists()
+    assert repeat("-d", 1, "-n", 3).exit_code == 0  # more of them, and the others as they were
+    assert (folder / "nnUNetPlans_rep3.json").exists()
+
+
+def test_what_cannot_be_repeated(folder):
+    assert "nnUNetOther.json does not exist" in repeat("-d", 1, "-p", "nnUNetOther").output.replace("\n", "")
+    repeat("-d", 1, "-n", 1)
+    assert "is a repeat already" in repeat("-d", 1, "-p", "nnUNetPlans_rep1").output
+    file = folder / "nnUNetPlans_rep1.json"
+    file.write_text(file.read_text().replace('"batch_size": 2', '"batch_size": 3'))
+    before = file.read_text()
+    done = repeat("-d", 1, "-n", 2)
+    assert done.exit_code == 1 and "is no copy of nnUNetPlans" in " ".join(done.output.split())
+    assert file.read_text() == before and not (folder / "nnUNetPlans_rep2.json").exists()

@@ -5,12 +5,15 @@ from typing import Annotated
 import typer
 
 from nnunet_xattnres import __version__
+from nnunet_xattnres.cli.compare import compare
 from nnunet_xattnres.cli.demo import demo
 from nnunet_xattnres.cli.doctor import doctor
 from nnunet_xattnres.cli.export_onnx import export_onnx
 from nnunet_xattnres.cli.plan import plan
+from nnunet_xattnres.cli.repeat import repeat
 from nnunet_xattnres.cli.trainers_dir import print_trainers_dir
 from nnunet_xattnres.cli.upgrade import upgrade
+from nnunet_xattnres.cli.variadic import VariadicCommand
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,9 +33,11 @@ def main(
     """XAttnRes for nnU-Net v2. Train with: nnUNetv2_train DATASET CONFIG FOLD -tr nnUNetTrainerXAttnRes"""
 
 
+app.command("compare", cls=VariadicCommand)(compare)
 app.command("demo")(demo)
 app.command("doctor")(doctor)
 app.command("export-onnx")(export_onnx)
 app.command("plan")(plan)
+app.command("repeat")(repeat)
 app.command("trainers-dir")(print_trainers_dir)
 app.command("upgrade")(upgrade)

@@ -1,0 +1,31 @@
+"""``nnunet-xattnres repeat``"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nnunet_xattnres.cli.errors import shown_to_the_user
+
+
+def repeat(
+    dataset: Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")],
+    plans: Annotated[str, typer.Option("-p", "--plans", help="The plans to repeat.")] = "nnUNetPlans",
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many repeats.")] = 3,
+) -> None:
+    """Write copies of plans, PLANS_rep1, PLANS_rep2, ...: trainings on them go into folders of their own.
+
+    nnU-Net starts every training from other random numbers, so training on each is a repeat. The copies use the same
+    preprocessed data, and every command of nnU-Net's takes them with -p. compare takes them together:
+
+    nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerXAttnRes -p nnUNetPlans_rep1
+    """
+    from nnunet_xattnres.plans import write_repeats
+
+    with shown_to_the_user():
+        from nnunet_xattnres.nnunet_folders import preprocessed_folder
+
+        paths = write_repeats(preprocessed_folder(dataset), plans, number)
+    for path in paths:
+        Console(soft_wrap=True, highlight=False).print(f"wrote {escape(str(path))}")

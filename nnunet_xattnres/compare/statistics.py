@@ -1,0 +1,118 @@
+"""Paired comparison of two models over the same cases."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+N_RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model against the first one, for one label, or for the mean over the labels.
+
+    Attributes:
+        mean: of the differences over the cases in which both have a Dice.
+        low, high: a 95% interval from a bootstrap over the cases (percentiles; 10,000 resamples, seeded).
+        p: of Wilcoxon's signed-rank test; 1 when no case differs.
+        p_holm: the same after Holm's correction over the labels; NaN for the mean over labels.
+        better, equal, worse: numbers of cases.
+        left_out: cases in which at least one of the two has no Dice.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    better: int
+    equal: int
+    worse: int
+    left_out: int
+
+
+def foreground_mean(dice: Array) -> float:
+    """nnU-Net's: of ``dice``, (cases, labels), the mean over the labels of the means over the cases that have one."""
+    with np.errstate(all="ignore"):
+        return float(np.mean([_mean(column) for column in dice.T]))
+
+
+def compare_paired(first: Array, other: Array) -> list[Difference]:
+    """One difference for each label and, last, one for the mean over the labels.
+
+    Args:
+        first, other: the Dice, (cases, labels), NaN where there is none; the cases in the same order.
+    """
+    difference = other - first
+    labels = [_difference(column, column[:, None]) for column in difference.T]
+    corrected = holm([d.p for d in labels])
+    labels = [Difference(**{**vars(d), "p_holm": p}) for d, p in zip(labels, corrected, strict=True)]
+    per_case = np.array([_mean(row) for row in difference])
+    return [*labels, _difference(per_case, difference)]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction; NaN stays NaN and does not count."""
+    order = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=lambda i: p[i])
+    corrected, running = [math.nan] * len(p), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p[i]))
+        corrected[i] = running
+    return corrected
+
+
+def _difference(per_case: Array, columns: Array) -> Difference:
+    """``per_case``: the differences to count and to test; ``columns``: what is resampled, (cases, labels)."""
+    there = per_case[~np.isnan(per_case)]
+    low, high = _interval(columns[~np.isnan(columns).all(axis=1)])
+    return Difference(
+        mean=float(_statistic(*columns.T)) if there.size else math.nan,
+        low=low,
+        high=high,
+        p=_wilcoxon(there),
+        p_holm=math.nan,
+        better=int((there > 0).sum()),
+        equal=int((there == 0).sum()),
+        worse=int((there < 0).sum()),
+        left_out=int(np.isnan(per_case).sum()),
+    )
+
+
+def _statistic(*columns: Array, axis: int = -1) -> Array:
+    """The mean over the labels of the means over the cases that have a difference."""
+    with np.errstate(all="ignore"):
+        means = [np.nansum(c, axis=axis) / (~np.isnan(c)).sum(axis=axis) for c in columns]
+        return np.nanmean(means, axis=0)  # a resample may have no case with a rare label
+
+
+def _interval(columns: Array) -> tuple[float, float]:
+    if len(columns) < 2:
+        return math.nan, math.nan
+    found = stats.bootstrap(
+        tuple(columns.T),
+        _statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=N_RESAMPLES,
+        batch=1000,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _wilcoxon(differences: Array) -> float:
+    if differences.size == 0:
+        return math.nan
+    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def _mean(values: Array) -> float:
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else math.nan
