@@ -195,3 +195,27 @@ def test_training_compiles_on_cuda_only_and_wraps_without_find_unused_parameters
         "nnU-Net wraps networks for several GPUs otherwise: _with_idle_heads in unet.py may have become needless"
     )
     assert hasattr(nnUNetTrainer, "_do_i_compile"), "nnU-Net decides on torch.compile elsewhere: doctor tells of it"
+
+
+def test_the_sliding_window_hands_every_patch_to_one_method_in_order():
+    """What inspection/predictor.py extends."""
+    window = nnUNetPredictor._internal_predict_sliding_window_return_logits
+    assert parameters(window) == ["self", "data", "slicers", "do_on_device"], (
+        "nnU-Net's sliding window takes other arguments: WatchedPredictor would not know where a patch is"
+    )
+    assert "self._internal_maybe_mirror_and_predict(workon)[0]" in inspect.getsource(window), (
+        "nnU-Net's sliding window predicts its patches by another method: inspect would see none"
+    )
+    source = inspect.getsource(nnUNetPredictor._internal_maybe_mirror_and_predict)
+    assert source.index("self.network(x)") < source.index("torch.flip"), (
+        "nnU-Net predicts mirrored patches before the unmirrored one: inspect would record the wrong pass"
+    )
+    assert "compute_gaussian" in inspect.getsource(window) and "value_scaling_factor=10" in inspect.getsource(window), (
+        "nnU-Net weighs patches in another way: inspect's importance would be another"
+    )
+
+
+def test_validation_gets_its_images_as_data():
+    assert "batch['data']" in inspect.getsource(nnUNetTrainer.validation_step), (
+        "nnU-Net's batches have other keys: our trainers could not log what the reads read"
+    )

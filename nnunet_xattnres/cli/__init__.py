@@ -9,6 +9,7 @@ from nnunet_xattnres.cli.compare import compare
 from nnunet_xattnres.cli.demo import demo
 from nnunet_xattnres.cli.doctor import doctor
 from nnunet_xattnres.cli.export_onnx import export_onnx
+from nnunet_xattnres.cli.inspect import inspect
 from nnunet_xattnres.cli.plan import plan
 from nnunet_xattnres.cli.repeat import repeat
 from nnunet_xattnres.cli.trainers_dir import print_trainers_dir
@@ -37,6 +38,7 @@ app.command("compare", cls=VariadicCommand)(compare)
 app.command("demo")(demo)
 app.command("doctor")(doctor)
 app.command("export-onnx")(export_onnx)
+app.command("inspect", cls=VariadicCommand)(inspect)
 app.command("plan")(plan)
 app.command("repeat")(repeat)
 app.command("trainers-dir")(print_trainers_dir)

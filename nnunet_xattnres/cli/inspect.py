@@ -1,0 +1,79 @@
+"""``nnunet-xattnres inspect``"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from nnunet_xattnres.cli.demo import Device
+from nnunet_xattnres.cli.errors import shown_to_the_user
+
+
+def inspect(
+    model_folder: Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")],
+    images: Annotated[Path, typer.Option("-i", "--images", help="A folder of images, or one of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A new or empty folder for what is found.")],
+    folds: Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default all.")] = None,
+    checkpoint: Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")] = "checkpoint_final.pth",
+    device: Annotated[
+        Device | None, typer.Option(help="Where to predict; by default on cuda if there is one, else on cpu.")
+    ] = None,
+    mirroring: Annotated[
+        bool, typer.Option("--mirroring", help="Predict with mirroring; weights are of the unmirrored pass.")
+    ] = False,
+    maps: Annotated[
+        list[str] | None, typer.Option("--maps", help="Reads, such as d3, whose weights to write as images.")
+    ] = None,
+    each_label: Annotated[bool, typer.Option("--each-label", help="Draw routing.png for each label, too.")] = False,
+    references: Annotated[Path | None, typer.Option("-gt", "--references", help="The true masks' folder.")] = None,
+    knockout: Annotated[
+        bool, typer.Option("--knockout", help="Predict without each source of each read, too; slow. Needs -gt.")
+    ] = False,
+) -> None:
+    """Show what a trained network reads: the weight of each source in each read.
+
+    Writes routing.csv, routing.json, routing.png, report.html and the predicted masks; with --maps the weights at each
+    voxel, with --knockout the Dice without each source.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    with shown_to_the_user():
+        import torch
+
+        from nnunet_xattnres.inspection.inspection import Inspection, inspect_model
+
+        name = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
+        what = Inspection(
+            model_folder,
+            images,
+            folds=folds or (),
+            checkpoint=checkpoint,
+            mirroring=mirroring,
+            maps=maps or (),
+            each_label=each_label,
+            references=references,
+            knockout=knockout,
+        )
+        columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+
+            def begin(doing: str, n: int) -> Callable[[], None]:
+                task = progress.add_task(doing, total=n)
+                return lambda: progress.advance(task)
+
+            rows = inspect_model(what, out, torch.device(name), begin)
+
+    strongest: dict[str, tuple[float, str]] = {}
+    for row in rows:
+        if row["region"] == "all":
+            found = (
+                row["mean_weight"],
+                f"{row['source']} {row['mean_weight']:.2f} (uniform {row['uniform_weight']:.2f})",
+            )
+            strongest[row["read"]] = max(strongest.get(row["read"], found), found)
+    for read, (_, text) in strongest.items():
+        console.print(f"  {read} reads most from {text}")
+    console.print(f"wrote {escape(str(out / 'report.html'))} and what it shows")

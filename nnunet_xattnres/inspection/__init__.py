@@ -1,0 +1,1 @@
+"""What a network reads: recorded, summed up, drawn."""
