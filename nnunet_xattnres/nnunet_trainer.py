@@ -4,7 +4,7 @@ This is the one module of the core that imports nnunetv2.
 """
 
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ from torch import nn
 from nnunet_xattnres.checkpoints import Origin, check_checkpoint
 from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.files import replacing
+from nnunet_xattnres.inspection.log import log_routing
 from nnunet_xattnres.plans import Reads, with_reads
+
+ROUTING_EVERY = 10  # epochs
 
 
 def build_network(
@@ -90,7 +93,9 @@ def _architecture(reads: Reads) -> Any:
 
 
 class _TrainerWithReads(nnUNetTrainer):
-    """Logs what the reads cost in parameters, and guards the checkpoints."""
+    """Logs what the reads cost and what they read, and guards the checkpoints."""
+
+    routing_logged_in = -1  # the last epoch in which it was
 
     def initialize(self) -> None:
         super().initialize()
@@ -122,7 +127,27 @@ class _TrainerWithReads(nnUNetTrainer):
             self.training_lock = _locked(Path(self.output_folder), self.print_to_log_file)
         super().on_train_start()
 
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        found = super().validation_step(batch)
+        due = self.current_epoch % ROUTING_EVERY == 0 or self.current_epoch == self.num_epochs - 1
+        if due and self.local_rank == 0 and self.routing_logged_in != self.current_epoch:
+            self.routing_logged_in = self.current_epoch
+            self._log_routing(batch["data"])
+        return found
+
+    def _log_routing(self, images: torch.Tensor) -> None:
+        network = self._bare_network()
+        if not network.reads:
+            return
+        try:
+            with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+                log_routing(network, images.to(self.device), self.current_epoch, Path(self.output_folder))
+        except Exception as error:  # it is not worth a training
+            self.print_to_log_file(f"The weights of the reads were not logged: {type(error).__name__}: {error}")
+
     def on_train_end(self) -> None:
+        if self.device.type == "cuda":
+            self.print_to_log_file(f"Peak GPU memory: {torch.cuda.max_memory_allocated(self.device) // 2**20} MiB")
         super().on_train_end()
         if self.local_rank == 0:
             self.training_lock.release()

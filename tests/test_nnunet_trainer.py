@@ -297,3 +297,39 @@ def test_a_file_system_without_locks_is_no_reason_not_to_train(tmp_path, monkeyp
     said = []
     _locked(tmp_path, said.append).release()
     assert len(said) == 1 and "No locks available" in said[0]
+
+
+def validate(trainer, epoch):
+    trainer.current_epoch = epoch
+    batch = {"data": torch.randn(2, 1, 16, 16), "target": [torch.zeros(2, 1, n, n) for n in (16, 8)]}
+    with torch.no_grad():
+        return [trainer.validation_step(batch) for _ in range(2)]
+
+
+def test_the_routing_is_logged_every_tenth_epoch_and_in_the_last_one(make_trainer):
+    trainer = make_trainer("nnUNetTrainerXAttnRes_20epochs")
+    trainer.initialize()
+    for epoch in range(20):
+        assert len(validate(trainer, epoch)) == 2
+    table = (Path(trainer.output_folder) / "xattnres_routing.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in table] == [e for e in ("0", "10", "19") for _ in range(2 + 3 + 4)]
+    assert (Path(trainer.output_folder) / "xattnres_routing.png").is_file()
+
+
+def test_a_log_that_fails_does_not_stop_a_training(make_trainer, monkeypatch):
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("nnunet_xattnres.nnunet_trainer.log_routing", fail)
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    assert set(validate(trainer, 0)[0]) == {"loss", "tp_hard", "fp_hard", "fn_hard"}
+    log = "".join(file.read_text() for file in Path(trainer.output_folder).glob("training_log_*.txt"))
+    assert log.count("The weights of the reads were not logged: OSError: No space left on device") == 1
+
+
+def test_a_network_without_reads_logs_none(make_trainer):
+    trainer = make_trainer("nnUNetTrainerNoSkip")
+    trainer.initialize()
+    validate(trainer, 0)
+    assert not list(Path(trainer.output_folder).glob("xattnres_routing*"))
