@@ -11,6 +11,7 @@ from nnunet_xattnres.cli.doctor import doctor
 from nnunet_xattnres.cli.export_onnx import export_onnx
 from nnunet_xattnres.cli.inspect import inspect
 from nnunet_xattnres.cli.plan import plan
+from nnunet_xattnres.cli.profile import profile
 from nnunet_xattnres.cli.repeat import repeat
 from nnunet_xattnres.cli.trainers_dir import print_trainers_dir
 from nnunet_xattnres.cli.upgrade import upgrade
@@ -40,6 +41,7 @@ app.command("doctor")(doctor)
 app.command("export-onnx")(export_onnx)
 app.command("inspect", cls=VariadicCommand)(inspect)
 app.command("plan")(plan)
+app.command("profile")(profile)
 app.command("repeat")(repeat)
 app.command("trainers-dir")(print_trainers_dir)
 app.command("upgrade")(upgrade)

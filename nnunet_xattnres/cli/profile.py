@@ -1,0 +1,87 @@
+"""``nnunet-xattnres profile``"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nnunet_xattnres.cli.demo import Device
+from nnunet_xattnres.cli.errors import shown_to_the_user
+
+
+def profile(
+    dataset: Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")],
+    configuration: Annotated[str, typer.Option("-c", "--configuration", help="For example 3d_fullres.")],
+    plans: Annotated[str, typer.Option("-p", "--plans", help="Plans of nnU-Net's own.")] = "nnUNetPlans",
+    device: Annotated[
+        Device | None, typer.Option(help="Where to measure; by default on cuda if there is one, else on cpu.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Another batch than the plan's.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each network, in turns.")] = 3,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The JSON file.")] = Path("nnunet-xattnres-profile.json"),
+) -> None:
+    """Measure what switching costs: parameters, multiply-adds, time and memory of a training step.
+
+    The plain network and each of ours, side by side, at the plan's patch and batch; without data loading.
+    """
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    with shown_to_the_user():
+        import torch
+
+        from nnunet_xattnres.files import replacing
+        from nnunet_xattnres.nnunet_folders import preprocessed_folder
+        from nnunet_xattnres.plans import read_plans
+        from nnunet_xattnres.profiling import Setting
+        from nnunet_xattnres.profiling import profile as measure
+
+        folder = preprocessed_folder(dataset)
+        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
+        name = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
+        with console.status("") as status:
+            rows = measure(setting, torch.device(name), rounds, lambda text: status.update(escape(text)))
+        machine = torch.cuda.get_device_name() if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        result = {
+            "dataset": folder.name,
+            "plans": plans,
+            "configuration": configuration,
+            "batch": setting.batch,
+            "machine": machine,
+            "torch": torch.__version__,
+            "rounds": rounds,
+            "rows": rows,
+        }
+        with replacing(out) as partial:
+            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    console.print(_table(result))
+    console.print(f"wrote {escape(str(out))}", soft_wrap=True)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    head = ("trainer", "parameters", "multiply-adds", "seconds a step", "peak memory")
+    title = f"{result['dataset']}, {result['configuration']}, batch {result['batch']}, {result['machine']}"
+    table = Table(title=title, box=SIMPLE)
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i else "left")
+    for row in result["rows"]:
+        cells = (
+            _cell(row, "parameters", 1e-6, "{:.3g} M"),
+            _cell(row, "multiply_adds", 1e-9, "{:.3g} G"),
+            _cell(row, "seconds", 1, "{:.3g}"),
+            _cell(row, "memory", 2**-20, "{:.0f} MiB"),
+        )
+        table.add_row(row["trainer"], *cells)
+    return table
+
+
+def _cell(row: dict[str, Any], name: str, scale: float, text: str) -> str:
+    if row[name] is None:
+        return "not known"
+    ratio = row[f"{name}_ratio"]
+    return text.format(row[name] * scale) + ("" if ratio is None else f"  x{ratio:.2f}")
