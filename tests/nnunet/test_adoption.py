@@ -1,10 +1,11 @@
 """In a project that is under way: plans with reads for any trainer, and a start from a trained network."""
 
+import csv
 import json
 
 import pytest
 import torch
-from conftest import assert_same_masks
+from conftest import assert_same_masks, read_masks
 
 pytestmark = pytest.mark.nnunet
 
@@ -80,3 +81,57 @@ def test_a_training_starts_from_a_stock_checkpoint(workspace, tmp_path):
     gates = [key for key in weights if key.endswith(".gate")]
     assert gates and all(weights[key].any() for key in gates), "a gate was not trained"
     assert "foreground_mean" in json.loads((folder / "validation" / "summary.json").read_text())
+    assert (folder / "xattnres_routing.csv").is_file() and (folder / "xattnres_routing.png").is_file()
+
+
+def test_trained_models_are_compared(workspace, held_out, tmp_path):
+    gated = f"{GATED}_quick"
+    for trainer in (STOCK, gated):
+        workspace.train(901, "3d_fullres", trainer)
+    output = workspace.run("nnunet-xattnres", "compare", "-d", 901, "-c", "3d_fullres", "-tr", STOCK, gated,
+                           "-o", tmp_path / "trained")  # fmt: skip
+    assert "One fold only" in output
+    for trainer in (STOCK, gated):
+        model = workspace.results / "Dataset901_Anatomy" / f"{trainer}__nnUNetPlans__3d_fullres"
+        summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+        assert dice_of(tmp_path / "trained", trainer, "mean") == pytest.approx(summary["foreground_mean"]["Dice"])
+
+    for trainer in (STOCK, gated):
+        workspace.predict(f"compare {trainer}", "-d", 901, "-c", "3d_fullres", "-tr", trainer, "-f", 0, cases=held_out)
+    labels = held_out.with_name("labelsTs")
+    folders = {trainer: workspace.root / "predictions" / f"compare {trainer}" for trainer in (STOCK, gated)}
+    pairs = [f"{trainer}={folder}" for trainer, folder in folders.items()]
+    before = {path: path.read_bytes() for folder in folders.values() for path in folder.iterdir()}
+    workspace.run("nnunet-xattnres", "compare", "--predictions", *pairs, "--labels", labels, "-o", tmp_path / "test")
+    assert {path: path.read_bytes() for folder in folders.values() for path in folder.iterdir()} == before
+    for trainer, folder in folders.items():
+        files = ("-djfile", folder / "dataset.json", "-pfile", folder / "plans.json", "-o", tmp_path / "summary.json")
+        workspace.run("nnUNetv2_evaluate_folder", labels, folder, *files, "-np", 1)
+        mean = json.loads((tmp_path / "summary.json").read_text())["foreground_mean"]["Dice"]
+        assert dice_of(tmp_path / "test", trainer, "mean") == pytest.approx(mean)
+
+
+def dice_of(folder, model, label):
+    with (folder / "comparison.csv").open() as file:
+        (row,) = (row for row in csv.DictReader(file) if (row["model"], row["label"]) == (model, label))
+    return float(row["dice"])
+
+
+def test_a_trained_model_is_inspected_and_predicts_as_ever(workspace, held_out, tmp_path):
+    model = workspace.train(901, "3d_fullres", f"{GATED}_quick")
+    output = workspace.run(
+        "nnunet-xattnres", "inspect", model, "-i", held_out, "-o", tmp_path / "out", "--device", "cpu"
+    )
+    assert "reads most from" in output and (tmp_path / "out" / "report.html").is_file()
+    options = ("-d", 901, "-c", "3d_fullres", "-tr", f"{GATED}_quick", "-f", 0, "--disable_tta")
+    masks = workspace.predict("as ever", *options, cases=held_out)
+    assert_same_masks(read_masks(tmp_path / "out" / "predictions"), masks)
+
+
+def test_a_repeat_has_a_folder_of_its_own(workspace):
+    workspace.run("nnunet-xattnres", "repeat", "-d", 901, "-n", 1)
+    dataset = workspace.preprocessed / "Dataset901_Anatomy"
+    preprocessed = {folder for folder in dataset.iterdir() if folder.is_dir()}
+    model = workspace.train(901, "3d_fullres", STOCK, "nnUNetPlans_rep1")
+    assert model.name == f"{STOCK}__nnUNetPlans_rep1__3d_fullres"
+    assert {folder for folder in dataset.iterdir() if folder.is_dir()} == preprocessed
