@@ -39,7 +39,7 @@ def tables(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
             if row.model == model.name:
                 _, label, dice, _, _, difference, interval, p, holm, counts = _cells(row)
                 lines.append((label, before[label], dice, difference, interval, holm or p, counts))
-        names = ("label", "Dice\nbefore", "Dice", "difference", "95% interval", "p", "better/\nequal/\nworse")
+        names = ("label", "Dice\nbefore", "Dice", "difference", "95% interval", "p\n(Holm)", "better/\nequal/\nworse")
         found.append(_table(f"{model.name}\nagainst {first.name}", names, lines))
     head = ("model", "parameters", "seconds\nan epoch", "peak GPU\nmemory (MiB)")
     return [*found, _table("Cost", head, [_cost_cells(model) for model in comparison.models])]

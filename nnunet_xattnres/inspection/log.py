@@ -40,7 +40,10 @@ def log_routing(network: nn.Module, images: Tensor, epoch: int, folder: Path) ->
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    _draw(rows, folder / PICTURE)
+    from matplotlib import style
+
+    with style.context("default"):  # nnU-Net's own progress.png sets large fonts for the whole process
+        _draw(rows, folder / PICTURE)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -55,6 +58,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     reads = list(dict.fromkeys(row["read"] for row in rows))
     sources = list(dict.fromkeys(row["source"] for row in rows))
@@ -77,6 +81,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_title(f"{read} (dashed: uniform)", fontsize=9)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("epoch", fontsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if h.get_label() in color}
     figure.legend([handles[s] for s in order], order, loc="outside right upper", title="source")
     with replacing(path) as partial:

@@ -2,6 +2,7 @@
 
 import csv
 
+import matplotlib
 import pytest
 import torch
 from networks import make_input, make_network
@@ -44,6 +45,18 @@ def test_epochs_are_added_and_those_of_a_training_that_went_back_are_replaced(tm
     rows = rows_of(tmp_path)
     assert [row for row in rows if row["epoch"] == "0"] == before
     assert {row["epoch"] for row in rows} == {"0", "10"}
+
+
+def test_the_picture_does_not_take_on_the_style_of_nnunets(tmp_path):
+    network = make_network(2, "plain conv", "add")
+    pictures = []
+    for name, size in (("plain", 10), ("large", 25)):
+        (tmp_path / name).mkdir()
+        with matplotlib.rc_context({"font.size": size}):
+            log_routing(network, make_input(network), 0, tmp_path / name)
+            assert matplotlib.rcParams["font.size"] == size
+        pictures.append((tmp_path / name / PICTURE).read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 def test_a_network_that_trains_is_left_as_it_is(tmp_path):
