@@ -286,7 +286,7 @@ def test_the_page_needs_no_other_file(tmp_path, images):
     import hashlib
 
     digest = hashlib.sha256((model / "fold_0" / "checkpoint_final.pth").read_bytes()).hexdigest()
-    assert digest in page and page.count("data:image/png;base64,") == 3
+    assert digest in page and page.count("data:image/png;base64,") == 2  # the routing and one overlay
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
