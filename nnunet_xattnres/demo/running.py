@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.markup import escape
@@ -65,7 +66,7 @@ def run_command(command: Sequence[str], *, env: Mapping[str, str], log: Path, co
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w", encoding="utf-8") as log_file,
-        _process_group(command, env) as process,
+        process_group(command, env) as process,
         console.status("starting") as status,
     ):
         for line in _output(process):
@@ -91,14 +92,20 @@ def run_command(command: Sequence[str], *, env: Mapping[str, str], log: Path, co
 
 
 @contextmanager
-def _process_group(command: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+def process_group(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    stdin: int | IO[str] = subprocess.DEVNULL,
+    stdout: int | IO[str] = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[str]]:
     """The running command; when the block ends, by an error or Ctrl-C too, it and all that it started are gone."""
     flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows
     process = subprocess.Popen(
         command,
         env=dict(env),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdin=stdin,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",

@@ -1,0 +1,1 @@
+"""Studies: trainers against each other on a data set, by nnU-Net's own commands. See README.md."""

@@ -1,0 +1,154 @@
+"""What a study is: the content of its YAML file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nnunet_xattnres.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long trainings are.
+
+    Attributes:
+        epochs, iterations, validation_iterations: of a training; of an epoch; of the validation after an epoch.
+        repeats: trainings of each trainer on each fold.
+        trainers: those of the study, unless it has its own.
+    """
+
+    epochs: int
+    iterations: int
+    validation_iterations: int
+    repeats: int
+    trainers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of nnUNetv2_train."""
+
+    schedule: str
+    repeat: int
+    trainer: str
+    fold: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.schedule}-rep{self.repeat}-{self.trainer}-fold{self.fold}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+        name: of its file.
+        dataset: the folder in nnUNet_raw.
+        configuration: ``3d_fullres``, for example.
+        planner, gpu_memory_target: of nnU-Net's planning; the target in GB, None for the planner's own.
+        plans: what is put into the planned configuration: batch_size, patch_size, features_per_stage.
+        folds: of nnU-Net's own five.
+        device: of the trainings.
+        trainers: the first is what the others are compared with.
+        schedules: by name, the one that tells most first.
+        cut_down: in words, what is smaller than nnU-Net would have it, and why.
+    """
+
+    name: str
+    dataset: str
+    configuration: str
+    folds: tuple[int, ...]
+    device: str
+    trainers: tuple[str, ...]
+    schedules: Mapping[str, Schedule]
+    cut_down: str
+    planner: str = "ExperimentPlanner"
+    gpu_memory_target: float | None = None
+    plans: Mapping[str, Any] | None = None
+
+    def trainers_of(self, schedule: str) -> tuple[str, ...]:
+        return self.schedules[schedule].trainers or self.trainers
+
+    def trainings(self) -> list[Training]:
+        """All of them, so ordered that a study that is stopped early has something of everything."""
+        most = max(schedule.repeats for schedule in self.schedules.values())
+        return [
+            Training(name, repeat, trainer, fold)
+            for repeat in range(most)
+            for fold in self.folds
+            for name, schedule in self.schedules.items()
+            if repeat < schedule.repeats
+            for trainer in self.trainers_of(name)
+        ]
+
+    def settings(self, schedule: str) -> dict[str, Any]:
+        """What the result of a training depends on, as JSON has it."""
+        length = {key: value for key, value in asdict(self.schedules[schedule]).items() if isinstance(value, int)}
+        del length["repeats"]
+        return {
+            "dataset": self.dataset,
+            "configuration": self.configuration,
+            "planner": self.planner,
+            "gpu_memory_target": self.gpu_memory_target,
+            "plans": dict(self.plans or {}),
+            **length,
+        }
+
+
+def read_study(path: Path) -> Study:
+    """The study that a file describes.
+
+    Raises:
+        UserError: when it cannot be read, or something in it is missing, unknown or of no use.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as a study: {' '.join(str(error).split())}") from None
+    given = _checked(content, Study, f"{path}", name=path.stem)
+    schedules = given["schedules"]
+    if not isinstance(schedules, dict) or not schedules:
+        raise UserError(f"{path}: schedules must be a mapping from names to lengths of trainings")
+    given["schedules"] = {
+        str(name): Schedule(**_checked(schedule, Schedule, f"{path}: schedules: {name}"))
+        for name, schedule in schedules.items()
+    }
+    study = Study(**given)
+    _check(study, path)
+    return study
+
+
+def _checked(content: Any, what: type, where: str, **known: Any) -> dict[str, Any]:
+    """The fields of a dataclass from what a YAML file has, lists as tuples."""
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must be a mapping")
+    names = [field.name for field in fields(what)]
+    needed = [field.name for field in fields(what) if field.default is MISSING]
+    content = {**content, **known}
+    if unknown := [key for key in content if key not in names]:
+        raise UserError(
+            f"{where}: there is no {unknown[0]!r}; there are {', '.join(n for n in names if n not in known)}"
+        )
+    if missing := [name for name in needed if content.get(name) is None]:
+        raise UserError(f"{where}: {missing[0]!r} is missing")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+
+
+def _check(study: Study, path: Path) -> None:
+    for name, schedule in study.schedules.items():
+        for key, value in asdict(schedule).items():
+            if key != "trainers" and not (type(value) is int and value > 0):
+                raise UserError(f"{path}: schedules: {name}: {key} must be a whole number from 1, not {value!r}")
+        trainers: Sequence[str] = study.trainers_of(name)
+        if len(trainers) < 2 or len(set(trainers)) < len(trainers):
+            raise UserError(f"{path}: {name}: name two trainers at least, each once; there is {', '.join(trainers)}")
+        if trainers[0] != study.trainers[0]:
+            raise UserError(f"{path}: schedules: {name}: {study.trainers[0]} must come first, as in the study")
+    if not study.folds or not set(study.folds) <= set(range(5)):
+        raise UserError(f"{path}: folds must be some of 0 to 4, not {list(study.folds)}")
+    if not (study.dataset[7:10].isdigit() and study.dataset.startswith("Dataset") and study.dataset[10:11] == "_"):
+        raise UserError(f"{path}: dataset must be named as in nnUNet_raw, DatasetXXX_NAME, not {study.dataset!r}")

@@ -1,0 +1,66 @@
+"""Before a study's trainings: planning and preprocessing by nnU-Net, the splits, and plans for every schedule."""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.study.description import Study
+from benchmarks.study.folders import PLANS, Folders, leashed, planning_arguments, plans_name, read_json, write_json
+from nnunet_xattnres.errors import UserError
+
+Run = Callable[[list[str], str], None]  # a command, and the name of its log
+
+
+def prepare(study: Study, folders: Folders, run: Run) -> None:
+    """Plan and preprocess, unless that has been done, and write the splits and the plans of every training.
+
+    Raises:
+        UserError: when the raw data are missing, or the work folder holds data that were prepared for other settings.
+    """
+    if not (folders.raw / study.dataset / "dataset.json").is_file():
+        raise UserError(f"{folders.raw} has no {study.dataset}: name the folder with nnU-Net's raw data with --raw")
+    preprocessed = folders.preprocessed(study)
+    wanted = {key: getattr(study, key) for key in ("dataset", "configuration", "planner", "gpu_memory_target")}
+    done = folders.work / "prepared.json"
+    if not done.is_file():
+        run(leashed("nnUNetv2_plan_and_preprocess", planning_arguments(study)), "plan_and_preprocess")
+        write_json(wanted, done)
+    elif read_json(done) != wanted:
+        raise UserError(
+            f"{folders.work} was prepared for {read_json(done)}, not for {wanted}; name another with --work"
+        )
+    _write_splits(study, folders)
+    planned = read_json(preprocessed / f"{PLANS}.json")
+    for training in study.trainings():
+        path, plans = preprocessed / f"{plans_name(training)}.json", _plans(study, training.schedule, planned)
+        write_json({**plans, "plans_name": path.stem}, path)
+
+
+def _write_splits(study: Study, folders: Folders) -> None:
+    """nnU-Net's own five folds; it would write them in the first training, and there may be several at a time."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    path = folders.preprocessed(study) / "splits_final.json"
+    if not path.is_file():
+        ending = read_json(folders.raw / study.dataset / "dataset.json")["file_ending"]
+        labels = (folders.raw / study.dataset / "labelsTr").glob(f"*{ending}")
+        splits = generate_crossval_split(sorted(label.name.removesuffix(ending) for label in labels))
+        write_json([{part: [str(case) for case in cases] for part, cases in split.items()} for split in splits], path)
+
+
+def _plans(study: Study, schedule: str, planned: dict[str, Any]) -> dict[str, Any]:
+    """The planned ones with the study's changes, and with the schedule, which the trainers read there."""
+    configuration = dict(planned["configurations"][study.configuration])
+    architecture = configuration["architecture"]
+    for key, value in (study.plans or {}).items():
+        old = architecture["arch_kwargs"] if key == "features_per_stage" else configuration
+        if key not in ("batch_size", "patch_size", "features_per_stage"):
+            raise UserError(f"{study.name}: plans: {key} is none of batch_size, patch_size, features_per_stage")
+        if isinstance(old[key], list) and len(old[key]) != len(value):
+            raise UserError(f"{study.name}: plans: {key} must have {len(old[key])} entries, as planned: {old[key]}")
+        if old is configuration:
+            configuration[key] = value
+        else:
+            architecture = {**architecture, "arch_kwargs": {**architecture["arch_kwargs"], key: value}}
+    configuration["architecture"] = architecture
+    length = {key: study.settings(schedule)[key] for key in ("epochs", "iterations", "validation_iterations")}
+    return {**planned, "configurations": {study.configuration: configuration}, "study": length}

@@ -1,0 +1,96 @@
+"""The trainers of the studies: nnU-Net's and ours, as long as the plans say, and two controls."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.optim import Optimizer
+
+from nnunet_xattnres import nnunet_trainer as ours
+from nnunet_xattnres.files import replacing
+
+SUFFIX = "_study"  # of the classes' names: nnUNetTrainer_study
+
+
+class nnUNetTrainerDoubleLR(nnUNetTrainer):
+    """A control: the plain network with twice nnU-Net's learning rate."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr *= 2
+
+
+class nnUNetTrainerWarmUp(nnUNetTrainer):
+    """A control: the plain network, the learning rate rising from zero over the first tenth of the epochs."""
+
+    def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
+        optimizer, _ = super().configure_optimizers()
+        return optimizer, _PolyLRWithWarmUp(optimizer, self.initial_lr, self.num_epochs)
+
+
+class _PolyLRWithWarmUp(PolyLRScheduler):
+    def step(self, current_step: int | None = None) -> None:
+        super().step(current_step)
+        epoch = self.ctr if current_step is None else current_step
+        rise = min(1.0, (max(epoch, 0) + 1) / (1 + self.max_steps // 10))
+        for group in self.optimizer.param_groups:
+            group["lr"] *= rise
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def _scheduled(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
+    """``trainer`` for a training as long as the plans' ``study`` says, that can be killed at any moment."""
+
+    # nnU-Net reads the names of these parameters
+    def __init__(  # noqa: N807
+        self: Any,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        super(scheduled, self).__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # nnU-Net's command has set all cores
+        schedule = self.plans_manager.plans["study"]
+        self.num_epochs = schedule["epochs"]
+        self.num_iterations_per_epoch = schedule["iterations"]
+        self.num_val_iterations_per_epoch = schedule["validation_iterations"]
+        self.save_every = max(1, self.num_epochs // 10)
+
+    def save_checkpoint(self: Any, filename: str) -> None:
+        with replacing(Path(filename)) as partial:
+            super(scheduled, self).save_checkpoint(str(partial))
+
+    name = f"{trainer.__name__}{SUFFIX}"
+    namespace = {"__init__": __init__, "save_checkpoint": save_checkpoint, "__module__": __name__}
+    scheduled: type[nnUNetTrainer] = type(name, (trainer,), namespace)
+    return scheduled
+
+
+TRAINERS = {
+    trainer.__name__: _scheduled(trainer)
+    for trainer in (
+        nnUNetTrainer,
+        ours.nnUNetTrainerXAttnRes,
+        ours.nnUNetTrainerXAttnResReplace,
+        ours.nnUNetTrainerXAttnResDecoderReads,
+        ours.nnUNetTrainerXAttnResGated,
+        ours.nnUNetTrainerNoSkip,
+        nnUNetTrainerWarmUp,
+        nnUNetTrainerDoubleLR,
+    )
+}
+globals().update({trainer.__name__: trainer for trainer in TRAINERS.values()})
+__all__ = [trainer.__name__ for trainer in TRAINERS.values()]
