@@ -4,14 +4,20 @@ import csv
 import itertools
 import json
 import math
+import struct
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
-from nnunet_xattnres.compare.statistics import holm
+from nnunet_xattnres.compare import compare_cases
+from nnunet_xattnres.compare.picture import figure_of
+from nnunet_xattnres.compare.statistics import holm, welch_interval
+from nnunet_xattnres.errors import UserError
 
 DATASET = "Dataset004_Test"
 A, B = "nnUNetTrainer", "nnUNetTrainerXAttnRes"
@@ -196,6 +202,214 @@ def test_repeats(results, tmp_path):
     assert "One run of each" not in screen and "One fold only" in screen
     a, b = (np.mean([[r[0] for r in runs[t, i].values()] for i in range(3)], axis=0) for t in (A, B))
     assert float(rows[B, "anterior"]["p"]) == pytest.approx(wilcoxon_by_enumeration(b - a))
+
+    page, screen = (tmp_path / "out" / "comparison.md").read_text(), " ".join(screen.split())
+    for label, columns in (("anterior", [0]), ("posterior", [1]), ("mean", [0, 1])):
+        a, b = ([np.mean([np.take(row, columns) for row in runs[t, i].values()]) for i in range(3)] for t in (A, B))
+        low, high = welch_by_hand(a, b)
+        row = rows[B, label]
+        assert (float(row["repeats_low"]), float(row["repeats_high"])) == pytest.approx((low, high))
+        assert (low + high) / 2 == pytest.approx(float(row["difference"]))
+        assert f"| {low:+.4f} to {high:+.4f} |" in page and f"{low:+.4f} to {high:+.4f}" in screen
+        assert rows[A, label]["repeats_low"] == rows[A, label]["repeats_high"] == ""
+    assert "| 95% interval over cases | 95% interval over repeats |" in page
+
+
+def test_a_single_run_has_no_interval_over_repeats(results, tmp_path):
+    for trainer, plans, seed in ((A, "nnUNetPlans", 0), (B, "nnUNetPlans", 1), (B, "nnUNetPlans_rep1", 2)):
+        write_fold(results, trainer, 0, dice_of(seed), plans=plans)
+    rows, _ = compared(tmp_path, "-tr", A, B)
+    assert all(row["repeats_low"] == row["repeats_high"] == "" for row in rows.values())
+    assert all(rows[B, label]["interval_low"] != "" for label in ("anterior", "posterior", "mean"))
+
+
+def welch_by_hand(a, b):
+    of_a, of_b = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)
+    freedom = (of_a + of_b) ** 2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b)
+    return np.mean(b) - np.mean(a) - half, np.mean(b) - np.mean(a) + half
+
+
+def test_welch():
+    a, b = [0.71, 0.74, 0.73, 0.70], [0.80, 0.69]
+    found = welch_interval(a, b)
+    assert found == pytest.approx(welch_by_hand(a, b))
+    assert found == pytest.approx(tuple(stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)))
+    assert welch_interval([0.5], b) is None and welch_interval(a, [0.5]) is None and welch_interval(a, []) is None
+    assert welch_interval(a, [0.8, math.nan]) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert welch_interval([0.5, 0.5], [0.75, 0.75, 0.75]) == (0.25, 0.25)
+        half = stats.t.ppf(0.975, 1) * np.std(b, ddof=1) / math.sqrt(2)  # one of the two does not vary
+        assert welch_interval([0.5, 0.5], b) == pytest.approx((0.245 - half, 0.245 + half))
+
+
+def again(tmp_path, file, *arguments):
+    """What ``--cases`` makes of a file."""
+    return CliRunner().invoke(app, ["compare", "--cases", str(file), "-o", str(tmp_path / "again"), *arguments])
+
+
+def test_again_from_the_numbers(results, tmp_path):
+    seed = itertools.count()
+    for trainer in (B, A):  # not in the order of their names
+        for plans in ("nnUNetPlans", "nnUNetPlans_rep1"):
+            for fold in (0, 1):
+                dice = dice_of(next(seed), 6, absent=[(0, 1)] if fold else ())
+                dice = {f"f{1 - fold}_{case}": row for case, row in dice.items()}
+                write_fold(results, trainer, fold, dice, plans=plans)
+    compared(tmp_path, "-tr", B, A)
+    done = again(tmp_path, tmp_path / "out" / "cases.csv")
+    assert done.exit_code == 0, done.output
+    for name in ("comparison.csv", "cases.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    first, second = ((tmp_path / folder / "comparison.md").read_text() for folder in ("out", "again"))
+    without_title, rest = (page.partition("\n\n")[2] for page in (first, second))
+    assert without_title.partition("\n\n## Cost")[0] == rest.rstrip()
+    assert "Cost" not in done.output and "Only 12 cases" in done.output
+    assert ",nan" in (tmp_path / "out" / "cases.csv").read_text()
+
+    found = compare_cases(tmp_path / "out" / "cases.csv")
+    assert [model.name for model in found.models] == [B, A]
+    assert found.cases[0].startswith("f1_") and dict(found.labels) == {"anterior": "anterior", "posterior": "posterior"}
+
+
+def test_regions_again_from_the_numbers(results, tmp_path):
+    for trainer, seed in ((A, 0), (B, 1)):
+        write_fold(results, trainer, 0, dice_of(seed), keys=("(1, 2)", "2"), labels={"whole": [1, 2], "core": 2})
+    _, screen = compared(tmp_path, "-tr", A, B)
+    done = again(tmp_path, tmp_path / "out" / "cases.csv")
+    assert (tmp_path / "again" / "comparison.csv").read_bytes() == (tmp_path / "out" / "comparison.csv").read_bytes()
+    for said in ("One fold only", "Only 12 cases", "One run of each"):
+        assert said in screen and said in done.output
+
+
+def numbers(runs, cases=("x", "y", "z"), labels=("one", "two"), fold="0"):
+    """The lines of a cases.csv, without its header; ``runs`` are (model, run)."""
+    generator = np.random.default_rng(len(runs))
+    return [
+        f"{model},{run},{fold},{case},{label},{generator.random()!r}"
+        for model, run in runs
+        for case in cases
+        for label in labels
+    ]
+
+
+def write_numbers(tmp_path, lines, head="model,run,fold,case,label,dice"):
+    file = tmp_path / "cases.csv"
+    file.write_text("\n".join([head, *lines]) + "\n")
+    return file
+
+
+TWO = (("first", "r0"), ("second", "r1"))
+
+
+def test_a_file_from_elsewhere(tmp_path):
+    lines = numbers(TWO)
+    lines[1] = "first,r0,0,x,two,"
+    lines[3] = "first,r0,0,y,two, NaN "
+    head, *rest = lines
+    file = write_numbers(tmp_path, [*reversed(rest), head, ""])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))  # as spreadsheets save it
+    found = compare_cases(file)
+    assert [model.name for model in found.models] == ["second", "first"]
+    assert list(found.cases) == ["z", "y", "x"] and list(found.labels) == ["two", "one"]
+    dice = found.dice(found.models[1])
+    assert np.isnan(dice).tolist() == [[False, False], [True, False], [True, False]]
+    assert dice[2, 1] == float(head.rpartition(",")[2])
+
+
+def test_repeats_and_a_label_that_no_case_has(tmp_path):
+    lines = numbers([*TWO, ("first", "r2"), ("second", "r3")])
+    done = again(
+        tmp_path, write_numbers(tmp_path, [line.replace(",two,", ",two,nan#").split("#")[0] for line in lines])
+    )
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "again" / "comparison.csv").open() as file:
+        rows = {(row["model"], row["label"]): row for row in csv.DictReader(file)}
+    assert rows["second", "two"]["spread_between_repeats"] == "nan" and rows["second", "two"]["repeats_low"] == ""
+    assert float(rows["second", "one"]["spread_between_repeats"]) > 0 and rows["second", "one"]["repeats_low"] != ""
+
+
+@pytest.mark.parametrize(
+    ("change_lines", "message"),
+    [
+        (lambda lines: [*lines, lines[0]], "line 14: x, one is given a second time for first, r0, fold 0"),
+        (lambda lines: [*lines[:2], "first,r0,0,y,one,good", *lines[3:]], "line 4: the Dice 'good' is no number"),
+        (lambda lines: [*lines[:2], "first,r0,0,y,one,inf", *lines[3:]], "line 4: the Dice 'inf' is no number"),
+        (lambda lines: [*lines[:2], "first,r0,0,y,one", *lines[3:]], "line 4 has not as many cells"),
+        (lambda lines: [*lines[:2], "first,r0,0,y,one,0,5", *lines[3:]], "line 4 has not as many cells"),
+        (lambda lines: [*lines[:2], *lines[3:]], "first, r0, fold 0 has no line for y, one"),
+        (lambda lines: lines[:6], "only the model 'first'"),
+        (lambda lines: [], "has no lines"),
+        (lambda lines: [*lines, 'first,"r0'], "cannot be read"),
+    ],
+)
+def test_what_a_file_must_not_hold(tmp_path, change_lines, message):
+    file = write_numbers(tmp_path, change_lines(numbers(TWO)))
+    done = again(tmp_path, file)
+    assert done.exit_code == 1 and done.output.count("\n") == 1, done.output
+    assert str(file) in done.output and message in done.output, done.output
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_is_no_such_file(tmp_path):
+    for content, message in (
+        (b"model,run,fold;case", "no column fold, case, label, dice"),
+        (b"\xff\xfe", "cannot be read"),
+    ):
+        (tmp_path / "cases.csv").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            compare_cases(tmp_path / "cases.csv")
+    for path in (tmp_path, tmp_path / "absent.csv"):
+        done = again(tmp_path, path)
+        assert done.exit_code == 1 and f"{path} cannot be read" in done.output and done.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("check", "other", "named"),
+    [
+        ("cases", {"cases": ("x", "z")}, "y of fold 0 is there in first (r0) and missing in second (r2)"),
+        ("cases", {"fold": "1"}, "x of fold 0 is there in first (r0) and missing in second (r2)"),
+        ("labels", {"labels": ("one",)}, "label two is two in first (r0) and missing in second (r2)"),
+        ("labels", {"labels": ("one", "two", "more")}, "label more is missing in first (r0) and more in second (r2)"),
+    ],
+)
+def test_runs_of_a_file_that_differ(tmp_path, check, other, named):
+    file = write_numbers(tmp_path, [*numbers([*TWO, ("first", "r3")]), *numbers([("second", "r2")], **other)])
+    done = again(tmp_path, file)
+    assert done.exit_code == 1 and done.output.rstrip().endswith(f"all the same: --allow {check}"), done.output
+    assert named in done.output
+    done = again(tmp_path, file, "--allow", check)
+    assert done.exit_code == 0, done.output
+    found = compare_cases(file, [check])
+    assert list(found.cases) == [case for case in "xyz" if case in other.get("cases", "xyz")]
+    assert list(found.labels) == [label for label in ("one", "two") if label in other.get("labels", label)]
+
+
+@pytest.mark.parametrize("also", [("-d", "4"), ("-tr", A, B), ("--predictions", "a=b"), ("-c", "2d"), ("-f", "0")])
+def test_cases_stand_alone(tmp_path, also):
+    done = again(tmp_path, write_numbers(tmp_path, numbers(TWO)), *also)
+    assert done.exit_code == 1 and "name one of them: --cases" in done.output
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(("n_models", "n_columns", "n_rows"), [(2, 1, 1), (5, 4, 1), (6, 3, 2), (7, 3, 2), (10, 3, 3)])
+def test_the_panels_of_the_picture_wrap(tmp_path, n_models, n_columns, n_rows):
+    names = [f"model {i} " + "of a long name " * 6 for i in range(n_models)]
+    file = write_numbers(tmp_path, numbers([(name, "r") for name in names]))
+    figure = figure_of(compare_cases(file))
+    panels = [axis for axis in figure.axes if axis.axison]
+    assert len(panels) == n_models - 1
+    assert [" ".join(axis.get_title().split()) for axis in panels] == [name.strip() for name in names[1:]]
+    assert "95% interval over the cases" in figure.get_suptitle()
+    figure.draw_without_rendering()
+    for axis in panels:  # no title runs into the next panel's
+        assert axis.title.get_window_extent().width < figure.bbox.width / n_columns
+    if n_models == 7:
+        assert again(tmp_path, file).exit_code == 0
+        width, height = struct.unpack(">II", (tmp_path / "again" / "comparison.png").read_bytes()[16:24])
+        assert (width, height) == tuple(int(130 * inches) for inches in figure.get_size_inches())
+    assert figure.get_size_inches() == pytest.approx([2.0 + 4.2 * n_columns, 0.9 + 2.4 * n_rows])
 
 
 def test_regions(results, tmp_path):

@@ -1,8 +1,9 @@
 """``nnunet-xattnres compare``"""
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.errors import UserError
+
+if TYPE_CHECKING:
+    from nnunet_xattnres.compare import Comparison
 
 
 def compare(
@@ -25,6 +29,9 @@ def compare(
         list[str] | None, typer.Option("--predictions", help="NAME=FOLDER for some, in the place of trained models.")
     ] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="The true masks, for --predictions.")] = None,
+    cases: Annotated[
+        Path | None, typer.Option("--cases", help="The cases.csv of a comparison, to make it again from that.")
+    ] = None,
     allow: Annotated[
         list[str] | None, typer.Option("--allow", help="What may differ: splits, cases, labels, epochs, preprocessing.")
     ] = None,
@@ -37,26 +44,20 @@ def compare(
     comparison fair, unless --allow names it.
     """
     with shown_to_the_user():
-        from nnunet_xattnres.compare import CHECKS, FILES, compare_predictions, compare_trainings, write_comparison
+        from nnunet_xattnres.compare import CHECKS, FILES, compare_cases, write_comparison
         from nnunet_xattnres.compare import tables as tables_of
-        from nnunet_xattnres.nnunet_folders import results_folder
 
         unknown = sorted(set(allow or ()) - set(CHECKS))
         if unknown:
             raise UserError(f"--allow {unknown[0]}: there is no such check; there are {', '.join(CHECKS)}")
-        if predictions:
-            if labels is None:
-                raise UserError("--predictions needs --labels, the folder with the true masks")
-            comparison = compare_predictions(dict(map(_pair, predictions)), labels, allow or ())
-            title = f"Predictions against {labels.name}"
+        if cases is not None:
+            if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
+                raise UserError("name one of them: --cases, or --predictions, or a data set (-d) and trainers (-tr)")
+            comparison, title = compare_cases(cases, allow or ()), f"From {cases.name}"
+        elif predictions:
+            comparison, title = _of_predictions(predictions, labels, allow or ())
         else:
-            if dataset is None or configuration is None or not trainers:
-                raise UserError("name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions")
-            results = results_folder(dataset)
-            comparison = compare_trainings(
-                results, configuration, trainers, plans or ["nnUNetPlans"], folds or (), allow or ()
-            )
-            title = f"{results.name}, {configuration}"
+            comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or ())
         rows = write_comparison(comparison, out, title)
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -65,6 +66,32 @@ def compare(
     for note in comparison.notes:
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"wrote {', '.join(FILES)} in {escape(str(out))}", soft_wrap=True)
+
+
+def _of_predictions(predictions: list[str], labels: Path | None, allow: Collection[str]) -> "tuple[Comparison, str]":
+    from nnunet_xattnres.compare import compare_predictions
+
+    if labels is None:
+        raise UserError("--predictions needs --labels, the folder with the true masks")
+    return compare_predictions(dict(map(_pair, predictions)), labels, allow), f"Predictions against {labels.name}"
+
+
+def _of_trainings(
+    dataset: str | None,
+    configuration: str | None,
+    trainers: list[str] | None,
+    plans: list[str] | None,
+    folds: list[str] | None,
+    allow: Collection[str],
+) -> "tuple[Comparison, str]":
+    from nnunet_xattnres.compare import compare_trainings
+    from nnunet_xattnres.nnunet_folders import results_folder
+
+    if dataset is None or configuration is None or not trainers:
+        raise UserError("name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions, or --cases")
+    results = results_folder(dataset)
+    comparison = compare_trainings(results, configuration, trainers, plans or ["nnUNetPlans"], folds or (), allow)
+    return comparison, f"{results.name}, {configuration}"
 
 
 def _pair(text: str) -> tuple[str, Path]:

@@ -4,14 +4,24 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from nnunet_xattnres.compare.cases import read_cases, write_cases
 from nnunet_xattnres.compare.fairness import CHECKS, refuse_unfair
 from nnunet_xattnres.compare.picture import draw
-from nnunet_xattnres.compare.report import tables, write_cases, write_csv, write_markdown
+from nnunet_xattnres.compare.report import tables, write_csv, write_markdown
 from nnunet_xattnres.compare.results import Fold, Model, Run, find_models, folds_of, read_dice, read_json, read_run
 from nnunet_xattnres.compare.table import Comparison, Row, make_rows
 from nnunet_xattnres.errors import UserError
 
-__all__ = ["CHECKS", "FILES", "Comparison", "compare_predictions", "compare_trainings", "tables", "write_comparison"]
+__all__ = [
+    "CHECKS",
+    "FILES",
+    "Comparison",
+    "compare_cases",
+    "compare_predictions",
+    "compare_trainings",
+    "tables",
+    "write_comparison",
+]
 
 FILES = ("comparison.csv", "cases.csv", "comparison.md", "comparison.png")
 
@@ -67,6 +77,20 @@ def compare_predictions(
     if len(predictions) < 2:
         raise UserError("name two folders of predictions at least: --predictions NAME=FOLDER NAME=FOLDER")
     models = [Model(name, (_evaluated(folder, labels, processes),)) for name, folder in predictions.items()]
+    return Comparison.of(models, refuse_unfair(models, allowed))
+
+
+def compare_cases(path: Path, allowed: Collection[str] = ()) -> Comparison:
+    """A comparison again, from the cases.csv that ``write_comparison`` has written of it.
+
+    Args:
+        path: the file; its first model is what the others are compared with.
+        allowed: as in ``compare_trainings``; of what the trainings were, the file tells the cases and the labels only.
+
+    Raises:
+        UserError: when the file cannot be read or is no such file, or the cases or labels differ.
+    """
+    models = read_cases(path)
     return Comparison.of(models, refuse_unfair(models, allowed))
 
 

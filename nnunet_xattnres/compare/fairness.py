@@ -54,14 +54,17 @@ def refuse_unfair(models: Sequence[Model], allowed: Collection[str]) -> list[str
 
 
 def _facts(check: str, run: Run) -> Mapping[str, Hashable | Any]:
+    """What must be the same, without what is not known: a fold that only one of two runs has differs in its cases."""
     if check == "cases":
         return {f"{case} of fold {name}": "there" for name, fold in run.folds.items() for case in fold.dice}
     if check == "splits":
-        return {f"fold {name}": fold.n_training_cases for name, fold in run.folds.items()}
+        trained = {f"fold {name}": fold.n_training_cases for name, fold in run.folds.items()}
+        return {name: n for name, n in trained.items() if n is not None}
     if check == "labels":
-        return {"labels": run.labels, "regions_class_order": run.regions}
+        return {**{f"label {name}": value for name, value in run.labels.items()}, "regions_class_order": run.regions}
     if check == "epochs":
-        return {f"fold {name}": (fold.epochs, fold.iterations) for name, fold in run.folds.items()}
+        lengths = {f"fold {name}": (fold.epochs, fold.iterations) for name, fold in run.folds.items()}
+        return {name: length for name, length in lengths.items() if length != (None, None)}
     keys = _PREPROCESSING if check == "preprocessing" else ("patch_size", "batch_size")
     return {key: run.configuration.get(key) for key in keys}
 

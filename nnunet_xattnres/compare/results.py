@@ -67,11 +67,12 @@ class Model:
 
     @property
     def dice(self) -> Dice:
-        """The mean over the repeats, for every case and label; NaN in some repeats only counts in the others."""
+        """The mean over the repeats, for what all of them have; NaN in some repeats only counts in the others."""
         runs = [run.dice for run in self.runs]
         return {
-            case: {label: mean_of([run[case][label] for run in runs]) for label in dice}
+            case: {k: mean_of([run[case][k] for run in runs]) for k in dice if all(k in run[case] for run in runs)}
             for case, dice in runs[0].items()
+            if all(case in run for run in runs)
         }
 
 

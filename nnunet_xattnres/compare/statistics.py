@@ -56,6 +56,30 @@ def compare_paired(first: Array, other: Array) -> list[Difference]:
     return [*labels, _difference(per_case, difference)]
 
 
+def welch_interval(first: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:
+    """The 95% interval of the difference of two means whose variances need not be the same.
+
+    B. L. Welch, The generalization of "Student's" problem when several different population variances are involved,
+    Biometrika 34 (1947) 28-35; its approximate degrees of freedom are those of Satterthwaite (1946).
+
+    Args:
+        first, other: a value for each repeat.
+
+    Returns:
+        None where either has fewer than two values, or one that is NaN; the difference itself, twice, where no value
+        differs from the others of its kind.
+    """
+    if min(len(first), len(other)) < 2 or np.isnan([*first, *other]).any():
+        return None
+    difference = float(np.mean(other) - np.mean(first))
+    a, b = (float(np.var(values, ddof=1)) / len(values) for values in (first, other))
+    if a + b == 0:
+        return difference, difference
+    freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(other) - 1))
+    low, high = stats.t.interval(LEVEL, freedom, loc=difference, scale=math.sqrt(a + b))
+    return float(low), float(high)
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down correction; NaN stays NaN and does not count."""
     order = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=lambda i: p[i])

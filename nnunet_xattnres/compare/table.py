@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from nnunet_xattnres.compare.results import Model, Run
-from nnunet_xattnres.compare.statistics import Array, Difference, compare_paired, foreground_mean
+from nnunet_xattnres.compare.statistics import Array, Difference, compare_paired, foreground_mean, welch_interval
 from nnunet_xattnres.errors import UserError
 
 MEAN = "mean"
@@ -61,7 +61,9 @@ class Row:
         dice: the mean over the cases that have one.
         spread: the standard deviation of ``dice`` between repeats; None for a single run.
         n_cases: cases that have a Dice; for the mean over the labels, cases with any.
-        difference: to the first model; None for the first model itself.
+        difference: to the first model, with its interval over the cases; None for the first model itself.
+        over_repeats: the 95% interval of the difference between the repeats' means, by Welch's t; None where one of the
+            two models has a single run, or a run without a Dice, and for the first model itself.
     """
 
     model: str
@@ -70,26 +72,28 @@ class Row:
     spread: float | None
     n_cases: int
     difference: Difference | None
+    over_repeats: tuple[float, float] | None
 
 
 def make_rows(comparison: Comparison) -> list[Row]:
     """All rows of the table, model after model: the labels, then their mean."""
-    rows, first = [], comparison.dice(comparison.models[0])
+    rows, first = [], comparison.models[0]
+    first_dice, first_runs = comparison.dice(first), [comparison.dice(run) for run in first.runs]
     for model in comparison.models:
         dice, runs = comparison.dice(model), [comparison.dice(run) for run in model.runs]
-        is_first = model is comparison.models[0]
-        differences = [None] * (dice.shape[1] + 1) if is_first else compare_paired(first, dice)
+        differences = [None] * (dice.shape[1] + 1) if model is first else compare_paired(first_dice, dice)
         for i, label in enumerate([*comparison.labels.values(), MEAN]):
             columns = slice(None) if label == MEAN else slice(i, i + 1)
-            values = [foreground_mean(run[:, columns]) for run in runs]
+            before, values = ([foreground_mean(run[:, columns]) for run in of] for of in (first_runs, runs))
             rows.append(
                 Row(
                     model=model.name,
                     label=label,
                     dice=foreground_mean(dice[:, columns]),
-                    spread=stdev(values) if len(values) > 1 else None,
+                    spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
                     n_cases=int((~np.isnan(dice[:, columns])).any(axis=1).sum()),
                     difference=differences[i],
+                    over_repeats=None if model is first else welch_interval(before, values),
                 )
             )
     return rows
