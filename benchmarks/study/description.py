@@ -50,7 +50,8 @@ class Study:
         dataset: the folder in nnUNet_raw.
         configuration: ``3d_fullres``, for example.
         planner, gpu_memory_target: of nnU-Net's planning; the target in GB, None for the planner's own.
-        plans: what is put into the planned configuration: batch_size, patch_size, features_per_stage.
+        plans: what is put into the planned configuration: batch_size, features_per_stage, ...
+        mirroring: whether the validation takes the mean over mirrored images, as nnU-Net's does.
         folds: of nnU-Net's own five.
         device: of the trainings.
         trainers: the first is what the others are compared with.
@@ -69,6 +70,7 @@ class Study:
     planner: str = "ExperimentPlanner"
     gpu_memory_target: float | None = None
     plans: Mapping[str, Any] | None = None
+    mirroring: bool = True
 
     def trainers_of(self, schedule: str) -> tuple[str, ...]:
         return self.schedules[schedule].trainers or self.trainers
@@ -95,6 +97,7 @@ class Study:
             "planner": self.planner,
             "gpu_memory_target": self.gpu_memory_target,
             "plans": dict(self.plans or {}),
+            "mirroring": self.mirroring,
             **length,
         }
 

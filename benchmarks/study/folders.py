@@ -15,6 +15,12 @@ from nnunet_xattnres.demo.preparation import find_program
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
 PLANS = "StudyPlans"
+# glibc gives large blocks back to the system at every tensor's end, a quarter of a training step on the CPU
+GLIBC_KEEPS_MEMORY = {
+    "MALLOC_TOP_PAD_": "1000000000",
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Folders:
         on_cpu = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
+            **GLIBC_KEEPS_MEMORY,
             "nnUNet_n_proc_DA": "1",
             "nnUNet_def_n_proc": "1",
             "nnUNet_compile": "f",  # nnU-Net compiles on CUDA alone

@@ -7,6 +7,7 @@ from benchmarks.study.description import Study
 from benchmarks.study.folders import PLANS, Folders, leashed, planning_arguments, plans_name, read_json, write_json
 from nnunet_xattnres.errors import UserError
 
+CHANGES = ("batch_size", "patch_size", "features_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder")
 Run = Callable[[list[str], str], None]  # a command, and the name of its log
 
 
@@ -52,9 +53,9 @@ def _plans(study: Study, schedule: str, planned: dict[str, Any]) -> dict[str, An
     configuration = dict(planned["configurations"][study.configuration])
     architecture = configuration["architecture"]
     for key, value in (study.plans or {}).items():
-        old = architecture["arch_kwargs"] if key == "features_per_stage" else configuration
-        if key not in ("batch_size", "patch_size", "features_per_stage"):
-            raise UserError(f"{study.name}: plans: {key} is none of batch_size, patch_size, features_per_stage")
+        old = configuration if key in ("batch_size", "patch_size") else architecture["arch_kwargs"]
+        if key not in CHANGES:
+            raise UserError(f"{study.name}: plans: {key} is none of {', '.join(CHANGES)}")
         if isinstance(old[key], list) and len(old[key]) != len(value):
             raise UserError(f"{study.name}: plans: {key} must have {len(old[key])} entries, as planned: {old[key]}")
         if old is configuration:
@@ -62,5 +63,7 @@ def _plans(study: Study, schedule: str, planned: dict[str, Any]) -> dict[str, An
         else:
             architecture = {**architecture, "arch_kwargs": {**architecture["arch_kwargs"], key: value}}
     configuration["architecture"] = architecture
-    length = {key: study.settings(schedule)[key] for key in ("epochs", "iterations", "validation_iterations")}
+    length = {
+        key: study.settings(schedule)[key] for key in ("epochs", "iterations", "validation_iterations", "mirroring")
+    }
     return {**planned, "configurations": {study.configuration: configuration}, "study": length}

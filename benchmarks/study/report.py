@@ -1,2 +1,86 @@
-def write_report(study, folders):
-    return None
+"""A study's report: compare's tables and pictures for each schedule, learning curves, and RESULTS.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.study.curves import Groups, draw_curves
+from benchmarks.study.description import Study
+from benchmarks.study.folders import Folders
+from benchmarks.study.records import Record, read_records
+from benchmarks.study.results_page import results_page
+from nnunet_xattnres.compare import write_comparison
+from nnunet_xattnres.compare.fairness import refuse_unfair
+from nnunet_xattnres.compare.results import Fold, Model, Run
+from nnunet_xattnres.compare.table import Comparison
+from nnunet_xattnres.files import replacing
+
+
+def write_report(study: Study, folders: Folders) -> Path | None:
+    """Write a folder of tables for each schedule, curves.png and RESULTS.md from the records that there are.
+
+    Returns:
+        RESULTS.md; None when there is no record.
+    """
+    records = read_records(study, folders)
+    if not records:
+        return None
+    groups = grouped(study, records)
+    draw_curves(groups, trainers_of(groups), folders.results / "curves.png")
+    rows = {}
+    for schedule, by_trainer in groups.items():
+        comparison = comparison_of(study, by_trainer)
+        if comparison is not None:
+            title = f"{study.name}, {schedule}: {study.dataset}, {study.configuration}"
+            rows[schedule] = write_comparison(comparison, folders.results / schedule, title)
+    path = folders.results / "RESULTS.md"
+    with replacing(path) as partial:
+        partial.write_text(results_page(study, groups, rows), encoding="utf-8")
+    return path
+
+
+def grouped(study: Study, records: Sequence[Record]) -> Groups:
+    """The records by schedule and trainer, in the study's order."""
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for schedule in study.schedules:
+        for trainer in study.trainers_of(schedule):
+            here = [r for r in records if (r.training.schedule, r.training.trainer) == (schedule, trainer)]
+            if here:
+                groups.setdefault(schedule, {})[trainer] = here
+    return groups
+
+
+def trainers_of(groups: Groups) -> list[str]:
+    return list(dict.fromkeys(trainer for by_trainer in groups.values() for trainer in by_trainer))
+
+
+def comparison_of(study: Study, by_trainer: Mapping[str, Sequence[Record]]) -> Comparison | None:
+    """The trainers of a schedule on the repeats that have all folds; None while there are not two to compare."""
+    models = []
+    for trainer, records in by_trainer.items():
+        repeats: dict[int, dict[str, Fold]] = {}
+        for record in records:
+            repeats.setdefault(record.training.repeat, {})[str(record.training.fold)] = _fold(record)
+        runs = [_run(number, folds, study) for number, folds in repeats.items() if len(folds) == len(study.folds)]
+        if runs:
+            models.append(Model(trainer, tuple(runs)))
+    if len(models) < 2 or models[0].name != study.trainers[0]:
+        return None
+    return Comparison.of(models, refuse_unfair(models, ()))
+
+
+def _fold(record: Record) -> Fold:
+    facts = record.facts
+    return Fold(
+        dice=record.dice,
+        n_training_cases=facts["training_cases"],
+        epochs=facts["settings"]["epochs"],
+        iterations=facts["settings"]["iterations"],
+        epoch_seconds=facts["curve"][-1]["seconds"] / len(facts["curve"]),
+        gpu_memory=facts["gpu_memory"],
+        parameters=facts["parameters"],
+    )
+
+
+def _run(number: int, folds: dict[str, Fold], study: Study) -> Run:
+    labels = next(iter(next(iter(folds.values())).dice.values()))
+    return Run(Path(f"rep{number}"), folds, {label: label for label in labels}, None, {})

@@ -69,12 +69,19 @@ def _scheduled(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
         self.num_val_iterations_per_epoch = schedule["validation_iterations"]
         self.save_every = max(1, self.num_epochs // 10)
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self: Any) -> Any:  # noqa: N802
+        found = super(scheduled, self).configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.plans_manager.plans["study"]["mirroring"]:
+            self.inference_allowed_mirroring_axes = None  # the training still mirrors
+        return found
+
     def save_checkpoint(self: Any, filename: str) -> None:
         with replacing(Path(filename)) as partial:
             super(scheduled, self).save_checkpoint(str(partial))
 
     name = f"{trainer.__name__}{SUFFIX}"
-    namespace = {"__init__": __init__, "save_checkpoint": save_checkpoint, "__module__": __name__}
+    methods = (__init__, configure_rotation_dummyDA_mirroring_and_inital_patch_size, save_checkpoint)
+    namespace = {"__module__": __name__, "__doc__": trainer.__doc__, **{method.__name__: method for method in methods}}
     scheduled: type[nnUNetTrainer] = type(name, (trainer,), namespace)
     return scheduled
 

@@ -99,10 +99,10 @@ def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, titl
     parts = [
         f"# {title}",
         *(f"**{note}**" for note in comparison.notes),
-        _markdown(_HEAD, [_cells(row) for row in rows]),
+        markdown_table(_HEAD, [_cells(row) for row in rows]),
         method,
         *left_out,
-        *(("## Cost", _markdown(_COST_HEAD, cost)) if cost else ()),
+        *(("## Cost", markdown_table(_COST_HEAD, cost)) if cost else ()),
     ]
     with replacing(path) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -130,7 +130,7 @@ def _costs(comparison: Comparison) -> list[list[str]]:
     return lines if any(any(line[1:]) for line in lines) else []
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     table = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
 

@@ -1,0 +1,87 @@
+"""Learning curves: how fast trainings get where the plain network ends."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from benchmarks.study.records import Record
+from nnunet_xattnres.files import replacing
+
+FRACTIONS = (0.9, 0.95, 0.99)
+WINDOW = 3  # epochs over whose mean a curve is judged: nnU-Net estimates each epoch's Dice on few patches
+Groups = Mapping[str, Mapping[str, Sequence[Record]]]  # schedule -> trainer -> its trainings
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When the trainings of a trainer reached a Dice.
+
+    Attributes:
+        target: the Dice.
+        iterations, seconds: the means over the trainings that reached it; None if none did.
+        n_reached, n_all: how many did, of how many.
+    """
+
+    target: float
+    iterations: float | None
+    seconds: float | None
+    n_reached: int
+    n_all: int
+
+
+def final_dice(records: Sequence[Record]) -> float:
+    """The mean over the trainings of the end of their curves."""
+    return mean(_smooth(record)[-1] for record in records)
+
+
+def time_to_reach(records: Sequence[Record], target: float) -> Reached:
+    """When the mean of ``WINDOW`` epochs first was ``target`` or more."""
+    found = []
+    for record in records:
+        iterations, seconds, _ = record.curve
+        there = np.flatnonzero(np.asarray(_smooth(record)) >= target)
+        if there.size:
+            found.append((iterations[there[0]], seconds[there[0]]))
+    means = [mean(column) for column in zip(*found, strict=True)] or [None, None]
+    return Reached(target, *means, n_reached=len(found), n_all=len(records))
+
+
+def _smooth(record: Record) -> list[float]:
+    """The mean of each epoch and those before it, ``WINDOW`` in all; fewer at the start."""
+    _, _, dice = record.curve
+    return [mean(dice[max(0, i + 1 - WINDOW) : i + 1]) for i in range(len(dice))]
+
+
+def draw_curves(groups: Groups, trainers: Sequence[str], path: Path) -> None:
+    """Panels for each schedule, against iterations and against minutes; every training thin, their mean thick."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    colors = {trainer: colormaps["tab10"](i % 10) for i, trainer in enumerate(trainers)}
+    figure = Figure(figsize=(11.5, 0.6 + 3.1 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(groups), 2, squeeze=False, sharey=True)
+    for (schedule, by_trainer), (left, right) in zip(groups.items(), axes, strict=True):
+        for trainer, records in by_trainer.items():
+            curves = [(record.curve[0], np.array(record.curve[1]) / 60, _smooth(record)) for record in records]
+            for iterations, minutes, dice in curves:
+                left.plot(iterations, dice, color=colors[trainer], linewidth=0.6, alpha=0.45)
+                right.plot(minutes, dice, color=colors[trainer], linewidth=0.6, alpha=0.45)
+            minutes, dice = (np.mean([curve[i] for curve in curves], axis=0) for i in (1, 2))
+            left.plot(curves[0][0], dice, color=colors[trainer], linewidth=2.2, label=trainer)
+            right.plot(minutes, dice, color=colors[trainer], linewidth=2.2, label=trainer)
+        left.set_ylabel(f"{schedule}: Dice on validation patches")
+        for axis in (left, right):
+            axis.grid(alpha=0.25)
+            axis.set_xlim(left=0)
+            axis.set_ylim(0, 1)
+    axes[-1][0].set_xlabel("iterations")
+    axes[-1][1].set_xlabel("minutes (of one training, several running at a time)")
+    handles = {line.get_label(): line for axis in axes.ravel() for line in axis.get_legend_handles_labels()[0]}
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=8)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

@@ -1,0 +1,159 @@
+"""RESULTS.md: what a study found, and how it was made."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from benchmarks.study.curves import FRACTIONS, Groups, final_dice, time_to_reach
+from benchmarks.study.description import Study
+from benchmarks.study.folders import planning_arguments
+from benchmarks.study.records import Record
+from nnunet_xattnres.compare.report import markdown_table
+from nnunet_xattnres.compare.table import MEAN, Row
+
+HEAD = ("schedule", "trainer", "repeats", "Dice", "difference", "95% over repeats", "95% over cases")
+
+
+def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> str:
+    """The text of RESULTS.md.
+
+    Args:
+        groups: the records by schedule and trainer.
+        rows: compare's table for each schedule that has one.
+    """
+    records = [record for by_trainer in groups.values() for found in by_trainer.values() for record in found]
+    pages = ", ".join(f"[{schedule}]({schedule}/comparison.md)" for schedule in rows)
+    parts = [
+        f"# {study.name}",
+        *_about(study, records),
+        "## Dice",
+        markdown_table(HEAD, [line for schedule in rows for line in dice_lines(schedule, groups, rows[schedule])]),
+        "Dice: the mean over labels, cases and repeats, ± the standard deviation between repeats. The difference is to "
+        f"{study.trainers[0]}. Its interval over repeats (95%, Welch's t) says whether other trainings would show it, "
+        f"the one over cases (95%, bootstrap) whether other cases would. Labels, p-values and costs: {pages}.",
+        "## Learning curves",
+        "![Dice on patches of the validation cases against iterations and minutes](curves.png)",
+        "Every training thin, the mean of the repeats thick. The Dice is the one that nnU-Net estimates after every "
+        "epoch on random patches of the validation cases, here as the mean of three epochs.",
+        "### Time to reach the plain network's end",
+        markdown_table(*_reached(study, groups)),
+        f"The first epoch at which the curve reaches 90%, 95% and 99% of the end of {study.trainers[0]}'s on the same "
+        "schedule (the mean of its repeats): iterations / minutes, the mean over the trainings that get there, and how "
+        "many of them do if not all. Minutes are those of one training while several run on the machine.",
+        *_routing(groups),
+        "## How it was made",
+        *_how(study, records),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def dice_lines(schedule: str, groups: Groups, rows: Sequence[Row]) -> list[list[str]]:
+    """A line of ``HEAD`` for each trainer."""
+    lines = []
+    for row in rows:
+        if row.label == MEAN:
+            repeats = len({record.training.repeat for record in groups[schedule][row.model]})
+            spread = "" if row.spread is None else f" ± {row.spread:.3f}"
+            line = [schedule, row.model, str(repeats), f"{row.dice:.3f}{spread}"]
+            cases = None if row.difference is None else (row.difference.low, row.difference.high)
+            difference = "" if row.difference is None else f"{row.difference.mean:+.3f}"
+            lines.append([*line, difference, interval(row.over_repeats), interval(cases)])
+    return lines
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None or math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+
+
+def _about(study: Study, records: Sequence[Record]) -> list[str]:
+    n_all, first = len(study.trainings()), records[0]
+    cases = f"{first.facts['training_cases']} training and {len(first.dice)} validation cases a fold"
+    parts = [f"{study.dataset}, {study.configuration}; folds {', '.join(map(str, study.folds))}, {cases}."]
+    if len(records) < n_all:
+        parts.append(f"**Not complete: {len(records)} of {n_all} trainings.**")
+    return [*parts, f"**What is smaller than nnU-Net would have it.** {study.cut_down.strip()}"]
+
+
+def _reached(study: Study, groups: Groups) -> tuple[list[str], list[list[str]]]:
+    head = ["schedule", "trainer", "end of the curve", *(f"to {fraction:.0%}" for fraction in FRACTIONS)]
+    lines = []
+    for schedule, by_trainer in groups.items():
+        plain = by_trainer.get(study.trainers[0])
+        for trainer, records in by_trainer.items() if plain else ():
+            cells = [_when(records, fraction * final_dice(plain)) for fraction in FRACTIONS]
+            lines.append([schedule, trainer, f"{final_dice(records):.3f}", *cells])
+    return head, lines
+
+
+def _when(records: Sequence[Record], target: float) -> str:
+    reached = time_to_reach(records, target)
+    if reached.iterations is None or reached.seconds is None:
+        return "not reached"
+    some = "" if reached.n_reached == reached.n_all else f" ({reached.n_reached} of {reached.n_all})"
+    return f"{reached.iterations:.0f} / {reached.seconds / 60:.1f} min{some}"
+
+
+def _routing(groups: Groups) -> list[str]:
+    """What each decoder stage's read weighs most at the end, against uniform weights."""
+    lines = []
+    for schedule, by_trainer in groups.items():
+        for trainer, records in by_trainer.items():
+            reads = [_last_weights(record) for record in records if record.routing]
+            cells = []
+            for read in (name for name in (reads[0] if reads else ()) if name.startswith("d")):
+                sources = reads[0][read]
+                ratios = {s: mean(weights[read][s] for weights in reads) * len(sources) for s in sources}
+                top = max(ratios, key=lambda source: ratios[source])
+                cells.append(f"{read}: {top} {ratios[top]:.2f}")
+            if cells:
+                lines.append([schedule, trainer, ", ".join(cells)])
+    if not lines:
+        return []
+    return [
+        "### Do the weights leave the uniform start?",
+        markdown_table(("schedule", "trainer", "decoder stage: the source with the largest mean weight"), lines),
+        "In the last epoch, the mean over the repeats; 1.00 is the weight that all sources have at the start. The "
+        "whole course is in `trainings/*.routing.csv`.",
+    ]
+
+
+def _last_weights(record: Record) -> dict[str, dict[str, float]]:
+    last = max(int(row["epoch"]) for row in record.routing)
+    weights: dict[str, dict[str, float]] = {}
+    for row in record.routing:
+        if int(row["epoch"]) == last:
+            weights.setdefault(row["read"], {})[row["source"]] = float(row["mean_weight"])
+    return weights
+
+
+def _how(study: Study, records: Sequence[Record]) -> list[str]:
+    commands = ["nnUNetv2_plan_and_preprocess " + " ".join(planning_arguments(study))]
+    commands += dict.fromkeys(record.facts["command"] for record in records)
+    shown = (
+        commands
+        if len(commands) <= 3
+        else [*commands[:2], f"# ... {len(commands) - 2} more: trainings/*.json", commands[-1]]
+    )
+    machines = dict.fromkeys(_machine(record) for record in records)
+    hours = sum(record.facts["curve"][-1]["seconds"] for record in records) / 3600
+    again = f"python -m benchmarks.study run benchmarks/study/{study.name}.yaml --raw RAW --work WORK"
+    compare = f"nnunet-xattnres compare --cases benchmarks/study/results/{study.name}/SCHEDULE/cases.csv -o OUT"
+    return [
+        f"`{again}` runs, among others,",
+        "```bash\n" + "\n".join(commands) + "\n```",
+        f"with the plans `StudyPlans_SCHEDULE_repN`: nnU-Net's with {_changes(study)}. {len(records)} trainings of "
+        f"{hours:.1f} hours in all, on",
+        "\n".join(f"- {machine}" for machine in machines),
+        f"`{compare}` computes the tables again from the Dice of every case.",
+    ]
+
+
+def _changes(study: Study) -> str:
+    return ", ".join(f"{key} {value}" for key, value in (study.plans or {}).items()) or "no change but the schedule"
+
+
+def _machine(record: Record) -> str:
+    machine = record.facts["machine"]
+    on = machine["gpu"] or f"{machine['cpu']}, one core of several for each training"
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "nnunetv2", "nnunet-xattnres"))
+    return f"{on}; {machine['system']}, Python {machine['python']}, {versions}, commit {machine['commit']}"
