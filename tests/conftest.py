@@ -8,6 +8,7 @@ import pytest
 # Tests run beside each other and beside nnU-Net's processes: threads that wait must not spin. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))  # tests/networks.py
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/, which is no part of the package
 
 
 @pytest.fixture
@@ -25,3 +26,18 @@ def disk_full_at():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture
+def study():
+    from study_records import little_study
+
+    return little_study()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Of the study."""
+    from benchmarks.study.folders import Folders
+
+    return Folders(tmp_path / "raw", tmp_path / "work", tmp_path / "results" / "little")

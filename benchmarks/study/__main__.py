@@ -70,6 +70,19 @@ def merge(
         _report(study, folders, console)
 
 
+@app.command()
+def overview(
+    files: Annotated[list[Path], typer.Argument(help="The YAML files of some studies.")],
+    picture: Annotated[Path | None, typer.Option(help="Where to draw the picture.")] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Print one table of several studies, and draw one picture: those of the README."""
+    from benchmarks.study.overview import overview as table_of
+
+    with shown_to_the_user():
+        typer.echo(table_of([_open(file, results) for file in files], picture))
+
+
 def _open(file: Path, results: Path, raw: Path = Path(), work: Path = Path()) -> tuple[Study, Folders]:
     study = read_study(file)
     return study, Folders(raw.absolute(), work.absolute() / study.name, results.absolute() / study.name)

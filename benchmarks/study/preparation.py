@@ -1,5 +1,6 @@
 """Before a study's trainings: planning and preprocessing by nnU-Net, the splits, and plans for every schedule."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,9 @@ def prepare(study: Study, folders: Folders, run: Run) -> None:
     wanted = {key: getattr(study, key) for key in ("dataset", "configuration", "planner", "gpu_memory_target")}
     done = folders.work / "prepared.json"
     if not done.is_file():
-        run(leashed("nnUNetv2_plan_and_preprocess", planning_arguments(study)), "plan_and_preprocess")
+        n = str(min(8, os.cpu_count() or 1))  # processes; nnU-Net would start eight on two cores, too
+        arguments = [*planning_arguments(study), "-npfp", n, "-np", n]
+        run(leashed("nnUNetv2_plan_and_preprocess", arguments), "plan_and_preprocess")
         write_json(wanted, done)
     elif read_json(done) != wanted:
         raise UserError(

@@ -137,12 +137,12 @@ def _read(path: Path, training: Training) -> Record:
         dice: Dice = {}
         for row in _rows(path.with_suffix(".csv")):
             dice.setdefault(row["case"], {})[row["label"]] = float(row["dice"])
+        if not dice:
+            raise ValueError("no cases")
         routing = path.with_suffix(".routing.csv")
         return Record(training, dice, read_json(path), list(_rows(routing)) if routing.is_file() else [])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the record {path} cannot be read ({error}); remove it, and the study makes it again"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error}); remove it and run the study") from None
 
 
 def _rows(path: Path) -> Iterable[dict[str, str]]:

@@ -129,11 +129,8 @@ def _last_weights(record: Record) -> dict[str, dict[str, float]]:
 def _how(study: Study, records: Sequence[Record]) -> list[str]:
     commands = ["nnUNetv2_plan_and_preprocess " + " ".join(planning_arguments(study))]
     commands += dict.fromkeys(record.facts["command"] for record in records)
-    shown = (
-        commands
-        if len(commands) <= 3
-        else [*commands[:2], f"# ... {len(commands) - 2} more: trainings/*.json", commands[-1]]
-    )
+    if len(commands) > 3:
+        commands[2:-1] = [f"# ... {len(commands) - 3} more: trainings/*.json"]
     machines = dict.fromkeys(_machine(record) for record in records)
     hours = sum(record.facts["curve"][-1]["seconds"] for record in records) / 3600
     again = f"python -m benchmarks.study run benchmarks/study/{study.name}.yaml --raw RAW --work WORK"

@@ -1,0 +1,1 @@
+"""Measurements and studies; no part of the package."""
