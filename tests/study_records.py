@@ -46,6 +46,7 @@ def write_a_record(study, folders, training, level=0.5):
             csv.writer(file).writerows([("epoch", "read", "source", "mean_weight"), *lines])
     facts = {"settings": study.settings(training.schedule), "command": f"nnUNetv2_train {training.name}"}
     facts |= {"machine": {**machine, "gpu": None}, "parameters": 1000, "training_cases": 100, "gpu_memory": None}
+    facts["read_scale"] = {"e3": 3.0, "d1": 0.25} if OURS in training.trainer else {}
     write_json({**facts, "curve": curve}, folders.records / f"{training.name}.json")
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import make_input, make_network
 from scipy import stats
 from study_records import CASES, OURS, PLAIN, write_a_record, write_all_records
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from benchmarks.study.curves import final_dice, time_to_reach
 from benchmarks.study.description import Training, read_study
 from benchmarks.study.folders import RESULTS, Folders
 from benchmarks.study.overview import overview
+from benchmarks.study.read_scale import scale_of
 from benchmarks.study.records import Record, _curve, merge_records, read_records
 from benchmarks.study.report import write_report
 from nnunet_xattnres.cli import app as package_app
@@ -114,6 +116,26 @@ def test_time_to_reach_by_hand():
     assert (reached.iterations, reached.seconds, reached.n_reached) == (None, None, 0)
 
 
+@pytest.mark.parametrize("mode", ["add", "replace", "gated"])
+def test_the_scale_of_a_read_is_that_of_what_the_stages_take(mode):
+    network = make_network(2, "plain conv", mode).eval()
+    taken, given = {}, {}
+    for s, stage in enumerate(network.encoder.stages, start=1):
+        stage.register_forward_pre_hook(lambda _, args, s=s: taken.__setitem__(f"e{s}", args[0]))
+        stage.register_forward_hook(lambda _, args, out, s=s: given.__setitem__(f"e{s}", out))
+    for j, stage in enumerate(network.decoder.stages, start=1):
+        stage.register_forward_pre_hook(lambda _, args, j=j: taken.__setitem__(f"d{j}", args[0]))
+    scales = scale_of(network, [make_input(network)])
+    assert list(scales) == ["e3", "e4", "d1", "d2", "d3"]
+    for name, scale in scales.items():
+        stage = int(name[1:])
+        beside = given[f"e{stage - 1}" if name[0] == "e" else f"e{4 - stage}"]
+        read = taken[name] if name[0] == "e" else taken[name][:, taken[name].shape[1] // 2 :]  # the skip half
+        if mode == "gated" or (mode, name[0]) == ("add", "d"):
+            read = read - beside
+        assert scale == pytest.approx(float((read.square().mean() / beside.square().mean()).sqrt()), abs=1e-4)
+
+
 # --- reports
 
 
@@ -141,7 +163,7 @@ def test_results_md_has_the_numbers_of_the_records(study, folders):
     assert (end, to_90, to_95, to_99) == ("0.417", "60 / 3.0 min", "60 / 3.0 min", "60 / 3.0 min")
     end, to_90, *_ = cells(reach, "long", OURS)
     assert (end, to_90) == ("0.500", "50 / 2.5 min")
-    assert "| long | nnUNetTrainerXAttnRes | d1: e1 1.60 |" in page
+    assert "| long | nnUNetTrainerXAttnRes | d1: e1 1.60 | d1 0.25 |" in page
     for file in ("curves.png", "long/comparison.png", "short/comparison.md"):
         assert (folders.results / file).stat().st_size > 500
 

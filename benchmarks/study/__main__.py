@@ -36,10 +36,10 @@ def run(
         try:
             failures = run_study(study, folders, jobs=jobs, threads=threads, console=console)
         except KeyboardInterrupt:
+            _report(study, folders, console)
             console.print("stopped; the same command goes on from here")
             raise typer.Exit(130) from None
-        finally:
-            _report(study, folders, console)
+        _report(study, folders, console)
         for failure in failures:
             console.print(f"[red]{escape(failure)}[/]", soft_wrap=True)
         if failures:

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.machine import describe_machine
 from benchmarks.study.description import Study, Training
 from benchmarks.study.folders import REPOSITORY, Folders, read_json, training_arguments, write_json
+from benchmarks.study.read_scale import read_scale
 from nnunet_xattnres.checkpoints import read_checkpoint
 from nnunet_xattnres.compare.results import Dice, read_run
 from nnunet_xattnres.compare.table import label_names
@@ -26,8 +27,8 @@ class Record:
     Attributes:
         dice: of every validation case, by the names of the labels.
         facts: the rest, as the JSON file has it: ``settings``, ``command``, ``machine``, ``parameters``,
-            ``training_cases``, and ``curve``: for every epoch the seconds until its end and the Dice of each label, as
-            nnU-Net estimates it on patches of the validation cases.
+            ``training_cases``; ``read_scale``, as that function says it; and ``curve``: for every epoch the seconds
+            until its end and the Dice of each label, as nnU-Net estimates it on patches of the validation cases.
         routing: rows of epoch, read, source and mean weight; none for a network without reads.
     """
 
@@ -65,6 +66,7 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
         "parameters": fold.parameters,
         "training_cases": fold.n_training_cases,
         "gpu_memory": fold.gpu_memory,
+        "read_scale": read_scale(study, folders, training),
         "curve": _curve(checkpoint["logging"]),
     }
     folders.records.mkdir(parents=True, exist_ok=True)

@@ -106,15 +106,23 @@ def _routing(groups: Groups) -> list[str]:
                 top = max(ratios, key=lambda source: ratios[source])
                 cells.append(f"{read}: {top} {ratios[top]:.2f}")
             if cells:
-                lines.append([schedule, trainer, ", ".join(cells)])
+                lines.append([schedule, trainer, ", ".join(cells), _scales(records)])
     if not lines:
         return []
     return [
         "### Do the weights leave the uniform start?",
-        markdown_table(("schedule", "trainer", "decoder stage: the source with the largest mean weight"), lines),
-        "In the last epoch, the mean over the repeats; 1.00 is the weight that all sources have at the start. The "
-        "whole course is in `trainings/*.routing.csv`.",
+        markdown_table(("schedule", "trainer", "source with the largest mean weight", "read beside skip"), lines),
+        "For each decoder stage, in the last epoch, the mean over the repeats; 1.00 is the weight that all sources "
+        "have at the start. The whole course is in `trainings/*.routing.csv`. Read beside skip: the root mean square "
+        "of the read over that of the skip, in the trained network on four validation cases.",
     ]
+
+
+def _scales(records: Sequence[Record]) -> str:
+    """Of each decoder stage's read, where it was measured; the mean over the repeats."""
+    found = [record.facts["read_scale"] for record in records if record.facts.get("read_scale")]
+    names = [name for name in (found[0] if found else ()) if name.startswith("d")]
+    return ", ".join(f"{name} {mean(scales[name] for scales in found):.2f}" for name in names)
 
 
 def _last_weights(record: Record) -> dict[str, dict[str, float]]:
