@@ -234,8 +234,7 @@ def test_the_committed_tables_come_again_from_the_numbers_of_every_case(path, tm
     assert shown == kept
 
 
-def test_no_command_reaches_beyond_the_records():
-    """``report`` and ``overview`` of what is committed, as a reader of the repository runs them."""
+def test_the_overview_of_what_is_committed():
     files = [str(RESULTS.parent / f"{path.parts[-3]}.yaml") for path in COMMITTED]
     for file in dict.fromkeys(files):
         result = CliRunner().invoke(app, ["overview", file])
