@@ -18,16 +18,10 @@ SUFFIX = "_study"  # of the classes' names: nnUNetTrainer_study
 class nnUNetTrainerDoubleLR(nnUNetTrainer):
     """A control: the plain network with twice nnU-Net's learning rate."""
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr *= 2
+    def initialize(self) -> None:
+        if not self.was_initialized:
+            self.initial_lr *= 2
+        super().initialize()
 
 
 class nnUNetTrainerWarmUp(nnUNetTrainer):
