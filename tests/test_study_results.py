@@ -12,7 +12,7 @@ from study_records import CASES, OURS, PLAIN, write_a_record, write_all_records
 from typer.testing import CliRunner
 
 from benchmarks.study.__main__ import app
-from benchmarks.study.curves import final_dice, time_to_reach
+from benchmarks.study.curves import final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Training, read_study
 from benchmarks.study.folders import RESULTS, Folders
 from benchmarks.study.overview import overview
@@ -108,12 +108,18 @@ def test_time_to_reach_by_hand():
     # the means of three epochs: 0, 0.15, 0.3, 0.5, 0.7 and 0.6, 0.6, 0.6, 0.7, 0.8
     assert final_dice([slow, fast]) == pytest.approx(0.75)
     reached = time_to_reach([slow, fast], 0.69)
-    assert (reached.iterations, reached.seconds) == ((50 + 40) / 2, (10.0 + 12.0) / 2)
-    assert (reached.n_reached, reached.n_all) == (2, 2)
+    assert (reached.iterations, reached.n_reached, reached.n_all) == ((50 + 40) / 2, 2, 2)
     reached = time_to_reach([slow, fast], 0.75)
-    assert (reached.iterations, reached.seconds, reached.n_reached) == (50, 15.0, 1)
+    assert (reached.iterations, reached.n_reached) == (50, 1)
     reached = time_to_reach([slow, fast], 0.95)
-    assert (reached.iterations, reached.seconds, reached.n_reached) == (None, None, 0)
+    assert (reached.iterations, reached.n_reached) == (None, 0)
+
+
+def test_the_usual_duration_of_an_iteration_is_not_that_of_a_busy_hour():
+    quiet, busy = record_of([0.5] * 5), record_of([0.5] * 3)
+    busy.facts["curve"][2]["seconds"] = 3600.0
+    groups = {"long": {PLAIN: [quiet]}, "short": {PLAIN: [busy], OURS: [record_of([0.5], seconds_an_epoch=3.0)]}}
+    assert seconds_an_iteration(groups) == {PLAIN: pytest.approx(0.2), OURS: pytest.approx(0.3)}
 
 
 @pytest.mark.parametrize("mode", ["add", "replace", "gated"])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import numpy as np
 
@@ -21,13 +21,12 @@ class Reached:
 
     Attributes:
         target: the Dice.
-        iterations, seconds: the means over the trainings that reached it; None if none did.
+        iterations: the mean over the trainings that reached it; None if none did.
         n_reached, n_all: how many did, of how many.
     """
 
     target: float
     iterations: float | None
-    seconds: float | None
     n_reached: int
     n_all: int
 
@@ -41,12 +40,24 @@ def time_to_reach(records: Sequence[Record], target: float) -> Reached:
     """When the mean of ``WINDOW`` epochs first was ``target`` or more."""
     found = []
     for record in records:
-        iterations, seconds, _ = record.curve
         there = np.flatnonzero(np.asarray(_smooth(record)) >= target)
         if there.size:
-            found.append((iterations[there[0]], seconds[there[0]]))
-    means = [mean(column) for column in zip(*found, strict=True)] or [None, None]
-    return Reached(target, *means, n_reached=len(found), n_all=len(records))
+            found.append(record.curve[0][there[0]])
+    return Reached(target, mean(found) if found else None, n_reached=len(found), n_all=len(records))
+
+
+def seconds_an_iteration(groups: Groups) -> dict[str, float]:
+    """Of each trainer, the median over all epochs of all its trainings; validation on patches is in it.
+
+    A training's own clock also shows what else the machine did at the time.
+    """
+    found: dict[str, list[float]] = {}
+    for by_trainer in groups.values():
+        for trainer, records in by_trainer.items():
+            for record in records:
+                iterations, seconds, _ = record.curve
+                found.setdefault(trainer, []).extend(np.diff(seconds, prepend=0.0) / iterations[0])
+    return {trainer: median(durations) for trainer, durations in found.items()}
 
 
 def _smooth(record: Record) -> list[float]:
@@ -61,26 +72,25 @@ def draw_curves(groups: Groups, trainers: Sequence[str], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    speed = seconds_an_iteration(groups)
     colors = {trainer: colormaps["tab10"](i % 10) for i, trainer in enumerate(trainers)}
     figure = Figure(figsize=(11.5, 0.6 + 3.1 * len(groups)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(groups), 2, squeeze=False, sharey=True)
     for (schedule, by_trainer), (left, right) in zip(groups.items(), axes, strict=True):
         for trainer, records in by_trainer.items():
-            curves = [(record.curve[0], np.array(record.curve[1]) / 60, _smooth(record)) for record in records]
-            for iterations, minutes, dice in curves:
-                left.plot(iterations, dice, color=colors[trainer], linewidth=0.6, alpha=0.45)
-                right.plot(minutes, dice, color=colors[trainer], linewidth=0.6, alpha=0.45)
-            minutes, dice = (np.mean([curve[i] for curve in curves], axis=0) for i in (1, 2))
-            left.plot(curves[0][0], dice, color=colors[trainer], linewidth=2.2, label=trainer)
-            right.plot(minutes, dice, color=colors[trainer], linewidth=2.2, label=trainer)
+            iterations = np.array(records[0].curve[0])
+            curves = np.array([_smooth(record) for record in records])
+            for axis, x in ((left, iterations), (right, iterations * speed[trainer] / 60)):
+                axis.plot(x, curves.T, color=colors[trainer], linewidth=0.6, alpha=0.45)
+                axis.plot(x, curves.mean(axis=0), color=colors[trainer], linewidth=2.2, label=trainer)
         left.set_ylabel(f"{schedule}: Dice on validation patches")
         for axis in (left, right):
             axis.grid(alpha=0.25)
             axis.set_xlim(left=0)
             axis.set_ylim(0, 1)
     axes[-1][0].set_xlabel("iterations")
-    axes[-1][1].set_xlabel("minutes (of one training, several running at a time)")
+    axes[-1][1].set_xlabel("minutes")
     handles = {line.get_label(): line for axis in axes.ravel() for line in axis.get_legend_handles_labels()[0]}
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=8)
     with replacing(path) as partial:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from benchmarks.study.curves import FRACTIONS, Groups, final_dice, time_to_reach
+from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Study
 from benchmarks.study.folders import planning_arguments
 from benchmarks.study.records import Record
@@ -39,7 +39,9 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         markdown_table(*_reached(study, groups)),
         f"The first epoch at which the curve reaches 90%, 95% and 99% of the end of {study.trainers[0]}'s on the same "
         "schedule (the mean of its repeats): iterations / minutes, the mean over the trainings that get there, and how "
-        "many of them do if not all. Minutes are those of one training while several run on the machine.",
+        "many of them do if not all. Minutes, here and in the picture, are iterations times the median duration of one "
+        f"over all trainings of the trainer, in seconds: {_speeds(groups)}. (A training's own clock also shows what "
+        "else the machine did; it is in `trainings/*.json`.)",
         *_routing(groups),
         "## How it was made",
         *_how(study, records),
@@ -75,22 +77,28 @@ def _about(study: Study, records: Sequence[Record]) -> list[str]:
 
 
 def _reached(study: Study, groups: Groups) -> tuple[list[str], list[list[str]]]:
+    speed = seconds_an_iteration(groups)
     head = ["schedule", "trainer", "end of the curve", *(f"to {fraction:.0%}" for fraction in FRACTIONS)]
     lines = []
     for schedule, by_trainer in groups.items():
         plain = by_trainer.get(study.trainers[0])
         for trainer, records in by_trainer.items() if plain else ():
-            cells = [_when(records, fraction * final_dice(plain)) for fraction in FRACTIONS]
+            targets = [fraction * final_dice(plain) for fraction in FRACTIONS]
+            cells = [_when(records, target, speed[trainer]) for target in targets]
             lines.append([schedule, trainer, f"{final_dice(records):.3f}", *cells])
     return head, lines
 
 
-def _when(records: Sequence[Record], target: float) -> str:
+def _when(records: Sequence[Record], target: float, seconds: float) -> str:
     reached = time_to_reach(records, target)
-    if reached.iterations is None or reached.seconds is None:
+    if reached.iterations is None:
         return "not reached"
     some = "" if reached.n_reached == reached.n_all else f" ({reached.n_reached} of {reached.n_all})"
-    return f"{reached.iterations:.0f} / {reached.seconds / 60:.1f} min{some}"
+    return f"{reached.iterations:.0f} / {reached.iterations * seconds / 60:.1f} min{some}"
+
+
+def _speeds(groups: Groups) -> str:
+    return ", ".join(f"{trainer} {seconds:.2f}" for trainer, seconds in seconds_an_iteration(groups).items())
 
 
 def _routing(groups: Groups) -> list[str]:
