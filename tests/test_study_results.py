@@ -12,13 +12,14 @@ from study_records import CASES, OURS, PLAIN, write_a_record, write_all_records
 from typer.testing import CliRunner
 
 from benchmarks.study.__main__ import app
-from benchmarks.study.curves import final_dice, seconds_an_iteration, time_to_reach
+from benchmarks.study.curves import Reached, draw_curves, final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Training, read_study
 from benchmarks.study.folders import RESULTS, Folders
 from benchmarks.study.overview import overview
 from benchmarks.study.read_scale import scale_of
 from benchmarks.study.records import Record, _curve, merge_records, read_records
 from benchmarks.study.report import write_report
+from benchmarks.study.results_page import _reached
 from nnunet_xattnres.cli import app as package_app
 from nnunet_xattnres.errors import UserError
 
@@ -98,28 +99,37 @@ def test_merging_takes_what_is_missing_and_leaves_the_rest(study, folders, tmp_p
 # --- curves
 
 
-def record_of(dice, seconds_an_epoch=2.0):
+def record_of(dice, seconds_an_epoch=2.0, trainer=PLAIN, machine="usual"):
     curve = [{"seconds": seconds_an_epoch * (i + 1), "dice": [d, d]} for i, d in enumerate(dice)]
-    return Record(Training("long", 0, PLAIN, 0), {}, {"settings": {"iterations": 10}, "curve": curve}, [])
+    facts = {"settings": {"iterations": 10}, "curve": curve, "machine": {"cpu": machine, "gpu": None}}
+    return Record(Training("long", 0, trainer, 0), {}, facts, [])
 
 
 def test_time_to_reach_by_hand():
     slow, fast = record_of([0.0, 0.3, 0.6, 0.6, 0.9]), record_of([0.6, 0.6, 0.6, 0.9, 0.9], seconds_an_epoch=3.0)
     # the means of three epochs: 0, 0.15, 0.3, 0.5, 0.7 and 0.6, 0.6, 0.6, 0.7, 0.8
     assert final_dice([slow, fast]) == pytest.approx(0.75)
-    reached = time_to_reach([slow, fast], 0.69)
-    assert (reached.iterations, reached.n_reached, reached.n_all) == ((50 + 40) / 2, 2, 2)
-    reached = time_to_reach([slow, fast], 0.75)
-    assert (reached.iterations, reached.n_reached) == (50, 1)
-    reached = time_to_reach([slow, fast], 0.95)
-    assert (reached.iterations, reached.n_reached) == (None, 0)
+    assert time_to_reach([slow, fast], 0.69) == Reached([50, 40], 2)
+    assert time_to_reach([slow, fast], 0.75) == Reached([50], 2)
+    assert time_to_reach([slow, fast], 0.95) == Reached([], 2)
 
 
 def test_the_usual_duration_of_an_iteration_is_not_that_of_a_busy_hour():
     quiet, busy = record_of([0.5] * 5), record_of([0.5] * 3)
     busy.facts["curve"][2]["seconds"] = 3600.0
-    groups = {"long": {PLAIN: [quiet]}, "short": {PLAIN: [busy], OURS: [record_of([0.5], seconds_an_epoch=3.0)]}}
-    assert seconds_an_iteration(groups) == {PLAIN: pytest.approx(0.2), OURS: pytest.approx(0.3)}
+    ours = record_of([0.5], seconds_an_epoch=3.0, trainer=OURS)
+    groups = {"long": {PLAIN: [quiet]}, "short": {PLAIN: [busy], OURS: [ours]}}
+    assert seconds_an_iteration(groups) == ("usual", {PLAIN: pytest.approx(0.2), OURS: pytest.approx(0.3)})
+
+
+def test_durations_of_two_machines_are_not_mixed(study, tmp_path):
+    fast = [record_of([0.5] * 5, seconds_an_epoch=0.1, trainer=trainer, machine="fast") for trainer in (PLAIN, OURS)]
+    usual = [record_of([0.5] * 5) for _ in range(3)]
+    groups = {"long": {PLAIN: [fast[0], *usual], OURS: [fast[1]]}}
+    assert seconds_an_iteration(groups) == ("usual", {PLAIN: pytest.approx(0.2)})
+    draw_curves(groups, [PLAIN, OURS], tmp_path / "curves.png")
+    head, (_, ours) = _reached(study, groups)
+    assert head[-1] == "to 99%" and ours[-1] == "10"  # iterations, and no minutes of another machine
 
 
 @pytest.mark.parametrize("mode", ["add", "replace", "gated"])
@@ -166,9 +176,9 @@ def test_results_md_has_the_numbers_of_the_records(study, folders):
     # the plain curve ends at the mean of 4/6, 5/6 and 6/6 of 0.5; ours has 0.6 in the place of 0.5
     reach = page[page.index("### Time to reach") :]
     end, to_90, to_95, to_99 = cells(reach, "long", PLAIN)
-    assert (end, to_90, to_95, to_99) == ("0.417", "60 / 3.0 min", "60 / 3.0 min", "60 / 3.0 min")
+    assert (end, to_90, to_95, to_99) == ("0.417", *["60 ± 0 / 3.0 min"] * 3)
     end, to_90, *_ = cells(reach, "long", OURS)
-    assert (end, to_90) == ("0.500", "50 / 2.5 min")
+    assert (end, to_90) == ("0.500", "50 ± 0 / 2.5 min")
     assert "| long | nnUNetTrainerXAttnRes | d1: e1 1.60 | d1 0.25 |" in page
     for file in ("curves.png", "long/comparison.png", "short/comparison.md"):
         assert (folders.results / file).stat().st_size > 500

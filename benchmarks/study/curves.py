@@ -1,5 +1,6 @@
 """Learning curves: how fast trainings get where the plain network ends."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,11 @@ class Reached:
     """When the trainings of a trainer reached a Dice.
 
     Attributes:
-        target: the Dice.
-        iterations: the mean over the trainings that reached it; None if none did.
-        n_reached, n_all: how many did, of how many.
+        iterations: of each training that did.
+        n_all: how many trainings there are.
     """
 
-    target: float
-    iterations: float | None
-    n_reached: int
+    iterations: Sequence[int]
     n_all: int
 
 
@@ -43,21 +41,26 @@ def time_to_reach(records: Sequence[Record], target: float) -> Reached:
         there = np.flatnonzero(np.asarray(_smooth(record)) >= target)
         if there.size:
             found.append(record.curve[0][there[0]])
-    return Reached(target, mean(found) if found else None, n_reached=len(found), n_all=len(records))
+    return Reached(found, len(records))
 
 
-def seconds_an_iteration(groups: Groups) -> dict[str, float]:
-    """Of each trainer, the median over all epochs of all its trainings; validation on patches is in it.
+def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
+    """How long an iteration takes each trainer, on the processor that ran most of the trainings.
 
-    A training's own clock also shows what else the machine did at the time.
+    The median over all epochs there; validation on patches is in it. A training's own clock also shows what else the
+    machine did at the time.
+
+    Returns:
+        The name of the processor, and the seconds of each trainer that has run on it.
     """
-    found: dict[str, list[float]] = {}
-    for by_trainer in groups.values():
-        for trainer, records in by_trainer.items():
-            for record in records:
-                iterations, seconds, _ = record.curve
-                found.setdefault(trainer, []).extend(np.diff(seconds, prepend=0.0) / iterations[0])
-    return {trainer: median(durations) for trainer, durations in found.items()}
+    records = [record for by_trainer in groups.values() for found in by_trainer.values() for record in found]
+    processor = Counter(record.processor for record in records).most_common(1)[0][0]
+    durations: dict[str, list[float]] = {}
+    for record in records:
+        if record.processor == processor:
+            iterations, seconds, _ = record.curve
+            durations.setdefault(record.training.trainer, []).extend(np.diff(seconds, prepend=0.0) / iterations[0])
+    return processor, {trainer: median(found) for trainer, found in durations.items()}
 
 
 def _smooth(record: Record) -> list[float]:
@@ -72,7 +75,7 @@ def draw_curves(groups: Groups, trainers: Sequence[str], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    speed = seconds_an_iteration(groups)
+    _, speed = seconds_an_iteration(groups)
     colors = {trainer: colormaps["tab10"](i % 10) for i, trainer in enumerate(trainers)}
     figure = Figure(figsize=(11.5, 0.6 + 3.1 * len(groups)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -81,7 +84,10 @@ def draw_curves(groups: Groups, trainers: Sequence[str], path: Path) -> None:
         for trainer, records in by_trainer.items():
             iterations = np.array(records[0].curve[0])
             curves = np.array([_smooth(record) for record in records])
-            for axis, x in ((left, iterations), (right, iterations * speed[trainer] / 60)):
+            panels = [(left, iterations)]
+            if trainer in speed:
+                panels.append((right, iterations * speed[trainer] / 60))
+            for axis, x in panels:
                 axis.plot(x, curves.T, color=colors[trainer], linewidth=0.6, alpha=0.45)
                 axis.plot(x, curves.mean(axis=0), color=colors[trainer], linewidth=2.2, label=trainer)
         left.set_ylabel(f"{schedule}: Dice on validation patches")

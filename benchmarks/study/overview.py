@@ -11,14 +11,13 @@ from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
 from benchmarks.study.records import read_records
 from benchmarks.study.report import comparison_of, grouped
-from benchmarks.study.results_page import interval
+from benchmarks.study.results_page import RESULT, result_of
 from nnunet_xattnres.compare.report import markdown_table
 from nnunet_xattnres.compare.statistics import foreground_mean
 from nnunet_xattnres.compare.table import MEAN, Comparison, make_rows
 from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.files import replacing
 
-HEAD = ("data", "iterations", "trainer", "Dice", "difference", "95% over repeats", "95% over cases")
 Panel = tuple[str, Comparison]  # a title, and what is compared
 
 
@@ -43,7 +42,7 @@ def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None) -> 
         lines += _lines(study, longest, here[longest][1])
     if picture:
         _draw(panels, picture)
-    return markdown_table(HEAD, lines)
+    return markdown_table(("data", "iterations", "trainer", *RESULT), lines)
 
 
 def _panels(study: Study, groups: Groups) -> dict[str, Panel]:
@@ -60,16 +59,8 @@ def _iterations(study: Study, schedule: str) -> int:
 
 
 def _lines(study: Study, schedule: str, comparison: Comparison) -> list[list[str]]:
-    lines = []
-    for row in make_rows(comparison):
-        if row.label == MEAN:
-            spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-            difference, cases = "", ""
-            if row.difference is not None:
-                difference, cases = f"{row.difference.mean:+.3f}", interval((row.difference.low, row.difference.high))
-            data = [study.name, f"{_iterations(study, schedule):,}", f"`{row.model}`", f"{row.dice:.3f}{spread}"]
-            lines.append([*data, difference, interval(row.over_repeats), cases])
-    return lines
+    start = [study.name, f"{_iterations(study, schedule):,}"]
+    return [[*start, f"`{row.model}`", *result_of(row)] for row in make_rows(comparison) if row.label == MEAN]
 
 
 def _draw(panels: Sequence[Panel], path: Path) -> None:

@@ -38,6 +38,10 @@ class Record:
     routing: list[dict[str, str]]
 
     @property
+    def processor(self) -> str:
+        return str(self.facts["machine"]["gpu"] or self.facts["machine"]["cpu"])
+
+    @property
     def curve(self) -> tuple[list[int], list[float], list[float]]:
         """Iterations, seconds and the mean Dice over the labels, at the end of every epoch."""
         epochs = self.facts["curve"]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, stdev
 
 from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Study
@@ -11,7 +11,7 @@ from benchmarks.study.records import Record
 from nnunet_xattnres.compare.report import markdown_table
 from nnunet_xattnres.compare.table import MEAN, Row
 
-HEAD = ("schedule", "trainer", "repeats", "Dice", "difference", "95% over repeats", "95% over cases")
+RESULT = ("Dice", "difference", "95% over repeats", "95% over cases")
 
 
 def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> str:
@@ -27,7 +27,7 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         f"# {study.name}",
         *_about(study, records),
         "## Dice",
-        markdown_table(HEAD, [line for schedule in rows for line in dice_lines(schedule, groups, rows[schedule])]),
+        markdown_table(("schedule", "trainer", "repeats", *RESULT), _dice(groups, rows)),
         "Dice: the mean over labels, cases and repeats, ± the standard deviation between repeats. The difference is to "
         f"{study.trainers[0]}. Its interval over repeats (95%, Welch's t) says whether other trainings would show it, "
         f"the one over cases (95%, bootstrap) whether other cases would. Labels, p-values and costs: {pages}.",
@@ -38,10 +38,10 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         "### Time to reach the plain network's end",
         markdown_table(*_reached(study, groups)),
         f"The first epoch at which the curve reaches 90%, 95% and 99% of the end of {study.trainers[0]}'s on the same "
-        "schedule (the mean of its repeats): iterations / minutes, the mean over the trainings that get there, and how "
-        "many of them do if not all. Minutes, here and in the picture, are iterations times the median duration of one "
-        f"over all trainings of the trainer, in seconds: {_speeds(groups)}. (A training's own clock also shows what "
-        "else the machine did; it is in `trainings/*.json`.)",
+        "schedule (the mean of its repeats): iterations ± the standard deviation between repeats / minutes, over the "
+        "trainings that get there, and how many of them do if not all. Minutes, here and in the picture, are "
+        f"iterations times the median duration of one of the trainer's, in seconds, {_speeds(groups)}. (A training's "
+        "own clock also shows what else the machine did; it is in `trainings/*.json`.)",
         *_routing(groups),
         "## How it was made",
         *_how(study, records),
@@ -49,22 +49,28 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
     return "\n\n".join(parts) + "\n"
 
 
-def dice_lines(schedule: str, groups: Groups, rows: Sequence[Row]) -> list[list[str]]:
-    """A line of ``HEAD`` for each trainer."""
-    lines = []
-    for row in rows:
-        if row.label == MEAN:
-            repeats = len({record.training.repeat for record in groups[schedule][row.model]})
-            spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-            line = [schedule, row.model, str(repeats), f"{row.dice:.3f}{spread}"]
-            cases = None if row.difference is None else (row.difference.low, row.difference.high)
-            difference = "" if row.difference is None else f"{row.difference.mean:+.3f}"
-            lines.append([*line, difference, interval(row.over_repeats), interval(cases)])
-    return lines
+def result_of(row: Row) -> list[str]:
+    """The cells of ``RESULT``."""
+    spread = "" if row.spread is None else f" ± {row.spread:.3f}"
+    cells = [f"{row.dice:.3f}{spread}"]
+    if row.difference is None:
+        return [*cells, "", "", ""]
+    over_cases = row.difference.low, row.difference.high
+    return [*cells, f"{row.difference.mean:+.3f}", _interval(row.over_repeats), _interval(over_cases)]
 
 
-def interval(ends: tuple[float, float] | None) -> str:
+def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None or math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+
+
+def _dice(groups: Groups, rows: Mapping[str, Sequence[Row]]) -> list[list[str]]:
+    lines = []
+    for schedule, found in rows.items():
+        for row in found:
+            if row.label == MEAN:
+                repeats = len({record.training.repeat for record in groups[schedule][row.model]})
+                lines.append([schedule, row.model, str(repeats), *result_of(row)])
+    return lines
 
 
 def _about(study: Study, records: Sequence[Record]) -> list[str]:
@@ -77,28 +83,34 @@ def _about(study: Study, records: Sequence[Record]) -> list[str]:
 
 
 def _reached(study: Study, groups: Groups) -> tuple[list[str], list[list[str]]]:
-    speed = seconds_an_iteration(groups)
+    _, speed = seconds_an_iteration(groups)
     head = ["schedule", "trainer", "end of the curve", *(f"to {fraction:.0%}" for fraction in FRACTIONS)]
     lines = []
     for schedule, by_trainer in groups.items():
         plain = by_trainer.get(study.trainers[0])
         for trainer, records in by_trainer.items() if plain else ():
             targets = [fraction * final_dice(plain) for fraction in FRACTIONS]
-            cells = [_when(records, target, speed[trainer]) for target in targets]
+            cells = [_when(records, target, speed.get(trainer)) for target in targets]
             lines.append([schedule, trainer, f"{final_dice(records):.3f}", *cells])
     return head, lines
 
 
-def _when(records: Sequence[Record], target: float, seconds: float) -> str:
+def _when(records: Sequence[Record], target: float, seconds: float | None) -> str:
+    """Of some trainings; ``seconds`` of an iteration, where they are known."""
     reached = time_to_reach(records, target)
-    if reached.iterations is None:
+    n_reached = len(reached.iterations)
+    if not n_reached:
         return "not reached"
-    some = "" if reached.n_reached == reached.n_all else f" ({reached.n_reached} of {reached.n_all})"
-    return f"{reached.iterations:.0f} / {reached.iterations * seconds / 60:.1f} min{some}"
+    iterations = mean(reached.iterations)
+    spread = f" ± {stdev(reached.iterations):.0f}" if n_reached > 1 else ""
+    minutes = "" if seconds is None else f" / {iterations * seconds / 60:.1f} min"
+    some = "" if n_reached == reached.n_all else f" ({n_reached} of {reached.n_all})"
+    return f"{iterations:.0f}{spread}{minutes}{some}"
 
 
 def _speeds(groups: Groups) -> str:
-    return ", ".join(f"{trainer} {seconds:.2f}" for trainer, seconds in seconds_an_iteration(groups).items())
+    processor, speed = seconds_an_iteration(groups)
+    return f"on {processor}: " + ", ".join(f"{trainer} {seconds:.2f}" for trainer, seconds in speed.items())
 
 
 def _routing(groups: Groups) -> list[str]:
@@ -167,6 +179,6 @@ def _changes(study: Study) -> str:
 
 def _machine(record: Record) -> str:
     machine = record.facts["machine"]
-    on = machine["gpu"] or f"{machine['cpu']}, one core of several for each training"
+    on = record.processor if machine["gpu"] else f"{record.processor}, one core of several for each training"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "nnunetv2", "nnunet-xattnres"))
     return f"{on}; {machine['system']}, Python {machine['python']}, {versions}, commit {machine['commit']}"

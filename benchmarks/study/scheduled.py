@@ -9,10 +9,9 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Optimizer
 
+from benchmarks.study.folders import class_name
 from nnunet_xattnres import nnunet_trainer as ours
 from nnunet_xattnres.files import replacing
-
-SUFFIX = "_study"  # of the classes' names: nnUNetTrainer_study
 
 
 class nnUNetTrainerDoubleLR(nnUNetTrainer):
@@ -73,7 +72,7 @@ def _scheduled(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
         with replacing(Path(filename)) as partial:
             super(scheduled, self).save_checkpoint(str(partial))
 
-    name = f"{trainer.__name__}{SUFFIX}"
+    name = class_name(trainer.__name__)
     methods = (__init__, configure_rotation_dummyDA_mirroring_and_inital_patch_size, save_checkpoint)
     namespace = {"__module__": __name__, "__doc__": trainer.__doc__, **{method.__name__: method for method in methods}}
     scheduled: type[nnUNetTrainer] = type(name, (trainer,), namespace)
