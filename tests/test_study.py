@@ -57,6 +57,7 @@ def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
         ("folds: [0]", "fold: [0]", "there is no 'fold'"),
         ("device: cpu", "", "'device' is missing"),
         ("[nnUNetTrainer, nnUNetTrainerXAttnRes]", "[nnUNetTrainer]", "name two trainers at least"),
+        ("device: cpu", "device: gpu", "device must be one of cpu, cuda, mps, not 'gpu'"),
         ("epochs: 2", "epochs: 0", "schedules: one: epochs must be a whole number from 1"),
         ("epochs: 2", "epoches: 2", "schedules: one: there is no 'epoches'"),
         ("Dataset907_Little", "Little", "DatasetXXX_NAME, not 'Little'"),
@@ -127,6 +128,13 @@ def test_changes_that_the_plans_cannot_have_are_refused(study, folders, plans, w
     planned(study, folders)
     with pytest.raises(UserError, match=words):
         prepare(replace(study, plans=plans), folders, lambda command, name: None)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_runs(study, folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    planned(study, folders)
+    with pytest.raises(UserError, match="little trains on cuda, and torch finds none here"):
+        prepare(replace(study, device="cuda"), folders, lambda command, name: pytest.fail("it ran"))
 
 
 def test_missing_raw_data_are_named(study, folders):

@@ -9,6 +9,8 @@ import yaml
 
 from nnunet_xattnres.errors import UserError
 
+DEVICES = ("cpu", "cuda", "mps")  # of nnUNetv2_train
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -53,7 +55,7 @@ class Study:
         plans: what is put into the planned configuration: batch_size, features_per_stage, ...
         mirroring: whether the validation takes the mean over mirrored images, as nnU-Net's does.
         folds: of nnU-Net's own five.
-        device: of the trainings.
+        device: of the trainings, one of ``DEVICES``.
         trainers: the first is what the others are compared with.
         schedules: by name, the one that tells most first.
         cut_down: in words, what is smaller than nnU-Net would have it, and why.
@@ -153,5 +155,7 @@ def _check(study: Study, path: Path) -> None:
             raise UserError(f"{path}: schedules: {name}: {study.trainers[0]} must come first, as in the study")
     if not study.folds or not set(study.folds) <= set(range(5)):
         raise UserError(f"{path}: folds must be some of 0 to 4, not {list(study.folds)}")
+    if study.device not in DEVICES:
+        raise UserError(f"{path}: device must be one of {', '.join(DEVICES)}, not {study.device!r}")
     if not (study.dataset[7:10].isdigit() and study.dataset.startswith("Dataset") and study.dataset[10:11] == "_"):
         raise UserError(f"{path}: dataset must be named as in nnUNet_raw, DatasetXXX_NAME, not {study.dataset!r}")

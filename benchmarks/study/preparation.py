@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from benchmarks.study.description import Study
 from benchmarks.study.folders import PLANS, Folders, leashed, planning_arguments, plans_name, read_json, write_json
 from nnunet_xattnres.errors import UserError
@@ -16,8 +18,14 @@ def prepare(study: Study, folders: Folders, run: Run) -> None:
     """Plan and preprocess, unless that has been done, and write the splits and the plans of every training.
 
     Raises:
-        UserError: when the raw data are missing, or the work folder holds data that were prepared for other settings.
+        UserError: when there is no such device or no raw data, or the work folder holds data that were prepared for
+            other settings.
     """
+    if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[study.device]:
+        raise UserError(
+            f"{study.name} trains on {study.device}, and torch finds none here: run it on another machine, or a copy "
+            f"of its file under another name with another device"
+        )
     if not (folders.raw / study.dataset / "dataset.json").is_file():
         raise UserError(f"{folders.raw} has no {study.dataset}: name the folder with nnU-Net's raw data with --raw")
     preprocessed = folders.preprocessed(study)
