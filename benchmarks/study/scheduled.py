@@ -1,4 +1,4 @@
-"""The trainers of the studies: nnU-Net's and ours, as long as the plans say, and two controls."""
+"""The trainers of the studies: nnU-Net's and ours, as long as the plans say, and controls."""
 
 import os
 from pathlib import Path
@@ -21,6 +21,10 @@ class nnUNetTrainerDoubleLR(nnUNetTrainer):
         if not self.was_initialized:
             self.initial_lr *= 2
         super().initialize()
+
+
+class nnUNetTrainerXAttnResDoubleLR(nnUNetTrainerDoubleLR, ours.nnUNetTrainerXAttnRes):
+    """A control: skip + read with twice nnU-Net's learning rate."""
 
 
 class nnUNetTrainerWarmUp(nnUNetTrainer):
@@ -90,6 +94,7 @@ TRAINERS = {
         ours.nnUNetTrainerNoSkip,
         nnUNetTrainerWarmUp,
         nnUNetTrainerDoubleLR,
+        nnUNetTrainerXAttnResDoubleLR,
     )
 }
 globals().update({trainer.__name__: trainer for trainer in TRAINERS.values()})
