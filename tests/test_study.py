@@ -173,10 +173,12 @@ def rates(trainer):
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_trainer_is_as_long_as_the_plans_say(make_trainer, name):
+def test_a_trainer_is_as_long_as_the_plans_say(make_trainer, tmp_path, name):
     trainer = make_trainer(name)
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (20, 7, 3)
     assert trainer.save_every == 2
+    trainer.logger.plot_progress_png(str(tmp_path))
+    assert not (tmp_path / "progress.png").exists()
     assert type(trainer).__name__ == class_name(name)
     assert list(trainer.my_init_kwargs) == list(inspect.signature(nnUNetTrainer.__init__).parameters)[1:]
 
