@@ -184,6 +184,18 @@ def test_results_md_has_the_numbers_of_the_records(study, folders):
         assert (folders.results / file).stat().st_size > 500
 
 
+def test_the_cost_is_that_of_the_processor_that_ran_most(study, folders):
+    write_all_records(study, folders)
+    path = folders.records / f"{study.trainings()[0].name}.json"
+    facts = json.loads(path.read_text())
+    facts["machine"]["cpu"] = "another"
+    facts["curve"] = [{**epoch, "seconds": 7 * epoch["seconds"]} for epoch in facts["curve"]]
+    path.write_text(json.dumps(facts))
+    write_report(study, folders)
+    page = (folders.results / "long" / "comparison.md").read_text()
+    assert f"| {PLAIN} | 1,000 | 30.0 |" in page and f"| {OURS} | 1,000 | 30.0 |" in page
+
+
 def test_compare_makes_the_same_tables_from_the_cases(study, folders, tmp_path):
     write_all_records(study, folders)
     write_report(study, folders)

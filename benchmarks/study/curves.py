@@ -1,7 +1,7 @@
 """Learning curves: how fast trainings get where the plain network ends."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -44,8 +44,13 @@ def time_to_reach(records: Sequence[Record], target: float) -> Reached:
     return Reached(found, len(records))
 
 
+def usual_processor(records: Iterable[Record]) -> str:
+    """The one that ran most of the trainings: durations are compared on it alone."""
+    return Counter(record.processor for record in records).most_common(1)[0][0]
+
+
 def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
-    """How long an iteration takes each trainer, on the processor that ran most of the trainings.
+    """How long an iteration takes each trainer on the usual processor.
 
     The median over all epochs there; validation on patches is in it. A training's own clock also shows what else the
     machine did at the time.
@@ -54,7 +59,7 @@ def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
         The name of the processor, and the seconds of each trainer that has run on it.
     """
     records = [record for by_trainer in groups.values() for found in by_trainer.values() for record in found]
-    processor = Counter(record.processor for record in records).most_common(1)[0][0]
+    processor = usual_processor(records)
     durations: dict[str, list[float]] = {}
     for record in records:
         if record.processor == processor:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.study.curves import Groups, draw_curves
+from benchmarks.study.curves import Groups, draw_curves, usual_processor
 from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
 from benchmarks.study.records import Record, read_records
@@ -56,10 +56,11 @@ def trainers_of(groups: Groups) -> list[str]:
 def comparison_of(study: Study, by_trainer: Mapping[str, Sequence[Record]]) -> Comparison | None:
     """The trainers of a schedule on the repeats that have all folds; None while there are not two to compare."""
     models = []
+    processor = usual_processor(record for records in by_trainer.values() for record in records)
     for trainer, records in by_trainer.items():
         repeats: dict[int, dict[str, Fold]] = {}
         for record in records:
-            repeats.setdefault(record.training.repeat, {})[str(record.training.fold)] = _fold(record)
+            repeats.setdefault(record.training.repeat, {})[str(record.training.fold)] = _fold(record, processor)
         runs = [_run(number, folds, study) for number, folds in repeats.items() if len(folds) == len(study.folds)]
         if runs:
             models.append(Model(trainer, tuple(runs)))
@@ -68,14 +69,16 @@ def comparison_of(study: Study, by_trainer: Mapping[str, Sequence[Record]]) -> C
     return Comparison.of(models, refuse_unfair(models, ()))
 
 
-def _fold(record: Record) -> Fold:
+def _fold(record: Record, processor: str) -> Fold:
+    """With the duration of an epoch only if it ran on ``processor``."""
     facts = record.facts
+    seconds = facts["curve"][-1]["seconds"] / len(facts["curve"]) if record.processor == processor else None
     return Fold(
         dice=record.dice,
         n_training_cases=facts["training_cases"],
         epochs=facts["settings"]["epochs"],
         iterations=facts["settings"]["iterations"],
-        epoch_seconds=facts["curve"][-1]["seconds"] / len(facts["curve"]),
+        epoch_seconds=seconds,
         gpu_memory=facts["gpu_memory"],
         parameters=facts["parameters"],
     )
