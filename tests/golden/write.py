@@ -1,0 +1,73 @@
+"""Writes the golden files of a kind of network: what its plans, its checkpoints and its logits were at one time.
+
+    python tests/golden/write.py KIND ...     for a kind that is new; what is there must not change
+
+``KIND.json`` are plans with a network of each dimension and encoder. ``KIND.zip`` holds for each of them a checkpoint in
+nnU-Net's format, and all logits. Those of the networks with reads are from commit f43c671, before the package's files moved.
+"""
+
+import io
+import sys
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import numpy as np
+import torch
+from kinds import CONFIGURATIONS, DATASET, STOCK_PLANS, image_of, plans_of, trainer_of, write_json
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+HERE = Path(__file__).resolve().parent
+
+
+def write(kind: str) -> None:
+    """Both files of a kind."""
+    plans, logits = plans_of(kind), {}
+    write_json(plans, HERE / f"{kind}.json")
+    with ZipFile(HERE / f"{kind}.zip", "w", ZIP_DEFLATED) as archive:
+        for configuration in CONFIGURATIONS:
+            network = make_network(plans, configuration)
+            with torch.no_grad():
+                outputs = network.eval()(image_of(configuration))
+            logits |= {f"{configuration} {i}": output.numpy() for i, output in enumerate(outputs)}
+            buffer = io.BytesIO()
+            torch.save(checkpoint_of(network, kind, configuration), buffer)
+            archive.writestr(f"{configuration}.pth", buffer.getvalue())
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **logits)
+        archive.writestr("logits.npz", buffer.getvalue())
+
+
+def make_network(plans: dict, configuration: str) -> nn.Module:
+    """Initialised as nnU-Net does; parameters that start at zero or one are moved away, so that they matter."""
+    torch.manual_seed(0)
+    manager = PlansManager(plans)
+    network = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration(configuration), 2, 3, True)
+    with torch.no_grad():
+        for p in network.parameters():
+            if p.ndim == 1:
+                p.add_(0.5 * torch.randn_like(p))
+    return network
+
+
+def checkpoint_of(network: nn.Module, kind: str, configuration: str) -> dict:
+    """What nnU-Net's save_checkpoint writes; the trainers' route where a trainer has this network, else the plans'."""
+    trainer = trainer_of(kind)
+    arguments = {"plans": STOCK_PLANS if trainer else plans_of(kind), "configuration": configuration, "fold": 0}
+    return {
+        "network_weights": network.state_dict(),
+        "optimizer_state": None,
+        "grad_scaler_state": None,
+        "logging": {},
+        "_best_ema": None,
+        "current_epoch": 1,
+        "init_args": {**arguments, "dataset_json": DATASET},
+        "trainer_name": trainer or "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": None,
+    }
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write(name)
