@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nnunet_xattnres.autoregister import register, trainers_dir
-    from nnunet_xattnres.history import HistoryRead
+    from nnunet_xattnres.networks.unet import XAttnResResidualEncoderUNet, XAttnResUNet
     from nnunet_xattnres.ops import history_read
-    from nnunet_xattnres.unet import XAttnResResidualEncoderUNet, XAttnResUNet
+    from nnunet_xattnres.reads.history_read import HistoryRead
 
 _MODULE_OF = {
-    "HistoryRead": "history",
-    "XAttnResResidualEncoderUNet": "unet",
-    "XAttnResUNet": "unet",
+    "HistoryRead": "reads.history_read",
+    "XAttnResResidualEncoderUNet": "networks.unet",
+    "XAttnResUNet": "networks.unet",
     "history_read": "ops",
     "register": "autoregister",
     "trainers_dir": "autoregister",

@@ -7,7 +7,7 @@ import pytest
 
 # Tests run beside each other and beside nnU-Net's processes: threads that wait must not spin. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-sys.path.insert(0, str(Path(__file__).parent))  # tests/networks.py
+sys.path.insert(0, str(Path(__file__).parent))  # tests/helpers
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/, which is no part of the package
 
 
@@ -30,7 +30,7 @@ def disk_full_at():
 
 @pytest.fixture
 def study():
-    from study_records import little_study
+    from helpers.study import little_study
 
     return little_study()
 

@@ -80,7 +80,7 @@ def test_a_wheel_built_from_the_sdist_is_the_same(checkout, wheel, tmp_path):
 def test_wheel(environment, wheel, tmp_path):
     run(sys.executable, "-m", "pip", "--python", environment, "install", "--no-deps", wheel, cwd=tmp_path)
     file, variable = run(environment, "-c", FIND, cwd=tmp_path).split("\n")[:2]
-    assert file.startswith(str(tmp_path)) and file.endswith("nnunet_trainer.py")
+    assert file.startswith(str(tmp_path)) and Path(file).parts[-2:] == ("training", "xattnres.py")
     assert variable.startswith(str(tmp_path)) and Path(variable).name == "trainers"
 
     run(sys.executable, "-m", "pip", "--python", environment, "uninstall", "-y", "nnunet-xattnres", cwd=tmp_path)
@@ -93,7 +93,7 @@ def test_editable(environment, checkout, tmp_path):
     options = ("--no-deps", "--no-build-isolation", "-e", checkout)
     run(sys.executable, "-m", "pip", "--python", environment, "install", *options, cwd=tmp_path)
     file, variable = run(environment, "-c", FIND, cwd=tmp_path).split("\n")[:2]
-    assert file == str(checkout / "nnunet_xattnres" / "nnunet_trainer.py")
+    assert file == str(checkout / "nnunet_xattnres" / "training" / "xattnres.py")
     assert variable == str(checkout / "trainers")
     checkout.rename(checkout.with_name("moved"))  # Python must still start
     assert run(environment, "-c", "print('alive')", cwd=tmp_path) == "alive\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from networks import ENCODERS, UPSTREAM, plan
+from helpers.networks import ENCODERS, UPSTREAM, plan
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -38,7 +38,7 @@ def test_build_network_architecture_is_static_and_has_these_parameters():
     ]
     assert parameters(nnUNetTrainer.build_network_architecture) == expected, (
         "nnU-Net changed the parameters of nnUNetTrainer.build_network_architecture: "
-        "nnunet_trainer._architecture must have the same"
+        "training.build.architecture must have the same"
     )
     assert isinstance(inspect.getattr_static(nnUNetTrainer, "build_network_architecture"), staticmethod), (
         "nnU-Net's build_network_architecture is no static method any more: prediction calls it in another way"
@@ -48,7 +48,7 @@ def test_build_network_architecture_is_static_and_has_these_parameters():
 def test_a_trainers_init_has_these_parameters():
     assert parameters(nnUNetTrainer.__init__) == ["self", "plans", "configuration", "fold", "dataset_json", "device"], (
         "nnU-Net changed the parameters of nnUNetTrainer.__init__, which become a checkpoint's init_args: "
-        "nnunet_trainer._with_epochs must have the same, warm_start reads them"
+        "training.epochs._with_epochs must have the same, commands.upgrade reads them"
     )
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_has_these_keys():
     keys = ("network_weights", "optimizer_state", "init_args", "trainer_name", "inference_allowed_mirroring_axes")
     for key in keys:
         assert f"'{key}'" in source or f'"{key}"' in source, (
-            f"nnU-Net's checkpoints have no {key!r} any more: checkpoints.py and warm_start.py read it"
+            f"nnU-Net's checkpoints have no {key!r} any more: nnunet/checkpoints.py and commands/upgrade.py read it"
         )
 
 
@@ -90,14 +90,14 @@ def test_networks_are_found_by_the_class_name_in_the_plans():
 def test_configurations_have_these_properties():
     for name in ("network_arch_class_name", "network_arch_init_kwargs", "network_arch_init_kwargs_req_import"):
         assert isinstance(getattr(ConfigurationManager, name, None), property), (
-            f"nnU-Net's ConfigurationManager has no {name}: nnunet_trainer.build_network needs it"
+            f"nnU-Net's ConfigurationManager has no {name}: training.build.build_network needs it"
         )
 
 
 def test_the_finder_searches_the_folders_of_its_variable_and_gives_the_class_itself(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("from nnunet_xattnres.nnunet_trainer import nnUNetTrainerNoSkip as Other\n")
+    (tmp_path / "mine.py").write_text("from nnunet_xattnres.training.epochs import nnUNetTrainerNoSkip as Other\n")
     monkeypatch.setenv(autoregister.VARIABLE, str(tmp_path))
-    from nnunet_xattnres.nnunet_trainer import nnUNetTrainerNoSkip
+    from nnunet_xattnres.training.epochs import nnUNetTrainerNoSkip
 
     assert find_objects.recursive_find_trainer_class_by_name("Other") is nnUNetTrainerNoSkip, (
         f"nnU-Net does not find a re-exported trainer in a folder of {autoregister.VARIABLE} any more: "
@@ -107,7 +107,7 @@ def test_the_finder_searches_the_folders_of_its_variable_and_gives_the_class_its
 
 def test_the_finder_takes_its_own_trainers_first():
     """Ours must not have the name of one of nnU-Net's: it would never be found."""
-    from nnunet_xattnres.nnunet_trainer import TRAINERS
+    from nnunet_xattnres.training.epochs import TRAINERS
 
     folder = Path(importlib.import_module("nnunetv2.training.nnUNetTrainer").__path__[0])
     theirs = "".join(file.read_text(encoding="utf-8") for file in folder.rglob("*.py"))
@@ -198,7 +198,7 @@ def test_training_compiles_on_cuda_only_and_wraps_without_find_unused_parameters
 
 
 def test_the_sliding_window_hands_every_patch_to_one_method_in_order():
-    """What inspection/predictor.py extends."""
+    """What commands/inspect/predictor.py extends."""
     window = nnUNetPredictor._internal_predict_sliding_window_return_logits
     assert parameters(window) == ["self", "data", "slicers", "do_on_device"], (
         "nnU-Net's sliding window takes other arguments: WatchedPredictor would not know where a patch is"

@@ -9,7 +9,7 @@ from statistics import mean, median
 import numpy as np
 
 from benchmarks.study.records import Record
-from nnunet_xattnres.files import replacing
+from nnunet_xattnres.common.files import replacing
 
 FRACTIONS = (0.9, 0.95, 0.99)
 WINDOW = 3  # epochs over whose mean a curve is judged: nnU-Net estimates each epoch's Dice on few patches

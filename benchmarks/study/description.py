@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.common.errors import UserError
 
 DEVICES = ("cpu", "cuda", "mps")  # of nnUNetv2_train
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.study.description import Study, Training
 from nnunet_xattnres import autoregister
-from nnunet_xattnres.demo.preparation import find_program
+from nnunet_xattnres.commands.demo.preparation import find_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -111,7 +111,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(content: Mapping[str, Any] | list[Any], path: Path) -> None:
-    from nnunet_xattnres.files import replacing
+    from nnunet_xattnres.common.files import replacing
 
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -12,11 +12,11 @@ from benchmarks.study.folders import Folders
 from benchmarks.study.records import read_records
 from benchmarks.study.report import comparison_of, grouped
 from benchmarks.study.results_page import RESULT, result_of
-from nnunet_xattnres.compare.report import markdown_table
-from nnunet_xattnres.compare.statistics import foreground_mean
-from nnunet_xattnres.compare.table import MEAN, Comparison, make_rows
-from nnunet_xattnres.errors import UserError
-from nnunet_xattnres.files import replacing
+from nnunet_xattnres.commands.compare.report import markdown_table
+from nnunet_xattnres.commands.compare.statistics import foreground_mean
+from nnunet_xattnres.commands.compare.table import MEAN, Comparison, make_rows
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import replacing
 
 Panel = tuple[str, Comparison]  # a title, and what is compared
 

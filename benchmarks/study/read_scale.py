@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from benchmarks.study.description import Study, Training
 from benchmarks.study.folders import Folders, read_json
 from benchmarks.study.scheduled import TRAINERS
-from nnunet_xattnres.checkpoints import read_checkpoint
-from nnunet_xattnres.inspection.recorder import reads_of
+from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
+from nnunet_xattnres.reads.recorder import reads_of
 
 N_CASES = 4
 

@@ -12,12 +12,12 @@ from benchmarks.machine import describe_machine
 from benchmarks.study.description import Study, Training
 from benchmarks.study.folders import REPOSITORY, Folders, read_json, training_arguments, write_json
 from benchmarks.study.read_scale import read_scale
-from nnunet_xattnres.checkpoints import read_checkpoint
-from nnunet_xattnres.compare.results import Dice, read_run
-from nnunet_xattnres.compare.table import label_names
-from nnunet_xattnres.errors import UserError
-from nnunet_xattnres.files import replacing
-from nnunet_xattnres.inspection.log import TABLE
+from nnunet_xattnres.commands.compare.table import label_names
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
+from nnunet_xattnres.nnunet.results import Dice, read_run
+from nnunet_xattnres.training.routing_log import TABLE
 
 
 @dataclass(frozen=True)

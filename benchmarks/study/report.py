@@ -8,11 +8,11 @@ from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
 from benchmarks.study.records import Record, read_records
 from benchmarks.study.results_page import results_page
-from nnunet_xattnres.compare import write_comparison
-from nnunet_xattnres.compare.fairness import refuse_unfair
-from nnunet_xattnres.compare.results import Fold, Model, Run
-from nnunet_xattnres.compare.table import Comparison
-from nnunet_xattnres.files import replacing
+from nnunet_xattnres.commands.compare import write_comparison
+from nnunet_xattnres.commands.compare.fairness import refuse_unfair
+from nnunet_xattnres.commands.compare.table import Comparison
+from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.nnunet.results import Fold, Model, Run
 
 
 def write_report(study: Study, folders: Folders) -> Path | None:

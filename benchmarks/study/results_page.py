@@ -8,8 +8,8 @@ from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_it
 from benchmarks.study.description import Study
 from benchmarks.study.folders import planning_arguments
 from benchmarks.study.records import Record
-from nnunet_xattnres.compare.report import markdown_table
-from nnunet_xattnres.compare.table import MEAN, Row
+from nnunet_xattnres.commands.compare.report import markdown_table
+from nnunet_xattnres.commands.compare.table import MEAN, Row
 
 RESULT = ("Dice", "difference", "95% over repeats", "95% over cases")
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from benchmarks.study.folders import class_name
 from nnunet_xattnres import nnunet_trainer as ours
-from nnunet_xattnres.files import replacing
+from nnunet_xattnres.common.files import replacing
 
 
 class nnUNetTrainerDoubleLR(nnUNetTrainer):

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.common.errors import UserError
 
 if TYPE_CHECKING:
-    from nnunet_xattnres.compare import Comparison
+    from nnunet_xattnres.commands.compare import Comparison
 
 
 def compare(
@@ -44,8 +44,8 @@ def compare(
     comparison fair, unless --allow names it.
     """
     with shown_to_the_user():
-        from nnunet_xattnres.compare import CHECKS, FILES, compare_cases, write_comparison
-        from nnunet_xattnres.compare import tables as tables_of
+        from nnunet_xattnres.commands.compare import CHECKS, FILES, compare_cases, write_comparison
+        from nnunet_xattnres.commands.compare import tables as tables_of
 
         unknown = sorted(set(allow or ()) - set(CHECKS))
         if unknown:
@@ -69,7 +69,7 @@ def compare(
 
 
 def _of_predictions(predictions: list[str], labels: Path | None, allow: Collection[str]) -> "tuple[Comparison, str]":
-    from nnunet_xattnres.compare import compare_predictions
+    from nnunet_xattnres.commands.compare import compare_predictions
 
     if labels is None:
         raise UserError("--predictions needs --labels, the folder with the true masks")
@@ -84,8 +84,8 @@ def _of_trainings(
     folds: list[str] | None,
     allow: Collection[str],
 ) -> "tuple[Comparison, str]":
-    from nnunet_xattnres.compare import compare_trainings
-    from nnunet_xattnres.nnunet_folders import results_folder
+    from nnunet_xattnres.commands.compare import compare_trainings
+    from nnunet_xattnres.nnunet.folders import results_folder
 
     if dataset is None or configuration is None or not trainers:
         raise UserError("name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions, or --cases")

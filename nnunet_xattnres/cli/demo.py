@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-
-
-class Device(str, Enum):
-    """What nnU-Net's ``-device`` takes."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
+from nnunet_xattnres.cli.options import Device
 
 
 def demo(
@@ -37,7 +29,7 @@ def demo(
     Runs nnU-Net's own commands and shows each: plan, train 5 epochs, predict, evaluate. Ends with the Dice of
     held-out cases and a picture of them. Writes nothing outside the folder.
     """
-    from nnunet_xattnres.demo import run_demo
+    from nnunet_xattnres.commands.demo import run_demo
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nnU-Net's processes are stopped, as for Ctrl-C
     try:

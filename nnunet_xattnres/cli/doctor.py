@@ -14,7 +14,7 @@ def doctor() -> None:
 
     Ends with exit code 1 if nnU-Net would not find one of our trainers.
     """
-    from nnunet_xattnres.diagnosis import diagnose
+    from nnunet_xattnres.commands.doctor import diagnose
 
     console = Console(soft_wrap=True, highlight=False)
     findings = []

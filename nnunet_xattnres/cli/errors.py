@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.common.errors import UserError
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Checkpoint, ModelFolder
 
 
 def export_onnx(
-    model_folder: Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")],
+    model_folder: ModelFolder,
     out: Annotated[Path, typer.Argument(help="The file, .onnx; a description with the ending .json goes beside it.")],
     fold: Annotated[str | None, typer.Option("-f", "--fold", help="Which fold; needed when there are several.")] = None,
-    checkpoint: Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")] = "checkpoint_final.pth",
+    checkpoint: Checkpoint = "checkpoint_final.pth",
 ) -> None:
     """Export a trained network, and the network alone, to ONNX.
 
@@ -22,7 +23,7 @@ def export_onnx(
     they need.
     """
     with shown_to_the_user():
-        from nnunet_xattnres.onnx_export import export_onnx as export
+        from nnunet_xattnres.commands.export_onnx import export_onnx as export
 
         description = export(model_folder, out, fold, checkpoint)
 

@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from nnunet_xattnres.cli.demo import Device
 from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Checkpoint, Device, ModelFolder
 
 
 def inspect(
-    model_folder: Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")],
+    model_folder: ModelFolder,
     images: Annotated[Path, typer.Option("-i", "--images", help="A folder of images, or one of them.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A new or empty folder for what is found.")],
     folds: Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default all.")] = None,
-    checkpoint: Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")] = "checkpoint_final.pth",
+    checkpoint: Checkpoint = "checkpoint_final.pth",
     device: Annotated[
         Device | None, typer.Option(help="Where to predict; by default on cuda if there is one, else on cpu.")
     ] = None,
@@ -43,7 +43,7 @@ def inspect(
     with shown_to_the_user():
         import torch
 
-        from nnunet_xattnres.inspection.inspection import Inspection, inspect_model
+        from nnunet_xattnres.commands.inspect.inspection import Inspection, inspect_model
 
         name = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
         what = Inspection(

@@ -1,6 +1,5 @@
 """``nnunet-xattnres plan``"""
 
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -8,25 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-
-
-class SkipMode(str, Enum):
-    """What stands beside the upsampled map in a decoder stage."""
-
-    ADD = "add"
-    REPLACE = "replace"
-    NONE = "none"
-
-
-class ReadGate(str, Enum):
-    """Whether reads are scaled by a learned number for each channel that starts at zero."""
-
-    NONE = "none"
-    ZERO = "zero"
+from nnunet_xattnres.cli.options import Dataset, ReadGate, SkipMode
 
 
 def plan(
-    dataset: Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")],
+    dataset: Dataset,
     plans: Annotated[str, typer.Option("-p", "--plans", help="The plans to start from.")] = "nnUNetPlans",
     out: Annotated[str, typer.Option("-o", "--out", help="The name of the new plans.")] = "nnUNetXAttnResPlans",
     skip_mode: Annotated[
@@ -45,14 +30,14 @@ def plan(
 
     nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerDA5 -p nnUNetXAttnResPlans
     """
-    from nnunet_xattnres.plans import Reads, write_plans_with_reads
-
     with shown_to_the_user():
-        from nnunet_xattnres.nnunet_folders import preprocessed_folder
+        from nnunet_xattnres.commands.plan import write_plans_with_reads
+        from nnunet_xattnres.nnunet.folders import preprocessed_folder
+        from nnunet_xattnres.reads.config import ReadConfig
 
-        reads = Reads(skip_mode=skip_mode.value, encoder_reads=not decoder_reads_only, read_gate=read_gate.value)
+        config = ReadConfig(skip_mode=skip_mode.value, encoder_reads=not decoder_reads_only, read_gate=read_gate.value)
         folder = preprocessed_folder(dataset)
-        path, outcome = write_plans_with_reads(folder, plans, out, reads)
+        path, outcome = write_plans_with_reads(folder, plans, out, config)
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"wrote {escape(str(path))}")

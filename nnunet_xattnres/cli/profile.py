@@ -1,6 +1,5 @@
 """``nnunet-xattnres profile``"""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nnunet_xattnres.cli.demo import Device
 from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Configuration, Dataset, Device
 
 
 def profile(
-    dataset: Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")],
-    configuration: Annotated[str, typer.Option("-c", "--configuration", help="For example 3d_fullres.")],
+    dataset: Dataset,
+    configuration: Configuration,
     plans: Annotated[str, typer.Option("-p", "--plans", help="Plans of nnU-Net's own.")] = "nnUNetPlans",
     device: Annotated[
         Device | None, typer.Option(help="Where to measure; by default on cuda if there is one, else on cpu.")
@@ -34,14 +33,14 @@ def profile(
     with shown_to_the_user():
         import torch
 
-        from nnunet_xattnres.files import replacing
-        from nnunet_xattnres.nnunet_folders import preprocessed_folder
-        from nnunet_xattnres.plans import read_plans
-        from nnunet_xattnres.profiling import Setting
-        from nnunet_xattnres.profiling import profile as measure
+        from nnunet_xattnres.commands.profile import Setting
+        from nnunet_xattnres.commands.profile import profile as measure
+        from nnunet_xattnres.common.files import read_json, write_json
+        from nnunet_xattnres.nnunet.folders import preprocessed_folder
+        from nnunet_xattnres.nnunet.plans import read_plans
 
         folder = preprocessed_folder(dataset)
-        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        description = read_json(folder / "dataset.json")
         setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
         name = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
         with console.status("") as status:
@@ -57,8 +56,7 @@ def profile(
             "rounds": rounds,
             "rows": rows,
         }
-        with replacing(out) as partial:
-            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(result, out)
     console.print(_table(result))
     console.print(f"wrote {escape(str(out))}", soft_wrap=True)
 

@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Dataset
 
 
 def repeat(
-    dataset: Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")],
+    dataset: Dataset,
     plans: Annotated[str, typer.Option("-p", "--plans", help="The plans to repeat.")] = "nnUNetPlans",
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many repeats.")] = 3,
 ) -> None:
@@ -21,10 +22,10 @@ def repeat(
 
     nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerXAttnRes -p nnUNetPlans_rep1
     """
-    from nnunet_xattnres.plans import write_repeats
+    from nnunet_xattnres.commands.repeat import write_repeats
 
     with shown_to_the_user():
-        from nnunet_xattnres.nnunet_folders import preprocessed_folder
+        from nnunet_xattnres.nnunet.folders import preprocessed_folder
 
         paths = write_repeats(preprocessed_folder(dataset), plans, number)
     for path in paths:

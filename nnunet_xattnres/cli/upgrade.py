@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.plan import ReadGate
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.cli.options import ReadGate
+from nnunet_xattnres.common.errors import UserError
 
 
 class SkipMode(str, Enum):
@@ -40,7 +40,8 @@ def upgrade(
     """
     gate = read_gate.value if read_gate else {"add": "zero", "replace": "none"}[skip_mode.value]
     with shown_to_the_user():
-        from nnunet_xattnres.warm_start import only_checkpoint, trainer_for, write_upgraded, write_upgraded_folder
+        from nnunet_xattnres.commands.upgrade import trainer_for, write_upgraded, write_upgraded_folder
+        from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
         trainer = trainer_for(skip_mode.value, gate)
         if model_folder:

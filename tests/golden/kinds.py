@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from nnunet_xattnres.plans import Reads, plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_reads
+from nnunet_xattnres.reads.config import ReadConfig
 
 HERE = Path(__file__).resolve().parent
 KINDS = {
@@ -81,7 +82,7 @@ STOCK_PLANS = {
 
 def plans_of(kind: str) -> dict:
     """The stock plans with a network of that kind."""
-    return plans_with_reads(STOCK_PLANS, f"nnUNetXAttnResPlans_{kind}", Reads(**KINDS[kind][0]))[0]
+    return plans_with_reads(STOCK_PLANS, f"nnUNetXAttnResPlans_{kind}", ReadConfig(**KINDS[kind][0]))[0]
 
 
 def trainer_of(kind: str) -> str | None:

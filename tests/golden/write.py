@@ -2,8 +2,9 @@
 
     python tests/golden/write.py KIND ...     for a kind that is new; what is there must not change
 
-``KIND.json`` are plans with a network of each dimension and encoder. ``KIND.zip`` holds for each of them a checkpoint in
-nnU-Net's format, and all logits. Those of the networks with reads are from commit f43c671, before the package's files moved.
+``KIND.json`` are plans with a network of each dimension and encoder. ``KIND.zip`` holds for each of them a checkpoint
+in nnU-Net's format, and all logits. Those of the networks with reads are from commit f43c671, before the package's
+files moved.
 """
 
 import io

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from networks import make_input, make_network
+from helpers.networks import make_input, make_network
 
 from nnunet_xattnres import ops
 from nnunet_xattnres.ops import reference
@@ -53,8 +53,8 @@ def test_a_network_is_the_same_by_the_reference(dimension, encoder, shape, mode,
         }
 
     found = run()
-    unshared = patch("nnunet_xattnres.unet.resize_to_each", lambda x, sizes: [x] * len(sizes))
-    with patch("nnunet_xattnres.history.history_read", reference.history_read), unshared:
+    unshared = patch("nnunet_xattnres.reads.history.resize_to_each", lambda x, sizes: [x] * len(sizes))
+    with patch("nnunet_xattnres.reads.history_read.history_read", reference.history_read), unshared:
         expected = run()
     for name, value in expected.items():
         error, scale = (found[name] - value).abs().max(), value.abs().max()
@@ -65,7 +65,7 @@ def test_a_map_is_resized_once_for_all_its_readers():
     network = make_network(2, "plain conv", "add", n_stages=4)
     calls = []
     original = ops.resize_to_each
-    with patch("nnunet_xattnres.unet.resize_to_each", lambda x, s: (calls.append(len(s)), original(x, s))[1]):
+    with patch("nnunet_xattnres.reads.history.resize_to_each", lambda x, s: (calls.append(len(s)), original(x, s))[1]):
         network(make_input(network))
     assert calls == [2, 1, 0, 0, 0, 0, 0]  # e1 for the reads at e2 and e3, e2 for those at e3
 
@@ -77,7 +77,7 @@ import torch
 del torch.library.custom_op
 from nnunet_xattnres import ops
 assert ops.read_path(torch.device("cpu"), 32) == "reference"
-from networks import make_input, make_network
+from helpers.networks import make_input, make_network
 network = make_network(2, "plain conv", "add")
 sum(o.mean() for o in network(make_input(network))).backward()
 assert all(p.grad is not None for p in network.parameters())

@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.reads import CASES, Case, assert_parity, make, outputs_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_reads import CASES, Case, assert_parity, make, outputs_and_gradients
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_xattnres.ops import reference, tiled

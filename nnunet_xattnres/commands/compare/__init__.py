@@ -1,0 +1,130 @@
+"""Models against each other on the same cases, from what nnU-Net has left of their trainings."""
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from nnunet_xattnres.commands.compare.cases import read_cases, write_cases
+from nnunet_xattnres.commands.compare.fairness import CHECKS, refuse_unfair
+from nnunet_xattnres.commands.compare.models import Model, find_models
+from nnunet_xattnres.commands.compare.picture import draw
+from nnunet_xattnres.commands.compare.report import tables, write_csv, write_markdown
+from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.nnunet.results import Fold, Run, folds_of, read_dice, read_run
+
+__all__ = [
+    "CHECKS",
+    "FILES",
+    "Comparison",
+    "compare_cases",
+    "compare_predictions",
+    "compare_trainings",
+    "tables",
+    "write_comparison",
+]
+
+FILES = ("comparison.csv", "cases.csv", "comparison.md", "comparison.png")
+
+
+def compare_trainings(
+    results: Path,
+    configuration: str,
+    trainers: Sequence[str],
+    plans: Sequence[str],
+    folds: Sequence[str] = (),
+    allowed: Collection[str] = (),
+) -> Comparison:
+    """Trained models, by their validation.
+
+    Args:
+        results: a data set's folder in nnUNet_results.
+        configuration: ``3d_fullres``, for example.
+        trainers, plans: their names; the first trainer on the first plans is what the others are compared with.
+        folds: by default those that all models have.
+        allowed: differences, of ``CHECKS``, that do not stop the comparison.
+
+    Raises:
+        UserError: when a model or a fold is missing, a file cannot be read, or something differs that must not.
+    """
+    found = find_models(results, configuration, trainers, plans)
+    if len(found) < 2:
+        raise UserError(f"there is nothing to compare {found[0][0]!r} with: name a second trainer or second plans")
+    if not folds:
+        folders = [folder for _, repeats in found for folder in repeats]
+        common = set.intersection(*(set(folds_of(folder)) for folder in folders))
+        if not common:
+            have = "; ".join(f"{folder.name}: {', '.join(folds_of(folder)) or 'none'}" for folder in folders)
+            raise UserError(f"these models have no validated fold in common: {have}")
+        folds = sorted(common)
+    models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in found]
+    return Comparison.of(models, refuse_unfair(models, allowed))
+
+
+def compare_predictions(
+    predictions: Mapping[str, Path], labels: Path, allowed: Collection[str] = (), processes: int = 1
+) -> Comparison:
+    """Folders of predictions, by nnU-Net's own evaluation; nothing is written into them.
+
+    Args:
+        predictions: a folder for each name, with the dataset.json and the plans.json that nnU-Net's prediction writes.
+        labels: the folder with the true masks.
+        allowed: as in ``compare_trainings``.
+        processes: that evaluate at the same time.
+
+    Raises:
+        UserError: when a folder or a file is missing, or the cases differ.
+    """
+    if len(predictions) < 2:
+        raise UserError("name two folders of predictions at least: --predictions NAME=FOLDER NAME=FOLDER")
+    models = [Model(name, (_evaluated(folder, labels, processes),)) for name, folder in predictions.items()]
+    return Comparison.of(models, refuse_unfair(models, allowed))
+
+
+def compare_cases(path: Path, allowed: Collection[str] = ()) -> Comparison:
+    """A comparison again, from the cases.csv that ``write_comparison`` has written of it.
+
+    Args:
+        path: the file; its first model is what the others are compared with.
+        allowed: as in ``compare_trainings``; of what the trainings were, the file tells the cases and the labels only.
+
+    Raises:
+        UserError: when the file cannot be read or is no such file, or the cases or labels differ.
+    """
+    models = read_cases(path)
+    return Comparison.of(models, refuse_unfair(models, allowed))
+
+
+def write_comparison(comparison: Comparison, out: Path, title: str) -> list[Row]:
+    """Write ``FILES`` into the folder ``out``; the rows of the table."""
+    rows = make_rows(comparison)
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, out / "comparison.csv")
+    write_cases(comparison, out / "cases.csv")
+    write_markdown(comparison, rows, out / "comparison.md", title)
+    draw(comparison, out / "comparison.png")
+    return rows
+
+
+def _evaluated(folder: Path, labels: Path, processes: int) -> Run:
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
+
+    files = folder / "dataset.json", folder / "plans.json"
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} is missing: nnUNetv2_predict writes it beside its predictions; copy it there")
+    dataset = read_json(files[0])
+    ending = str(dataset["file_ending"])
+    true, predicted = ({f.name for f in d.glob(f"*{ending}")} for d in (labels, folder))
+    if not predicted or true != predicted:
+        only = sorted(true ^ predicted)[:3] or ["none at all"]
+        raise UserError(f"{folder} and {labels} do not hold the same cases (*{ending}): {', '.join(only)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        summary = Path(temporary) / "summary.json"
+        try:
+            compute_metrics_on_folder2(str(labels), str(folder), *map(str, files), str(summary), processes)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UserError(f"nnU-Net cannot evaluate {folder} against {labels}: {error}") from None
+        dice = read_dice(summary)
+    return Run(folder, {"test": Fold(dice)}, dataset["labels"], dataset.get("regions_class_order"), {})

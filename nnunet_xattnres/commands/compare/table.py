@@ -1,0 +1,145 @@
+"""The rows of a comparison: what each model reached, how it differs from the first, and what it cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.statistics import (
+    Array,
+    Difference,
+    compare_paired,
+    foreground_mean,
+    welch_interval,
+)
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.results import Run, label_names
+
+MEAN = "mean"
+FEW_CASES = 20
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models on the cases and the labels that all of them have.
+
+    Attributes:
+        models: the first is what the others are compared with.
+        cases: the names of their files.
+        labels: what tables call each key of a summary.json.
+        notes: what a reader must know.
+    """
+
+    models: Sequence[Model]
+    cases: Sequence[str]
+    labels: Mapping[str, str]
+    notes: Sequence[str]
+
+    @classmethod
+    def of(cls, models: Sequence[Model], notes: Sequence[str]) -> "Comparison":
+        """Compare ``models``.
+
+        Raises:
+            UserError: when they have no case or no label in common.
+        """
+        all_dice = [run.dice for model in models for run in model.runs]
+        cases = [case for case in all_dice[0] if all(case in dice for dice in all_dice)]
+        keys = [k for k in next(iter(all_dice[0].values())) if all(k in d for dice in all_dice for d in dice.values())]
+        if not cases or not keys:
+            raise UserError(f"the models have no {'case' if not cases else 'label'} in common")
+        names = label_names(models[0].runs[0].labels)
+        found = cls(models, cases, {key: names.get(key, key) for key in keys}, notes)
+        return cls(models, cases, found.labels, [*notes, *_warnings(found)])
+
+    def dice(self, of: Model | Run) -> Array:
+        """The Dice, (cases, labels), NaN where there is none."""
+        dice = of.dice
+        return np.array([[dice[case][key] for key in self.labels] for case in self.cases], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model and one label, or the mean over the labels.
+
+    Attributes:
+        dice: the mean over the cases that have one.
+        spread: the standard deviation of ``dice`` between repeats; None for a single run.
+        n_cases: cases that have a Dice; for the mean over the labels, cases with any.
+        difference: to the first model, with its interval over the cases; None for the first model itself.
+        over_repeats: the 95% interval of the difference between the repeats' means, by Welch's t; None where one of the
+            two models has a single run, or a run without a Dice, and for the first model itself.
+    """
+
+    model: str
+    label: str
+    dice: float
+    spread: float | None
+    n_cases: int
+    difference: Difference | None
+    over_repeats: tuple[float, float] | None
+
+
+def make_rows(comparison: Comparison) -> list[Row]:
+    """All rows of the table, model after model: the labels, then their mean."""
+    rows, first = [], comparison.models[0]
+    first_dice, first_runs = comparison.dice(first), [comparison.dice(run) for run in first.runs]
+    for model in comparison.models:
+        dice, runs = comparison.dice(model), [comparison.dice(run) for run in model.runs]
+        differences = [None] * (dice.shape[1] + 1) if model is first else compare_paired(first_dice, dice)
+        for i, label in enumerate([*comparison.labels.values(), MEAN]):
+            columns = slice(None) if label == MEAN else slice(i, i + 1)
+            before, values = ([foreground_mean(run[:, columns]) for run in of] for of in (first_runs, runs))
+            rows.append(
+                Row(
+                    model=model.name,
+                    label=label,
+                    dice=foreground_mean(dice[:, columns]),
+                    spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                    n_cases=int((~np.isnan(dice[:, columns])).any(axis=1).sum()),
+                    difference=differences[i],
+                    over_repeats=None if model is first else welch_interval(before, values),
+                )
+            )
+    return rows
+
+
+def costs(model: Model) -> dict[str, Any]:
+    """Parameters, mean seconds of an epoch, and peak GPU memory in MiB; None for what is not known."""
+    folds = [fold for run in model.runs for fold in run.folds.values()]
+
+    def known(name: str) -> list[float]:
+        return [getattr(fold, name) for fold in folds if getattr(fold, name) is not None]
+
+    seconds, memory, parameters = known("epoch_seconds"), known("gpu_memory"), known("parameters")
+    return {
+        "parameters": int(max(parameters)) if parameters else None,
+        "epoch_seconds": mean(seconds) if seconds else None,
+        "gpu_memory": max(memory) if memory else None,
+    }
+
+
+def _warnings(comparison: Comparison) -> list[str]:
+    models, folds = comparison.models, comparison.models[0].runs[0].folds
+    found = []
+    if "all" in folds:
+        found.append('Fold "all" is validated on the cases that it was trained on: this says nothing about new cases.')
+    elif len(folds) == 1 and "test" not in folds:
+        found.append("One fold only: the differences say nothing about other splits of the data.")
+    if len(comparison.cases) < FEW_CASES:
+        found.append(f"Only {len(comparison.cases)} cases: the intervals and the p-values say little.")
+    if "test" not in folds and all(len(model.runs) == 1 for model in models):
+        found.append(
+            "One run of each: how much a repetition would differ is not known. "
+            "`nnunet-xattnres repeat` makes plans for more."
+        )
+    rare = [
+        name
+        for name, column in zip(comparison.labels.values(), comparison.dice(models[0]).T, strict=True)
+        if np.isnan(column).all()
+    ]
+    if rare:
+        found.append(f"No case has a Dice for {', '.join(rare)}.")
+    return found

@@ -1,0 +1,159 @@
+"""nnU-Net's own prediction with something that looks on at every patch."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.model_folder import checkpoints_of
+from nnunet_xattnres.reads.history import reads_of
+from nnunet_xattnres.reads.recorder import recorded
+
+
+class Watcher(Protocol):
+    """What is told of a prediction."""
+
+    def start(self, image: Tensor) -> None:
+        """A sliding window begins over ``image``, (channels, *size); one that has begun and not ended is void."""
+
+    def patch(self, place: tuple[Any, ...], importance: Tensor, logits: Tensor, weights: dict[str, Tensor]) -> None:
+        """A patch: where in the image it is, nnU-Net's Gaussian, (*patch), its logits, and the weights of the reads."""
+
+    def end(self) -> None:
+        """The sliding window has ended."""
+
+
+class WatchedPredictor(nnUNetPredictor):
+    """Predicts as nnU-Net does, and tells ``watcher``, if there is one; of mirrored patches, of the unmirrored pass.
+
+    The two methods that are extended are not public in nnU-Net; tests/test_upstream_contracts.py has them.
+    """
+
+    watcher: Watcher | None = None
+
+    def _internal_predict_sliding_window_return_logits(
+        self, data: Tensor, slicers: Sequence[tuple[Any, ...]], do_on_device: bool = True
+    ) -> Tensor:
+        self._places = iter(slicers)
+        if self.watcher is None:
+            return super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
+        self.watcher.start(data)
+        logits = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
+        self.watcher.end()
+        return logits
+
+    def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
+        place = next(self._places)
+        if self.watcher is None:
+            return super()._internal_maybe_mirror_and_predict(x)
+        weights: dict[str, Tensor] = {}
+
+        def keep_the_first(name: str, a: Tensor) -> None:
+            weights.setdefault(name, a[0])
+
+        with recorded(self.network, keep_the_first):
+            logits = super()._internal_maybe_mirror_and_predict(x)
+        patch = tuple(self.configuration_manager.patch_size)
+        importance = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, device=x.device)
+        self.watcher.patch(place[1:], importance.float(), logits[0], weights)
+        return logits
+
+
+@contextmanager
+def watched(predictor: WatchedPredictor, watcher: Watcher) -> Iterator[None]:
+    """Tell ``watcher`` of every prediction while the block runs."""
+    predictor.watcher = watcher
+    try:
+        yield
+    finally:
+        predictor.watcher = None
+
+
+def load_model(
+    folder: Path, folds: Sequence[str], checkpoint: str, device: torch.device, mirroring: bool
+) -> tuple[WatchedPredictor, list[Path]]:
+    """A trained model that has reads, and its checkpoints.
+
+    Args:
+        folder: TRAINER__PLANS__CONFIGURATION in nnUNet_results.
+        folds: all that are trained, if none is named.
+
+    Raises:
+        UserError: when files are missing, or the network has no reads.
+    """
+    there = checkpoints_of(folder, checkpoint)
+    chosen = [folder / f"fold_{fold}" / checkpoint for fold in folds]
+    chosen = chosen or [file for file in there if file.parent.name != "fold_all"] or there
+    missing = [file for file in chosen if not file.is_file()]
+    if missing:
+        names = ", ".join(str(file.relative_to(folder)) for file in there)
+        raise UserError(f"{missing[0]} does not exist; there is {names}")
+    predictor = WatchedPredictor(
+        use_mirroring=mirroring, device=device, allow_tqdm=False, perform_everything_on_device=device.type == "cuda"
+    )
+    used = tuple(file.parent.name.removeprefix("fold_") for file in chosen)
+    predictor.initialize_from_trained_model_folder(str(folder), use_folds=used, checkpoint_name=checkpoint)
+    predictor.network = getattr(predictor.network, "_orig_mod", predictor.network)  # hooks need it uncompiled
+    if not reads_of(predictor.network):
+        raise UserError(
+            f"{folder} is a model of {predictor.trainer_name}, whose network has no reads: nothing is to be seen. "
+            f"Name a model of nnUNetTrainerXAttnRes..., or of plans with reads."
+        )
+    if predictor.configuration_manager.previous_stage_name is not None:
+        raise UserError(
+            f"{folder} is the second stage of a cascade, which inspect cannot feed; inspect its first stage"
+        )
+    return predictor, chosen
+
+
+def cases_of(predictor: WatchedPredictor, images: Path) -> dict[str, list[str]]:
+    """The files of every case: of a folder as nnU-Net wants it, or of a single case, by one of its files.
+
+    Raises:
+        UserError: when there is no image.
+    """
+    ending = predictor.dataset_json["file_ending"]
+    if not images.exists():
+        raise UserError(f"{images} does not exist")
+    folder = images if images.is_dir() else images.parent
+    cases: dict[str, list[str]] = {}
+    for file in sorted(folder.iterdir()):
+        if found := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):  # CASE_0000.nii.gz, CASE_0001.nii.gz
+            cases.setdefault(found[1], []).append(str(file))
+    if not images.is_dir():
+        cases = {case: files for case, files in cases.items() if str(images) in files}
+    if not cases:
+        raise UserError(f"{images} holds no image CASE_0000{ending}, as the model was trained on")
+    return cases
+
+
+def preprocess(predictor: WatchedPredictor, files: Sequence[str]) -> tuple[Tensor, dict[str, Any]]:
+    """A case as nnU-Net's preprocessing gives it, (channels, *size), and what is needed to go back.
+
+    Raises:
+        UserError: when the files have another number of channels than the model takes.
+    """
+    plans, configuration, dataset = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    data, _, properties = preprocessor.run_case(list(files), None, plans, configuration, dataset)
+    expected = determine_num_input_channels(plans, configuration, dataset)
+    if len(data) != expected:
+        raise UserError(f"{', '.join(files)}: {len(data)} channel(s), but the model takes {expected}")
+    return torch.from_numpy(data), properties
+
+
+def mask_of(predictor: WatchedPredictor, logits: Tensor, properties: dict[str, Any]) -> NDArray[Any]:
+    """The mask that nnUNetv2_predict would write."""
+    return convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
+    )

@@ -1,0 +1,93 @@
+"""Plans whose networks are ours, for any trainer of nnU-Net's: behind `nnunet-xattnres plan`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.networks.registry import KINDS, OurNetworkError, UnsupportedNetworkError, counterpart, is_ours
+from nnunet_xattnres.nnunet.plans import read_plans
+
+
+def plans_with_reads(plans: Mapping[str, Any], new_name: str, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Plans for the same preprocessed data whose networks have reads.
+
+    Args:
+        plans: the content of a plans file; it is not changed.
+        new_name: the ``plans_name`` of the result.
+        config: the arguments of our networks beyond upstream's, such as a ``ReadConfig``.
+
+    Returns:
+        The new plans, and for each configuration that has a network of its own, what it is now: our class, or why it
+        stays as it was. A configuration that inherits its network follows the one that it inherits from.
+
+    Raises:
+        UserError: when the plans are of nnU-Net's old format, have reads already, or no configuration can have them.
+    """
+    old_name = str(plans.get("plans_name", "?"))
+    configurations, outcome = {}, {}
+    for name, configuration in plans["configurations"].items():
+        configurations[name] = dict(configuration)
+        if "UNet_class_name" in configuration:
+            raise UserError(
+                f"the plans {old_name!r} are of an old format: the configuration {name!r} has UNet_class_name in the "
+                f"place of architecture. Plan anew, `nnUNetv2_plan_experiment -d DATASET`; the preprocessed data stay."
+            )
+        if "architecture" in configuration:
+            architecture, outcome[name] = _architecture(configuration["architecture"], config, old_name, name)
+            configurations[name]["architecture"] = architecture
+    if not any(map(is_ours, outcome.values())):
+        supported = dict.fromkeys(name for kind in KINDS.values() for name in kind.classes)
+        raise UserError(
+            f"no configuration of the plans {old_name!r} can have reads: XAttnRes supports {' and '.join(supported)}. "
+            + "; ".join(f"{name!r} {why}" for name, why in outcome.items())
+        )
+    return {**plans, "plans_name": new_name, "configurations": configurations}, outcome
+
+
+def _architecture(old: Mapping[str, Any], config: Any, plans_name: str, configuration: str) -> tuple[Any, str]:
+    """The architecture in the place of a configuration's, and what it is."""
+    for key in ("network_class_name", "arch_kwargs"):
+        if key not in old:
+            raise UserError(
+                f"the plans {plans_name!r} lack {key} in the architecture of the configuration {configuration!r}"
+            )
+    try:
+        network_class, kwargs = counterpart(old["network_class_name"], old["arch_kwargs"], config, plans_name)
+    except OurNetworkError:
+        raise UserError(
+            f"the plans {plans_name!r} have reads already; name those that they were made from with -p"
+        ) from None
+    except UnsupportedNetworkError:
+        return old, f"stays as it is: {old['network_class_name']} has no counterpart with reads"
+    return {**old, "network_class_name": network_class, "arch_kwargs": kwargs}, network_class
+
+
+def write_plans_with_reads(folder: Path, source: str, target: str, config: Any) -> tuple[Path, dict[str, str]]:
+    """Write plans with reads beside the plans that they are made from.
+
+    Args:
+        folder: a data set's folder in nnUNet_preprocessed.
+        source, target: the names of the old plans and of the new.
+        config: the arguments of our networks beyond upstream's.
+
+    Returns:
+        The new file, and what each configuration's network is now, as ``plans_with_reads`` says it.
+
+    Raises:
+        UserError: when the old plans cannot have reads, or ``target`` names plans that were not made here.
+    """
+    path = folder / f"{target}.json"
+    if source == target:
+        raise UserError(f"the new plans would replace {source!r}; name others with -o")
+    plans, outcome = plans_with_reads(read_plans(folder / f"{source}.json"), target, config)
+    if path.exists() and not _of_our_making(read_plans(path)):
+        raise UserError(f"{path} exists and is not of our making; name others with -o")
+    write_json(plans, path, indent=4)
+    return path, outcome
+
+
+def _of_our_making(plans: Mapping[str, Any]) -> bool:
+    architectures = [c["architecture"] for c in plans["configurations"].values() if "architecture" in c]
+    return any(is_ours(a.get("network_class_name", "")) for a in architectures)

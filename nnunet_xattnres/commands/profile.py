@@ -1,0 +1,170 @@
+"""What switching costs: parameters, multiply-adds, time and memory of a training step, side by side."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from statistics import median
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.measure import Contestant, Step, allocated_memory, resident_memory, seconds_of
+from nnunet_xattnres.reads.history import reads_of
+from nnunet_xattnres.training.build import PlannedNetwork
+from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
+
+PLAIN = "nnUNetTrainer"
+CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The network of a configuration of a data set's plans, and what it is trained on.
+
+    Attributes:
+        plans, dataset: the content of the plans' file and of dataset.json.
+        configuration: ``3d_fullres``, for example.
+        batch: of a step.
+    """
+
+    plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    configuration: str
+    batch: int
+
+    @classmethod
+    def of(
+        cls, plans: Mapping[str, Any], dataset: Mapping[str, Any], configuration: str, batch: int | None
+    ) -> "Setting":
+        """With the plan's batch, unless another is given.
+
+        Raises:
+            UserError: when the plans have no such configuration.
+        """
+        if configuration not in plans["configurations"]:
+            raise UserError(f"the plans have no {configuration!r}; they have {', '.join(plans['configurations'])}")
+        planned = PlansManager(dict(plans)).get_configuration(configuration).batch_size
+        return cls(plans, dataset, configuration, batch or planned)
+
+    def build(self, trainer: str, deep_supervision: bool = True) -> nn.Module:
+        """The network that ``trainer`` trains."""
+        return self._planned.build(nnUNetTrainer if trainer == PLAIN else TRAINERS[trainer], deep_supervision)
+
+    def images(self, device: torch.device | str, batch: int | None = None) -> Tensor:
+        """Noise of the plan's patch size."""
+        return self._planned.noise(batch or self.batch, device)
+
+    @property
+    def _planned(self) -> PlannedNetwork:
+        return PlannedNetwork.of(self.plans, self.dataset, self.configuration)
+
+
+def profile(
+    setting: Setting, device: torch.device, rounds: int, on_step: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Measure the plain network and each kind of reads, in turns.
+
+    A step is forward, backward and nnU-Net's optimizer, on noise and with the mean of squares as the loss; on CUDA with
+    autocast and torch.compile, as nnU-Net trains.
+
+    Args:
+        rounds: of which the time is the median.
+        on_step: called before each measurement with what it is.
+
+    Returns:
+        One row for each: ``parameters``, ``multiply_adds`` (of one sample, forward; without resizing), ``seconds`` and
+        ``gpu_memory`` or ``memory`` (bytes, the peak of a training step; None where it cannot be known), and their
+        ``..._ratio`` to the plain network's. ``seconds`` is None where the memory did not suffice.
+    """
+    rows: list[dict[str, Any]] = []
+    contestants: dict[str, Contestant] = {}
+    for trainer in CONTENDERS:
+        on_step(f"{trainer}: counting")
+        parameters, multiply_adds = count(setting, trainer)
+        rows.append({"trainer": trainer, "parameters": parameters, "multiply_adds": multiply_adds})
+    for row in rows:
+        on_step(f"{row['trainer']}: memory")
+        row["memory"] = _memory(setting, row["trainer"], device)
+        contestants[row["trainer"]] = _contestant(setting, row["trainer"], device)
+    seconds: dict[str, list[float]] = {trainer: [] for trainer in CONTENDERS}
+    for i in range(rounds + 1):
+        for trainer, contestant in contestants.items():
+            on_step(f"{trainer}: step {i} of {rounds}")
+            found = _seconds(contestant)
+            if i and found is not None:  # the first one compiles, and touches its memory
+                seconds[trainer].append(found)
+    for row in rows:
+        times = seconds[row["trainer"]]
+        row["seconds"] = median(times) if len(times) == rounds else None
+    for row in rows:
+        for name in ("parameters", "multiply_adds", "seconds", "memory"):
+            both = row[name], rows[0][name]
+            row[f"{name}_ratio"] = both[0] / both[1] if all(both) else None
+    return rows
+
+
+def count(setting: Setting, trainer: str) -> tuple[int, int]:
+    """The parameters of a network, and its multiply-adds for one sample.
+
+    Counted are convolutions, and of the reads the projections, norms and sums; resizing is not.
+    """
+    with torch.device("meta"):
+        network = setting.build(trainer, deep_supervision=False).eval()
+    of_reads = []
+
+    def look(read: Any, args: tuple[Any, ...], _options: dict[str, Any]) -> None:
+        pool, size = args
+        n, channels = prod(size), read.target_channels
+        projected = (
+            h.shape[2:].numel() * h.shape[1] * (channels + 1) for k, h in enumerate(pool) if k not in read.direct
+        )
+        of_reads.append(sum(projected) + len(pool) * 2 * channels * n)
+
+    for read in reads_of(network).values():
+        read.register_forward_pre_hook(look, with_kwargs=True)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(setting.images("meta", batch=1))
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2 + sum(of_reads)
+
+
+def _contestant(setting: Setting, trainer: str, device: torch.device) -> Contestant:
+    compiled = device.type == "cuda" and os.environ.get("nnUNet_compile", "t").lower() in ("true", "1", "t")
+    return Contestant(setting.build(trainer), setting.images(device), compiled)
+
+
+def _seconds(contestant: Contestant) -> float | None:
+    """Of one step; None when the memory does not suffice."""
+    try:
+        return seconds_of(contestant.train)
+    except torch.cuda.OutOfMemoryError:
+        contestant.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return None
+
+
+def _memory(setting: Setting, trainer: str, device: torch.device) -> int | None:
+    """The peak of a training, in bytes: the allocator's on CUDA, that of a process of its own on a CPU under Linux."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        baseline = torch.cuda.memory_allocated()
+        try:
+            return allocated_memory(_contestant(setting, trainer, device).train) - baseline
+        except torch.cuda.OutOfMemoryError:
+            return None
+    found = resident_memory(_step_on_cpu, setting, trainer, warm_up=_load_libraries) if device.type == "cpu" else None
+    return None if found is None else found["peak"] - found["baseline"]
+
+
+def _step_on_cpu(setting: Setting, trainer: str) -> Step:
+    return _contestant(setting, trainer, torch.device("cpu")).train
+
+
+def _load_libraries(setting: Setting, trainer: str) -> None:
+    nn.Conv2d(1, 1, 3)(torch.zeros(1, 1, 8, 8)).sum().backward()
+    setting.build(trainer)

@@ -1,0 +1,32 @@
+"""Plans under further names, for trainings that repeat: behind `nnunet-xattnres repeat`."""
+
+from pathlib import Path
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.nnunet.plans import REPEAT, read_plans
+
+
+def write_repeats(folder: Path, source: str, number: int) -> list[Path]:
+    """Write copies of plans under new names, ``source_rep1`` and on: trainings on them get folders of their own.
+
+    Args:
+        folder: a data set's folder in nnUNet_preprocessed.
+        source: the name of the plans.
+        number: how many copies.
+
+    Raises:
+        UserError: when the plans are missing, are a copy themselves, or a file of another content has a copy's name.
+    """
+    plans = read_plans(folder / f"{source}.json")
+    if REPEAT.search(source):
+        raise UserError(f"{source!r} is a repeat already; name the plans that it was made from")
+    copies = {
+        folder / f"{source}_rep{i}.json": {**plans, "plans_name": f"{source}_rep{i}"} for i in range(1, number + 1)
+    }
+    for path, copy in copies.items():
+        if path.exists() and read_plans(path) != copy:
+            raise UserError(f"{path} exists and is no copy of {source}; move it away first")
+    for path, copy in copies.items():
+        write_json(copy, path, indent=4)
+    return list(copies)

@@ -1,0 +1,108 @@
+"""What a training step takes in time and memory, as nnU-Net trains."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_STATUS = Path("/proc/self/status")
+_STEPS = 2  # the optimizer's momentum exists from the second on
+Step = Callable[[], object]
+
+
+class Contestant:
+    """A network, an input, and what trains it: SGD as nnU-Net has it, on CUDA with autocast and loss scaling.
+
+    Args:
+        network: it is moved to the device of ``x``.
+        x: the input, (B, channels, *spatial).
+        compiled: train it through torch.compile.
+    """
+
+    def __init__(self, network: nn.Module, x: Tensor, compiled: bool = False) -> None:
+        self.x, self.cuda = x, x.device.type == "cuda"
+        self.network: Any = network.to(x.device)
+        self.forward = torch.compile(self.network) if compiled else self.network
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
+        )
+        self.scaler = torch.amp.GradScaler(x.device.type, enabled=self.cuda)
+
+    def train(self) -> None:
+        """One step with deep supervision; the loss is the mean of squares. Ends when the device is done."""
+        self.network.train()
+        self.network.decoder.deep_supervision = True
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.x.device.type, enabled=self.cuda):
+            loss = sum(output.float().square().mean() for output in self.forward(self.x))
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._wait()
+
+    def infer(self) -> None:
+        """One forward pass as in prediction, not compiled. Ends when the device is done."""
+        self.network.eval()
+        self.network.decoder.deep_supervision = False
+        with torch.inference_mode(), torch.autocast(self.x.device.type, enabled=self.cuda):
+            self.network(self.x)
+        self._wait()
+
+    def _wait(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize(self.x.device)
+
+
+def seconds_of(step: Step) -> float:
+    """The duration of one step."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def allocated_memory(step: Step) -> int:
+    """The peak, in bytes, that torch has allocated on the current CUDA device during two steps."""
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(_STEPS):
+        step()
+    return torch.cuda.max_memory_allocated()
+
+
+def resident_memory(
+    make: Callable[..., Step], *arguments: Any, warm_up: Callable[..., object]
+) -> dict[str, int] | None:
+    """What a new process holds in main memory for two steps; None where the system does not tell.
+
+    Args:
+        make: makes the step, ``make(*arguments)``; a function of a module, as multiprocessing needs it.
+        warm_up: called before, likewise: what libraries load and set up at their first use is not the network's.
+
+    Returns:
+        Bytes: the ``peak``, and the ``baseline`` of before.
+    """
+    if not _STATUS.exists():
+        return None
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_resident_memory, (make, warm_up, arguments))
+
+
+def _resident_memory(make: Callable[..., Step], warm_up: Callable[..., object], arguments: Any) -> dict[str, int]:
+    warm_up(*arguments)
+    baseline = _status("VmRSS")
+    step = make(*arguments)
+    for _ in range(_STEPS):
+        step()
+    return {"peak": _status("VmHWM"), "baseline": baseline}
+
+
+def _status(field: str) -> int:
+    """Bytes from the kernel's account of this process.
+
+    Not ``resource.getrusage``: its ru_maxrss of a child process begins at the peak of its parent.
+    """
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,71 @@
+"""Programs that are started: where they are, and that nothing of them is left behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from nnunet_xattnres.common.errors import UserError
+
+
+def find_program(name: str) -> Path:
+    """One of nnU-Net's commands, from this interpreter's environment if it is there, else from PATH.
+
+    Raises:
+        UserError: when it is in neither.
+    """
+    beside = os.pathsep.join([sysconfig.get_path("scripts"), os.path.dirname(sys.executable)])
+    found = shutil.which(name, path=beside) or shutil.which(name)
+    if found is None:
+        raise UserError(
+            f"{name} is neither beside {sys.executable} nor on PATH. "
+            f'Install nnU-Net in this environment: pip install "nnunetv2>=2.8.1,<3"'
+        )
+    return Path(found)
+
+
+@contextmanager
+def process_group(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    stdin: int | IO[str] = subprocess.DEVNULL,
+    stdout: int | IO[str] = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[str]]:
+    """The running command; when the block ends, by an error or Ctrl-C too, it and all that it started are gone."""
+    flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows
+    process = subprocess.Popen(
+        command,
+        env=dict(env),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=os.name == "posix",
+        creationflags=flags,
+    )
+    try:
+        yield process
+    finally:
+        _stop_group(process)
+
+
+def _stop_group(process: subprocess.Popen[str]) -> None:
+    if sys.platform == "win32":
+        if process.poll() is None:
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        return
+    with suppress(ProcessLookupError, PermissionError):  # nothing is left of it
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

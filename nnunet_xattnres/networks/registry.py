@@ -1,0 +1,83 @@
+"""What a network of nnU-Net's becomes: every kind of network that we build, and what plans call it.
+
+A new kind is one line in ``KINDS``. Nothing here imports torch: plans are written, and trainers found, without it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.reads.config import ReadConfig
+
+# nnU-Net has moved its architectures between modules before, so the class counts and the module only as far as the
+# library.
+_UPSTREAM_LIBRARY = "dynamic_network_architectures"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network.
+
+    Attributes:
+        config: the class of its arguments beyond upstream's, a dataclass; it tells which kind is meant.
+        classes: for each of upstream's classes ours, as plans name it. A name that was published stays.
+    """
+
+    config: type
+    classes: Mapping[str, str]
+
+
+KINDS = {
+    "xattnres": Kind(
+        ReadConfig,
+        {
+            "PlainConvUNet": "nnunet_xattnres.unet.XAttnResUNet",
+            "ResidualEncoderUNet": "nnunet_xattnres.unet.XAttnResResidualEncoderUNet",
+        },
+    ),
+}
+
+
+class UnsupportedNetworkError(UserError, ValueError):
+    """The plans ask for a network that has no counterpart of ours."""
+
+
+class OurNetworkError(UserError, ValueError):
+    """The plans ask for one of our networks already."""
+
+
+def is_ours(network_class_name: str) -> bool:
+    """Whether plans with this ``network_class_name`` ask for a network of ours."""
+    return any(network_class_name in kind.classes.values() for kind in KINDS.values())
+
+
+def counterpart(
+    network_class_name: str, arch_kwargs: Mapping[str, Any], config: Any, plans_name: str
+) -> tuple[str, dict[str, Any]]:
+    """The class and the arguments of our network in the place of those that plans ask for.
+
+    Args:
+        network_class_name, arch_kwargs: as in the ``architecture`` of a configuration; they are not changed.
+        config: the arguments of our network beyond upstream's; its class is the ``config`` of one of ``KINDS``.
+        plans_name: what errors call the plans.
+
+    Raises:
+        UnsupportedNetworkError: for a network class that has no counterpart of this kind.
+        OurNetworkError: when the class is one of ours.
+    """
+    classes = next(kind.classes for kind in KINDS.values() if kind.config is type(config))
+    if is_ours(network_class_name):
+        raise OurNetworkError(
+            f"the plans {plans_name!r} ask for {network_class_name!r}: their network has reads already. Drop one of "
+            f"the two: train these plans with a trainer of nnU-Net (`-tr nnUNetTrainer`), or train the plans that they "
+            f"were made from with this one (`-p nnUNetPlans`)."
+        )
+    library, _, class_name = network_class_name.rpartition(".")
+    if class_name not in classes or library.partition(".")[0] != _UPSTREAM_LIBRARY:
+        raise UnsupportedNetworkError(
+            f"the plans {plans_name!r} ask for the network class {network_class_name!r} (network_class_name). XAttnRes "
+            f"supports {' and '.join(classes)}: plan with nnUNetPlanner or a nnUNetPlannerResEnc, for example "
+            f"`nnUNetv2_plan_experiment -d DATASET -pl nnUNetPlannerResEncM`."
+        )
+    return classes[class_name], {**arch_kwargs, **asdict(config)}

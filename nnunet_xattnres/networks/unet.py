@@ -1,0 +1,193 @@
+"""nnU-Net's own U-Nets with reads of the history in the place of, or beside, their skips (XAttnRes, arXiv 2604.03297).
+
+Stages, transposed convolutions, segmentation heads and their state-dict keys are upstream's. Added are the reads
+(``network.reads``) and a forward pass that keeps the history. Names follow the paper: with S encoder stages, e1 is the
+output of the first (full resolution), eS the bottleneck, and d1 ... d(S-1) are the outputs of the decoder stages.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from torch import Tensor, nn
+
+from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.reads.history import History, Stage
+from nnunet_xattnres.reads.history_read import HistoryRead
+
+
+class _HistoryUNet(nn.Module):
+    """The reads and the forward pass, for a U-Net of upstream as the next base class."""
+
+    encoder: PlainConvEncoder | ResidualEncoder
+    decoder: UNetDecoder
+
+    def __init__(
+        self,
+        *args: Any,
+        skip_mode: str = "add",
+        encoder_reads: bool = True,
+        read_gate: str = "none",
+        **kwargs: Any,
+    ) -> None:
+        config = ReadConfig(skip_mode, encoder_reads, read_gate)
+        super().__init__(*args, **kwargs)
+        if len(self.encoder.output_channels) < 2:
+            raise ValueError("n_stages is 1; a U-Net needs at least 2 stages")
+        self.skip_mode, self.read_gate = skip_mode, read_gate
+        self.encoder_stages = _encoder_stages(self.encoder)
+        self.decoder_stages = [
+            Stage(f"d{j}", *stage.shape) for j, stage in enumerate(reversed(self.encoder_stages[:-1]), start=1)
+        ]
+        self.reads = nn.ModuleDict(self._build_reads(config) if skip_mode in ("add", "replace") else {})
+        for block in self.modules():
+            if isinstance(block, (BasicBlockD, BottleneckD)) and not isinstance(block.skip, nn.Module):
+                block.skip = nn.Identity()  # upstream's is a local lambda, which cannot be pickled
+        if skip_mode == "none":
+            for stage in self.decoder.stages:
+                _drop_skip_half(stage)
+
+    @property
+    def history_stages(self) -> list[Stage]:
+        """The stages in the order computed, as their outputs stand in the history."""
+        return [*self.encoder_stages, *self.decoder_stages]
+
+    def _build_reads(self, config: ReadConfig) -> dict[str, HistoryRead]:
+        """The reads by the stage that they feed: e3 ... eS (e2 has a pool of one, e1 of none), d1 ... d(S-1)."""
+
+        def read(pool: Sequence[Stage], target: Stage) -> HistoryRead:
+            direct = [k for k, source in enumerate(pool) if source.shape == target.shape]
+            channels = [source.channels for source in pool]
+            return HistoryRead(
+                channels, target.channels, self.encoder.conv_op, direct, gated=config.read_gate == "zero"
+            )
+
+        encoder, decoder = self.encoder_stages, self.decoder_stages
+        reads = {}
+        for s in range(2, len(encoder)) if config.encoder_reads else ():
+            reads[encoder[s].name] = read(encoder[:s], encoder[s - 1])
+        for j, stage in enumerate(decoder):
+            reads[stage.name] = read([*encoder, *decoder[:j]], stage)
+        return reads
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Segment ``x``, (B, input channels, *spatial).
+
+        Returns:
+            The logits, (B, num_classes, *spatial); with ``decoder.deep_supervision`` those of every decoder stage, the
+            highest resolution first.
+
+        Raises:
+            ValueError: when the spatial size is not divisible by the network's strides.
+        """
+        self._check_input(x)
+        stem = getattr(self.encoder, "stem", None)  # the residual encoder has one
+        x = x if stem is None else stem(x)
+        history = History()
+        sizes = self._read_sizes(x)
+        for s, (stage, module) in enumerate(zip(self.encoder_stages, self.encoder.stages, strict=True)):
+            if stage.name in self.reads:
+                x = self._input_of_encoder_stage(stage, history, x.shape[2:])
+            x = module(x)
+            history.append(x, coarser=sizes[s + 1 :])
+
+        outputs, last = [], len(self.decoder_stages) - 1
+        for j, stage in enumerate(self.decoder_stages):
+            x = self._with_skip_half(stage, self.decoder.transpconvs[j](x), history, skip=last - j)
+            x = self.decoder.stages[j](x)
+            history.append(x)
+            if self.decoder.deep_supervision or j == last:
+                outputs.append(self.decoder.seg_layers[j](x))
+        if self.decoder.deep_supervision:
+            return outputs[::-1]
+        return self._with_idle_heads(outputs[0]) if self.training else outputs[0]
+
+    def _with_idle_heads(self, logits: Tensor) -> Tensor:
+        """``logits``, on which the heads that deep supervision would use have no influence but a gradient: zero.
+
+        DistributedDataParallel, as nnU-Net wraps networks for several GPUs, needs one for every parameter.
+        """
+        idle = [p.sum() for head in list(self.decoder.seg_layers)[:-1] for p in head.parameters()]
+        return logits + 0 * sum(idle)
+
+    def _input_of_encoder_stage(self, stage: Stage, history: History, size: torch.Size) -> Tensor:
+        """The read of all maps so far; if gated, the last of them plus the read."""
+        previous = len(history.maps) - 1 if self.read_gate == "zero" else None
+        return self.reads[stage.name](history.at(size), size, skip=previous)
+
+    def _with_skip_half(self, stage: Stage, x: Tensor, history: History, skip: int) -> Tensor:
+        """What a decoder stage takes: the upsampled map below it, ``x``, and its skip half."""
+        if self.skip_mode == "none":
+            return x
+        if self.skip_mode == "plain":
+            return torch.cat((x, history.maps[skip]), dim=1)
+        size = x.shape[2:]
+        added = skip if self.skip_mode == "add" else None
+        return self.reads[stage.name](history.at(size), size, skip=added, below=x)
+
+    def _read_sizes(self, x: Tensor) -> list[tuple[int, ...]]:
+        """The sizes of e1 ... e(S-1), at which the history is read."""
+        stages = self.encoder_stages[:-1] if self.reads else []
+        return [tuple(n // d for n, d in zip(x.shape[2:], stage.strides, strict=True)) for stage in stages]
+
+    def _check_input(self, x: Tensor) -> None:
+        divisors, size = self.encoder_stages[-1].strides, tuple(x.shape[2:])
+        if len(size) != len(divisors):
+            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (batch, channels, {len(divisors)} axes)")
+        if any(n % d for n, d in zip(size, divisors, strict=True)):
+            raise ValueError(
+                f"the input has the spatial size {size}, which the network's strides do not divide: "
+                f"its axes must be multiples of {divisors}. Change patch_size in the plans."
+            )
+
+
+class XAttnResUNet(_HistoryUNet, PlainConvUNet):
+    """``PlainConvUNet`` whose stages read the history.
+
+    Args:
+        *args: as ``PlainConvUNet``'s.
+        skip_mode: what stands beside the upsampled map in a decoder stage: ``"add"`` the skip plus the read (the
+            paper's XAttnRes + skip), ``"replace"`` the read alone (the paper's XAttnRes), ``"none"`` nothing, and no
+            reads in the encoder either (the paper's No Skip), ``"plain"`` the skip alone: the upstream network.
+        encoder_reads: whether encoder stages from the third on read, too; otherwise only the decoder does.
+        read_gate: ``"none"`` as in the paper; ``"zero"``, with ``"add"`` only: every read is scaled by one learned
+            number for each channel that starts at zero, and an encoder stage takes e(s-1) plus the read. Such a network
+            starts as the upstream network (ours).
+        **kwargs: as ``PlainConvUNet``'s.
+
+    Attributes:
+        reads: the ``HistoryRead`` of each stage that has one, by the stage's name: e3 ... eS, d1 ... d(S-1).
+    """
+
+
+class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
+    """``ResidualEncoderUNet`` whose stages read the history; arguments beyond upstream's as in ``XAttnResUNet``."""
+
+
+def _encoder_stages(encoder: PlainConvEncoder | ResidualEncoder) -> list[Stage]:
+    strides = accumulate(encoder.strides, lambda a, b: [i * j for i, j in zip(a, b, strict=True)])
+    return [
+        Stage(f"e{s}", channels, tuple(stride))
+        for s, (channels, stride) in enumerate(zip(encoder.output_channels, strides, strict=True), start=1)
+    ]
+
+
+def _drop_skip_half(stage: StackedConvBlocks) -> None:
+    """Let a decoder stage take the upsampled half alone: its first convolution gets half the input channels."""
+    block = stage.convs[0]
+    full = block.conv
+    block.input_channels = full.in_channels // 2
+    block.conv = block.all_modules[0] = type(full)(
+        block.input_channels,
+        full.out_channels,
+        full.kernel_size,
+        padding=full.padding,
+        bias=full.bias is not None,
+    )

@@ -1,0 +1,56 @@
+"""The history of a network: what its stages have put out so far, and which reads look at it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from nnunet_xattnres.ops import resize_to_each
+
+
+class Stage(NamedTuple):
+    """A stage whose output stands in the history.
+
+    Attributes:
+        name: the paper's: e1 ... eS for the encoder, d1 ... d(S-1) for the decoder.
+        channels: of its output.
+        strides: how much smaller its output is than the network's input, for each axis.
+    """
+
+    name: str
+    channels: int
+    strides: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, tuple[int, ...]]:
+        """What two stages must share so that one's output can be read by the other as it is."""
+        return self.channels, self.strides
+
+
+class History:
+    """The stage outputs so far; a map that is read at coarser sizes is resized to them once, for all its readers."""
+
+    def __init__(self) -> None:
+        self.maps: list[Tensor] = []
+        self._resized: list[dict[tuple[int, ...], Tensor]] = []
+
+    def append(self, x: Tensor, coarser: Sequence[tuple[int, ...]] = ()) -> None:
+        """Add the next stage's output, (B, C, *spatial), and the sizes at which it will be read resized."""
+        sizes = [size for size in dict.fromkeys(coarser) if size != tuple(x.shape[2:])]
+        self.maps.append(x)
+        self._resized.append(dict(zip(sizes, resize_to_each(x, sizes), strict=True)))
+
+    def at(self, size: Sequence[int]) -> list[Tensor]:
+        """The pool of a read at ``size``: the maps, in the order computed."""
+        return [resized.get(tuple(size), x) for x, resized in zip(self.maps, self._resized, strict=True)]
+
+
+def reads_of(network: nn.Module) -> dict[str, Any]:
+    """The reads of a network, by the name of the stage that each feeds; empty for a network without reads."""
+    return dict(getattr(network, "reads", {}).items())
+
+
+def source_names(network: Any) -> dict[str, list[str]]:
+    """The sources of every read, in the order of its pool: the order computed."""
+    order = [stage.name for stage in network.history_stages]
+    return {name: order[: len(read.source_channels)] for name, read in reads_of(network).items()}

@@ -1,0 +1,113 @@
+"""From plans to a network: the one place where that happens."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from nnunet_xattnres.networks.registry import counterpart
+
+
+def build_network(
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    num_input_channels: int,
+    num_output_channels: int,
+    enable_deep_supervision: bool = True,
+    *,
+    config: Any,
+) -> nn.Module:
+    """Our network in the place of the one that the plans describe.
+
+    Args:
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision: as in
+            nnU-Net's ``build_network_architecture``.
+        config: the arguments of our network beyond upstream's, such as a ``ReadConfig``; it says which kind it is.
+
+    Raises:
+        ValueError: when the plans name a network class that has no counterpart of ours, or their arguments do not make
+            a network.
+    """
+    network_class, arch_kwargs = counterpart(
+        configuration_manager.network_arch_class_name,
+        configuration_manager.network_arch_init_kwargs,
+        config,
+        plans_manager.plans_name,
+    )
+    try:
+        return get_network_from_plans(
+            network_class,
+            arch_kwargs,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=enable_deep_supervision,
+        )
+    except Exception as error:
+        raise ValueError(
+            f"the plans {plans_manager.plans_name!r} do not make a network: with their arch_kwargs, "
+            f"{network_class} raises {type(error).__name__}: {error}"
+        ) from error
+
+
+def architecture(config: Any) -> Any:
+    """A trainer's ``build_network_architecture``: static, with nnU-Net's parameters and no others."""
+
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        return build_network(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+            config=config,
+        )
+
+    build_network_architecture.config = config  # type: ignore[attr-defined]
+    return staticmethod(build_network_architecture)
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """What a configuration of plans says of the network for a data set.
+
+    Attributes:
+        n_inputs, n_outputs: channels.
+    """
+
+    plans: PlansManager
+    configuration: ConfigurationManager
+    n_inputs: int
+    n_outputs: int
+
+    @classmethod
+    def of(cls, plans: Mapping[str, Any], dataset: Mapping[str, Any], configuration: str) -> "PlannedNetwork":
+        """From the contents of a plans file and of a dataset.json, which are not changed."""
+        manager = PlansManager(deepcopy(dict(plans)))
+        planned = manager.get_configuration(configuration)
+        n_inputs = determine_num_input_channels(manager, planned, dict(dataset))
+        return cls(manager, planned, n_inputs, manager.get_label_manager(dataset).num_segmentation_heads)
+
+    def build(self, trainer: type[nnUNetTrainer], deep_supervision: bool = True) -> nn.Module:
+        """The network that ``trainer`` trains."""
+        return trainer.build_network_architecture(
+            self.plans, self.configuration, self.n_inputs, self.n_outputs, deep_supervision
+        )
+
+    def noise(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """Random images of the plan's patch size, (batch, n_inputs, *patch)."""
+        return torch.randn(batch, self.n_inputs, *self.configuration.patch_size, device=device)

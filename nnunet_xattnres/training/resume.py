@@ -1,0 +1,55 @@
+"""Whether a training can go on from a checkpoint: of this network, and whole."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.checkpoints import Origin, origin_of, read_checkpoint
+
+
+def check_checkpoint(path: Path, network: Mapping[str, Tensor], this: Origin, config_of: Callable[[str], Any]) -> None:
+    """Refuse a checkpoint that cannot go on here, and say what it is and what to do with it.
+
+    Args:
+        path: the file.
+        network: the state dict of the network that it is to be loaded into.
+        this: the training that asks.
+        config_of: the arguments of a trainer's network beyond upstream's, None for a trainer that is not ours.
+
+    Raises:
+        UserError: when the file is damaged, or of another network. The keys of ``add`` and ``replace`` are the same,
+            so the trainer's name counts as well.
+    """
+    checkpoint = read_checkpoint(path)
+    saved = origin_of(checkpoint)
+    difference = _difference(network, checkpoint["network_weights"])
+    if difference is None and saved.trainer != this.trainer:
+        theirs, ours = config_of(saved.trainer), config_of(this.trainer)
+        if theirs is not None and theirs != ours:
+            difference = f"its network has {theirs}, here it is {ours}"
+    if difference is None:
+        return
+    without_reads = {key: value for key, value in network.items() if not key.startswith("reads.")}
+    if _difference(without_reads, checkpoint["network_weights"]) is None:  # a stock network of the same plans
+        way_out = (
+            f"To start from it: `nnunet-xattnres upgrade {shlex.quote(str(path))} upgraded.pth`, then train "
+            f"nnUNetTrainerXAttnResGated with `-pretrained_weights upgraded.pth`."
+        )
+    else:
+        way_out = f"Go on with it as `-tr {saved.trainer} -p {saved.plans}`, or move it away and train anew."
+    raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")
+
+
+def _difference(network: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
+    found = {key if key in network else key.removeprefix("module."): value for key, value in weights.items()}
+    for key, value in network.items():
+        if key not in found:
+            return f"it has no {key}"
+        if found[key].shape != value.shape:
+            return f"its {key} has the shape {tuple(found[key].shape)}, here {tuple(value.shape)}"
+    surplus = next((key for key in found if key not in network), None)
+    return None if surplus is None else f"it has {surplus}, which is not here"

@@ -1,0 +1,240 @@
+"""The studies: what they ask for, and what nnU-Net is told of it. No training runs here."""
+
+import inspect
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.plans import make_plans
+from helpers.study import CASES, OURS, PLAIN
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+import benchmarks.study
+from benchmarks.study.description import read_study
+from benchmarks.study.folders import PLANS, class_name, plans_name, write_json
+from benchmarks.study.preparation import prepare
+from benchmarks.study.scheduled import TRAINERS
+from nnunet_xattnres.common.errors import UserError
+
+HERE = Path(benchmarks.study.__file__).parent
+STUDIES = sorted(HERE.glob("*.yaml"))
+
+
+# --- what a study asks for
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_described_studies_can_run(path):
+    study = read_study(path)
+    asked = {training.trainer for training in study.trainings()}
+    assert {PLAIN, OURS, f"{OURS}Replace", f"{OURS}Gated", "nnUNetTrainerNoSkip"} <= asked <= TRAINERS.keys()
+    if study.name.endswith("-small"):
+        assert study.device == "cpu" and all(schedule.repeats >= 3 for schedule in study.schedules.values())
+    else:
+        assert (study.device, study.plans, len(study.folds), study.mirroring) == ("cuda", None, 5, True)
+
+
+def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
+    trainings = study.trainings()
+    assert [t.name for t in trainings] == [
+        "long-rep0-nnUNetTrainer-fold0",
+        "long-rep0-nnUNetTrainerXAttnRes-fold0",
+        "short-rep0-nnUNetTrainer-fold0",
+        "short-rep0-nnUNetTrainerXAttnRes-fold0",
+        "long-rep1-nnUNetTrainer-fold0",
+        "long-rep1-nnUNetTrainerXAttnRes-fold0",
+    ]
+    assert all("__" not in plans_name(t) for t in trainings)  # nnU-Net splits names of folders there
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("folds: [0]", "folds: [7]", "folds must be some of 0 to 4"),
+        ("folds: [0]", "fold: [0]", "there is no 'fold'"),
+        ("device: cpu", "", "'device' is missing"),
+        ("[nnUNetTrainer, nnUNetTrainerXAttnRes]", "[nnUNetTrainer]", "name two trainers at least"),
+        ("device: cpu", "device: gpu", "device must be one of cpu, cuda, mps, not 'gpu'"),
+        ("epochs: 2", "epochs: 0", "schedules: one: epochs must be a whole number from 1"),
+        ("epochs: 2", "epoches: 2", "schedules: one: there is no 'epoches'"),
+        ("Dataset907_Little", "Little", "DatasetXXX_NAME, not 'Little'"),
+        ("repeats: 1}", "repeats: 1, trainers: [nnUNetTrainerNoSkip, nnUNetTrainer]}", "nnUNetTrainer must come first"),
+        ("schedules:", "schedules: [", "cannot be read as a study"),
+    ],
+)
+def test_a_description_that_makes_no_study_is_refused(tmp_path, old, new, words):
+    text = (
+        "dataset: Dataset907_Little\nconfiguration: 2d\nfolds: [0]\ndevice: cpu\ncut_down: all\n"
+        "trainers: [nnUNetTrainer, nnUNetTrainerXAttnRes]\n"
+        "schedules:\n  one: {epochs: 2, iterations: 3, validation_iterations: 1, repeats: 1}\n"
+    )
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    assert read_study(path).name == "some"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=r"some\.yaml") as error:
+        read_study(path)
+    assert words in str(error.value)
+
+
+# --- plans and trainers
+
+
+def planned(study, folders):
+    """What nnU-Net's planning would leave, and the raw data that it would have had."""
+    architecture = {"network_class_name": "PlainConvUNet", "arch_kwargs": {"features_per_stage": [32, 64], "n": 2}}
+    plans = {"plans_name": PLANS, "configurations": {"3d_fullres": {"batch_size": 9, "architecture": architecture}}}
+    raw, preprocessed = folders.raw / study.dataset, folders.preprocessed(study)
+    for folder in (raw / "labelsTr", preprocessed):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json({"file_ending": ".nii.gz"}, raw / "dataset.json")
+    for case in CASES:
+        (raw / "labelsTr" / case).touch()
+    write_json(plans, preprocessed / f"{PLANS}.json")
+
+
+def test_the_plans_of_a_training_are_nnunets_with_the_changes_and_the_schedule(study, folders):
+    study = replace(study, plans={"batch_size": 2, "features_per_stage": [4, 8]}, mirroring=False)
+    commands = []
+    planned(study, folders)
+    prepare(study, folders, lambda command, name: commands.append(command))
+    assert len(commands) == 1 and "nnUNetv2_plan_and_preprocess" in " ".join(commands[0])
+    training = study.trainings()[2]
+    plans = json.loads((folders.preprocessed(study) / f"{plans_name(training)}.json").read_text())
+    assert plans["plans_name"] == "StudyPlans_short_rep0"
+    assert plans["study"] == {"epochs": 3, "iterations": 10, "validation_iterations": 2, "mirroring": False}
+    configuration = plans["configurations"]["3d_fullres"]
+    assert configuration["batch_size"] == 2
+    assert configuration["architecture"]["arch_kwargs"] == {"features_per_stage": [4, 8], "n": 2}
+
+    splits = json.loads((folders.preprocessed(study) / "splits_final.json").read_text())
+    held_out = [case for split in splits for case in split["val"]]
+    assert sorted(held_out) == [case.removesuffix(".nii.gz") for case in CASES] and len(splits) == 5
+
+    prepare(study, folders, lambda command, name: commands.append(command))
+    assert len(commands) == 1  # preprocessed already
+    with pytest.raises(UserError, match="name another with --work"):
+        prepare(replace(study, planner="nnUNetPlannerResEncM"), folders, lambda command, name: None)
+
+
+@pytest.mark.parametrize(
+    ("plans", "words"),
+    [({"features_per_stage": [4]}, "must have 2 entries"), ({"spacing": [1]}, "spacing is none of batch_size")],
+)
+def test_changes_that_the_plans_cannot_have_are_refused(study, folders, plans, words):
+    planned(study, folders)
+    with pytest.raises(UserError, match=words):
+        prepare(replace(study, plans=plans), folders, lambda command, name: None)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_runs(study, folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    planned(study, folders)
+    with pytest.raises(UserError, match="little trains on cuda, and torch finds none here"):
+        prepare(replace(study, device="cuda"), folders, lambda command, name: pytest.fail("it ran"))
+
+
+def test_missing_raw_data_are_named(study, folders):
+    with pytest.raises(UserError, match="has no Dataset907_Little"):
+        prepare(study, folders, lambda command, name: None)
+
+
+# --- trainers
+
+
+@pytest.fixture
+def make_trainer(tmp_path, monkeypatch):
+    def make(name, threads=None, **schedule):
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            monkeypatch.setenv(variable, str(tmp_path))
+        dataset = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+        length = {"epochs": 20, "iterations": 7, "validation_iterations": 3, "mirroring": True} | schedule
+        plans = make_plans() | {"continue_training": False, "study": length}
+        monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda _: None)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if threads:
+            monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        return TRAINERS[name](plans, "2d", 0, dataset, torch.device("cpu"))
+
+    return make
+
+
+def rates(trainer):
+    """The learning rate of every epoch."""
+    trainer.initialize()
+    found = []
+    for epoch in range(trainer.num_epochs):
+        trainer.lr_scheduler.step(epoch)
+        found.append(trainer.optimizer.param_groups[0]["lr"])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_trainer_is_as_long_as_the_plans_say(make_trainer, tmp_path, name):
+    trainer = make_trainer(name)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (20, 7, 3)
+    assert trainer.save_every == 2
+    trainer.logger.plot_progress_png(str(tmp_path))
+    assert not (tmp_path / "progress.png").exists()
+    assert type(trainer).__name__ == class_name(name)
+    assert list(trainer.my_init_kwargs) == list(inspect.signature(nnUNetTrainer.__init__).parameters)[1:]
+
+
+def test_trainers_share_the_folder_of_ours_by_re_exporting(monkeypatch):
+    monkeypatch.syspath_prepend(HERE / "trainers")
+    import nnunet_xattnres_study as shelf
+
+    assert all(getattr(shelf, class_name(name)) is trainer for name, trainer in TRAINERS.items())
+
+
+def test_the_threads_are_those_that_the_study_gives(make_trainer):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)  # as nnU-Net's command does
+        make_trainer(PLAIN)
+        assert torch.get_num_threads() == 2
+        make_trainer(PLAIN, threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_mirroring_the_training_still_mirrors(make_trainer):
+    def axes(mirroring):
+        trainer = make_trainer(OURS, mirroring=mirroring)
+        *_, trained = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        return trained, trainer.inference_allowed_mirroring_axes
+
+    assert axes(True) == ((0, 1), (0, 1))
+    assert axes(False) == ((0, 1), None)
+
+
+def test_the_controls_change_the_learning_rate_and_nothing_else(make_trainer):
+    for name in (PLAIN, OURS):
+        assert TRAINERS[f"{name}DoubleLR"].build_network_architecture is TRAINERS[name].build_network_architecture
+    plain, warm_up, double = (rates(make_trainer(f"nnUNetTrainer{name}")) for name in ("", "WarmUp", "DoubleLR"))
+    np.testing.assert_allclose(plain, 0.01 * (1 - np.arange(20) / 20) ** 0.9)
+    np.testing.assert_allclose(double, 2 * plain)
+    np.testing.assert_allclose(rates(make_trainer(f"{OURS}DoubleLR")), double)
+    np.testing.assert_allclose(warm_up[:2], plain[:2] * [1 / 3, 2 / 3])  # a tenth of 20 epochs
+    np.testing.assert_allclose(warm_up[2:], plain[2:])
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(PLAIN)
+    trainer.initialize()
+    path = tmp_path / "checkpoint_latest.pth"
+    path.write_text("the last one")
+
+    def full(content, file):
+        with open(file, "wb") as f:
+            f.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        trainer.save_checkpoint(str(path))
+    assert path.read_text() == "the last one" and not list(tmp_path.glob("*.partial"))

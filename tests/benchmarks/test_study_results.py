@@ -1,0 +1,269 @@
+"""What a study keeps and reports, against the same numbers computed in another way."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.networks import make_input, make_network
+from helpers.study import CASES, OURS, PLAIN, write_a_record, write_all_records
+from scipy import stats
+from typer.testing import CliRunner
+
+from benchmarks.study.__main__ import app
+from benchmarks.study.curves import Reached, draw_curves, final_dice, seconds_an_iteration, time_to_reach
+from benchmarks.study.description import Training, read_study
+from benchmarks.study.folders import RESULTS, Folders
+from benchmarks.study.overview import overview
+from benchmarks.study.read_scale import scale_of
+from benchmarks.study.records import Record, _curve, merge_records, read_records
+from benchmarks.study.report import write_report
+from benchmarks.study.results_page import _reached
+from nnunet_xattnres.cli import app as package_app
+from nnunet_xattnres.common.errors import UserError
+
+COMMITTED = sorted(RESULTS.glob("*/*/cases.csv"))
+
+
+def mean_dice(study, folders, training):
+    """Of one training, from its CSV file: the mean over the labels of the means over the cases."""
+    with (folders.records / f"{training.name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_label = {}
+    for row in rows:
+        by_label.setdefault(row["label"], []).append(float(row["dice"]))
+    return np.mean([np.mean(values) for values in by_label.values()])
+
+
+def cells(page, *start):
+    """Of the first line of a Markdown table that starts so, the further cells."""
+    line = next(line for line in page.splitlines() if line.startswith(f"| {' | '.join(start)} |"))
+    return [cell.strip() for cell in line.strip("| ").split("|")][len(start) :]
+
+
+# --- records
+
+
+def test_seconds_do_not_count_while_a_training_is_interrupted():
+    logged = {
+        "epoch_start_timestamps": [100.0, 110.0, 5000.0],
+        "epoch_end_timestamps": [110.0, 121.0, 5012.5],
+        "dice_per_class_or_region": [[np.float32(0.0), np.float32(0.25)], [0.5, 0.5], [0.75, 0.5]],
+    }
+    curve = _curve(logged)
+    assert [epoch["seconds"] for epoch in curve] == [10.0, 21.0, 33.5]
+    assert curve[0]["dice"] == [0.0, 0.25]
+    json.dumps(curve)
+
+
+def test_records_are_read_in_the_studys_order_and_only_its_own(study, folders):
+    for training in reversed(study.trainings()[:3]):
+        write_a_record(study, folders, training)
+    write_a_record(study, folders, Training("long", 7, PLAIN, 0))
+    records = read_records(study, folders)
+    assert [record.training for record in records] == study.trainings()[:3]
+    assert list(records[0].dice) == CASES and list(records[0].dice[CASES[0]]) == ["organ", "duct"]
+
+
+def test_a_record_of_other_settings_is_refused(study, folders):
+    write_all_records(study, folders)
+    with pytest.raises(UserError, match=r"long-rep0.*json was made with plans .*now says \{'batch_size': 4\}"):
+        read_records(replace(study, plans={"batch_size": 4}), folders)
+
+
+@pytest.mark.parametrize("damage", ["case,label,dice\na,b,c\n", "case\na\n", "case,label,dice\n"])
+def test_a_damaged_record_is_named(study, folders, damage):
+    write_all_records(study, folders)
+    path = folders.records / f"{study.trainings()[1].name}.csv"
+    path.write_text(damage)
+    with pytest.raises(UserError, match=r"XAttnRes-fold0\.json cannot be read.*remove it and run the study"):
+        read_records(study, folders)
+
+
+def test_merging_takes_what_is_missing_and_leaves_the_rest(study, folders, tmp_path):
+    theirs = Folders(folders.raw, folders.work, tmp_path / "theirs")
+    first, *others = study.trainings()
+    write_a_record(study, folders, first, level=0.1)
+    write_all_records(study, theirs)
+    mine = (folders.records / f"{first.name}.csv").read_text()
+    assert merge_records(study, folders, theirs.results) == [training.name for training in others]
+    assert (folders.records / f"{first.name}.csv").read_text() == mine
+    assert len(read_records(study, folders)) == len(study.trainings())
+    assert all(record.routing for record in read_records(study, folders) if OURS in record.training.trainer)
+    assert merge_records(study, folders, theirs.results) == []
+    with pytest.raises(UserError, match="has no record of little"):
+        merge_records(study, folders, tmp_path / "nowhere")
+
+
+# --- curves
+
+
+def record_of(dice, seconds_an_epoch=2.0, trainer=PLAIN, machine="usual"):
+    curve = [{"seconds": seconds_an_epoch * (i + 1), "dice": [d, d]} for i, d in enumerate(dice)]
+    facts = {"settings": {"iterations": 10}, "curve": curve, "machine": {"cpu": machine, "gpu": None}}
+    return Record(Training("long", 0, trainer, 0), {}, facts, [])
+
+
+def test_time_to_reach_by_hand():
+    slow, fast = record_of([0.0, 0.3, 0.6, 0.6, 0.9]), record_of([0.6, 0.6, 0.6, 0.9, 0.9], seconds_an_epoch=3.0)
+    # the means of three epochs: 0, 0.15, 0.3, 0.5, 0.7 and 0.6, 0.6, 0.6, 0.7, 0.8
+    assert final_dice([slow, fast]) == pytest.approx(0.75)
+    assert time_to_reach([slow, fast], 0.69) == Reached([50, 40], 2)
+    assert time_to_reach([slow, fast], 0.75) == Reached([50], 2)
+    assert time_to_reach([slow, fast], 0.95) == Reached([], 2)
+
+
+def test_the_usual_duration_of_an_iteration_is_not_that_of_a_busy_hour():
+    quiet, busy = record_of([0.5] * 5), record_of([0.5] * 3)
+    busy.facts["curve"][2]["seconds"] = 3600.0
+    ours = record_of([0.5], seconds_an_epoch=3.0, trainer=OURS)
+    groups = {"long": {PLAIN: [quiet]}, "short": {PLAIN: [busy], OURS: [ours]}}
+    assert seconds_an_iteration(groups) == ("usual", {PLAIN: pytest.approx(0.2), OURS: pytest.approx(0.3)})
+
+
+def test_durations_of_two_machines_are_not_mixed(study, tmp_path):
+    fast = [record_of([0.5] * 5, seconds_an_epoch=0.1, trainer=trainer, machine="fast") for trainer in (PLAIN, OURS)]
+    usual = [record_of([0.5] * 5) for _ in range(3)]
+    groups = {"long": {PLAIN: [fast[0], *usual], OURS: [fast[1]]}}
+    assert seconds_an_iteration(groups) == ("usual", {PLAIN: pytest.approx(0.2)})
+    draw_curves(groups, [PLAIN, OURS], tmp_path / "curves.png")
+    head, (_, ours) = _reached(study, groups)
+    assert head[-1] == "to 99%" and ours[-1] == "10"  # iterations, and no minutes of another machine
+
+
+@pytest.mark.parametrize("mode", ["add", "replace", "gated"])
+def test_the_scale_of_a_read_is_that_of_what_the_stages_take(mode):
+    network = make_network(2, "plain conv", mode).eval()
+    taken, given = {}, {}
+    for s, stage in enumerate(network.encoder.stages, start=1):
+        stage.register_forward_pre_hook(lambda _, args, s=s: taken.__setitem__(f"e{s}", args[0]))
+        stage.register_forward_hook(lambda _, args, out, s=s: given.__setitem__(f"e{s}", out))
+    for j, stage in enumerate(network.decoder.stages, start=1):
+        stage.register_forward_pre_hook(lambda _, args, j=j: taken.__setitem__(f"d{j}", args[0]))
+    scales = scale_of(network, [make_input(network)])
+    assert list(scales) == ["e3", "e4", "d1", "d2", "d3"]
+    for name, scale in scales.items():
+        stage = int(name[1:])
+        beside = given[f"e{stage - 1}" if name[0] == "e" else f"e{4 - stage}"]
+        read = taken[name] if name[0] == "e" else taken[name][:, taken[name].shape[1] // 2 :]  # the skip half
+        if mode == "gated" or (mode, name[0]) == ("add", "d"):
+            read = read - beside
+        assert scale == pytest.approx(float((read.square().mean() / beside.square().mean()).sqrt()), abs=1e-4)
+
+
+# --- reports
+
+
+def test_results_md_has_the_numbers_of_the_records(study, folders):
+    write_all_records(study, folders)
+    page = write_report(study, folders).read_text()
+    plain, ours = (
+        [mean_dice(study, folders, t) for t in study.trainings() if (t.schedule, t.trainer) == ("long", trainer)]
+        for trainer in (PLAIN, OURS)
+    )
+    assert cells(page, "long", PLAIN)[:2] == ["2", f"{np.mean(plain):.3f} ± {np.std(plain, ddof=1):.3f}"]
+    repeats, dice, difference, over_repeats, over_cases = cells(page, "long", OURS)[:5]
+    assert (repeats, dice) == ("2", f"{np.mean(ours):.3f} ± {np.std(ours, ddof=1):.3f}")
+    assert difference == f"{np.mean(ours) - np.mean(plain):+.3f}"
+    welch = stats.ttest_ind(ours, plain, equal_var=False).confidence_interval()
+    assert over_repeats == f"{welch.low:+.3f} to {welch.high:+.3f}"
+    low, high = map(float, over_cases.split(" to "))
+    assert low < np.mean(ours) - np.mean(plain) < high
+    assert cells(page, "short", OURS)[:1] == ["1"]
+
+    assert "Not complete" not in page and "everything" in page
+    # the plain curve ends at the mean of 4/6, 5/6 and 6/6 of 0.5; ours has 0.6 in the place of 0.5
+    reach = page[page.index("### Time to reach") :]
+    end, to_90, to_95, to_99 = cells(reach, "long", PLAIN)
+    assert (end, to_90, to_95, to_99) == ("0.417", *["60 ± 0 / 3.0 min"] * 3)
+    end, to_90, *_ = cells(reach, "long", OURS)
+    assert (end, to_90) == ("0.500", "50 ± 0 / 2.5 min")
+    assert "| long | nnUNetTrainerXAttnRes | d1: e1 1.60 | d1 0.25 |" in page
+    for file in ("curves.png", "long/comparison.png", "short/comparison.md"):
+        assert (folders.results / file).stat().st_size > 500
+
+
+def test_the_cost_is_that_of_the_processor_that_ran_most(study, folders):
+    write_all_records(study, folders)
+    path = folders.records / f"{study.trainings()[0].name}.json"
+    facts = json.loads(path.read_text())
+    facts["machine"]["cpu"] = "another"
+    facts["curve"] = [{**epoch, "seconds": 7 * epoch["seconds"]} for epoch in facts["curve"]]
+    path.write_text(json.dumps(facts))
+    write_report(study, folders)
+    page = (folders.results / "long" / "comparison.md").read_text()
+    assert f"| {PLAIN} | 1,000 | 30.0 |" in page and f"| {OURS} | 1,000 | 30.0 |" in page
+
+
+def test_compare_makes_the_same_tables_from_the_cases(study, folders, tmp_path):
+    write_all_records(study, folders)
+    write_report(study, folders)
+    for schedule in ("long", "short"):
+        assert_compare_agrees(folders.results / schedule, tmp_path / schedule)
+
+
+def assert_compare_agrees(folder, out):
+    result = CliRunner().invoke(package_app, ["compare", "--cases", str(folder / "cases.csv"), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    assert (out / "comparison.csv").read_bytes() == (folder / "comparison.csv").read_bytes()
+
+
+def test_a_study_that_is_not_complete_says_so(study, folders):
+    assert write_report(study, folders) is None
+    write_a_record(study, folders, study.trainings()[0])
+    page = write_report(study, folders).read_text()
+    assert "Not complete: 1 of 6 trainings" in page and not (folders.results / "long").exists()
+    write_a_record(study, folders, study.trainings()[1])
+    assert "**Not complete: 2 of 6 trainings.**" in write_report(study, folders).read_text()
+    assert (folders.results / "long" / "comparison.csv").is_file()
+
+
+def test_only_repeats_with_all_folds_are_compared(study, folders):
+    study = replace(study, folds=(0, 1))
+    for training in study.trainings():
+        if (training.repeat, training.fold) != (1, 1):
+            write_a_record(study, folders, training)
+    assert "Not complete: 10 of 12" in write_report(study, folders).read_text()
+    with (folders.results / "long" / "cases.csv").open(newline="") as file:
+        runs = {(row["run"], row["fold"]) for row in csv.DictReader(file)}
+    assert runs == {("rep0", "0"), ("rep0", "1")}
+
+
+def test_the_overview_takes_the_longest_schedule(study, folders, tmp_path):
+    write_all_records(study, folders)
+    table = overview([(study, folders)], tmp_path / "study.png")
+    plain = [mean_dice(study, folders, t) for t in study.trainings() if (t.schedule, t.trainer) == ("long", PLAIN)]
+    assert cells(table, "little", "60", f"`{PLAIN}`")[0] == f"{np.mean(plain):.3f} ± {np.std(plain, ddof=1):.3f}"
+    assert len(table.splitlines()) == 4 and (tmp_path / "study.png").stat().st_size > 1000
+    with pytest.raises(UserError, match="nothing to compare yet"):
+        overview([(study, Folders(folders.raw, folders.work, tmp_path / "empty"))], None)
+
+
+# --- what is committed
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parts[-3]}-{path.parts[-2]}")
+def test_the_committed_tables_come_again_from_the_numbers_of_every_case(path, tmp_path):
+    assert_compare_agrees(path.parent, tmp_path)
+    study = read_study(RESULTS.parent / f"{path.parts[-3]}.yaml")
+    folders = Folders(tmp_path, tmp_path, path.parents[1])
+    with path.open(newline="") as file:
+        shown = {
+            (r["model"], r["run"], r["fold"], r["case"], r["label"]): float(r["dice"]) for r in csv.DictReader(file)
+        }
+    kept = {
+        (r.training.trainer, f"rep{r.training.repeat}", str(r.training.fold), case, label): dice
+        for r in read_records(study, folders)
+        if r.training.schedule == path.parts[-2]
+        for case, found in r.dice.items()
+        for label, dice in found.items()
+    }
+    assert shown == kept
+
+
+def test_the_overview_of_what_is_committed():
+    files = [str(RESULTS.parent / f"{path.parts[-3]}.yaml") for path in COMMITTED]
+    for file in dict.fromkeys(files):
+        result = CliRunner().invoke(app, ["overview", file])
+        assert result.exit_code == 0 and "| `nnUNetTrainer` |" in result.output, result.output

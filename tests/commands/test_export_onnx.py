@@ -1,0 +1,150 @@
+"""The exported network computes what the network computes, for any batch; the description says what is around it."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from helpers.networks import plan
+from helpers.plans import CLASSES, build, make_plans
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from typer.testing import CliRunner
+
+from nnunet_xattnres.cli import app
+from nnunet_xattnres.training.epochs import TRAINERS
+
+pytest.importorskip("onnxscript", reason="pip install 'nnunet-xattnres[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+DATASET = {
+    "channel_names": {"0": "MRI"},
+    "labels": {"background": 0, "all": [1, 2], "core": 2},
+    "regions_class_order": [1, 2],
+    "file_ending": ".nii.gz",
+}
+STATISTICS = {"0": {"mean": 2.0, "std": 3.0, "percentile_00_5": -1.0, "percentile_99_5": 9.0}}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["export-onnx", *map(str, arguments)])
+
+
+def make_model(folder, trainer, plans, folds=("0",)):
+    """A folder as a training leaves it, of a network with random weights; the network."""
+    plans |= {
+        "transpose_forward": [0, 1],
+        "transpose_backward": [0, 1],
+        "foreground_intensity_properties_per_channel": STATISTICS,
+    }
+    plans["configurations"]["2d"] |= {"spacing": [0.5, 0.7], "use_mask_for_norm": [False]}
+    torch.manual_seed(3)
+    network = build({**TRAINERS, "nnUNetTrainer": nnUNetTrainer}[trainer], plans, deep_supervision=False).eval()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    for fold in folds:
+        (folder / f"fold_{fold}").mkdir(parents=True)
+        checkpoint = {
+            "network_weights": network.state_dict(),
+            "trainer_name": trainer,
+            "init_args": {"plans": plans, "configuration": "2d", "dataset_json": DATASET},
+            "inference_allowed_mirroring_axes": (0, 1),
+        }
+        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    return network
+
+
+def make_plans_3d():
+    """The plans of the 2D tests with a 3D network, and one axis that is not resized at first."""
+    plans = make_plans()
+    configuration = plans["configurations"]["2d"]
+    configuration["patch_size"] = [4, 16, 16]
+    kwargs = plan(3, "plain conv", "anisotropic", n_stages=3)
+    for key in ("input_channels", "num_classes", "deep_supervision"):
+        del kwargs[key]
+    names = {"conv_op": "torch.nn.Conv3d", "norm_op": "torch.nn.InstanceNorm3d", "nonlin": "torch.nn.LeakyReLU"}
+    configuration["architecture"]["arch_kwargs"] = {**kwargs, **names, "dropout_op": None, "dropout_op_kwargs": None}
+    return plans
+
+
+@pytest.mark.parametrize(
+    ("trainer", "plans"),
+    [
+        *[("nnUNetTrainerXAttnRes", make_plans(network_class)) for network_class in CLASSES],
+        ("nnUNetTrainerXAttnResGated", make_plans_3d()),
+        ("nnUNetTrainer", make_plans()),
+    ],
+    ids=["add", "add, residual", "gated, 3d", "stock"],
+)
+def test_onnxruntime_agrees(tmp_path, trainer, plans):
+    network = make_model(tmp_path / "model", trainer, plans)
+    out = tmp_path / "new folder" / "network.onnx"
+    done = invoke(tmp_path / "model", out)
+    assert done.exit_code == 0, done.output
+    assert "the network alone" in done.output and {f.name for f in out.parent.iterdir()} == {
+        "network.onnx",
+        "network.json",
+    }
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    patch = plans["configurations"]["2d"]["patch_size"]
+    for batch in (1, 2, 3):
+        x = torch.randn(batch, 1, *patch, generator=torch.Generator().manual_seed(batch))
+        with torch.inference_mode():
+            expected = network(x)
+        (found,) = session.run(["logits"], {"image": x.numpy()})
+        error = (torch.from_numpy(found) - expected).abs().max() / expected.abs().max()
+        assert found.shape == expected.shape and error < 1e-4, f"batch {batch}: {error:.1e}"
+
+
+@pytest.fixture
+def model(tmp_path):
+    make_model(tmp_path / "model", "nnUNetTrainerXAttnRes", make_plans())
+    return tmp_path / "model"
+
+
+def test_the_description(model, tmp_path):
+    assert invoke(model, tmp_path / "a.onnx").exit_code == 0
+    description = json.loads((tmp_path / "a.json").read_text())
+    assert description.pop("note").startswith("This is the network alone.")
+    assert description["input"] == {"name": "image", "shape": ["batch", 1, 16, 16]}
+    assert description["output"] == {"name": "logits", "shape": ["batch", 2, 16, 16]}
+    assert description["spacing"] == [0.5, 0.7] and description["patch_size"] == [16, 16]
+    assert description["normalization"] == [
+        {"scheme": "ZScoreNormalization", "use_mask_for_norm": False, "intensities_of_foreground": STATISTICS["0"]}
+    ]
+    assert description["labels"] == DATASET["labels"] and description["regions_class_order"] == [1, 2]
+    assert description["nonlinearity"] == "sigmoid" and description["channel_names"] == {"0": "MRI"}
+    assert description["mirroring_axes"] == [0, 1]
+    checkpoint = (model / "fold_0" / "checkpoint_final.pth").read_bytes()
+    assert description["sha256_of_checkpoint"] == hashlib.sha256(checkpoint).hexdigest()
+
+
+def test_what_is_refused(model, tmp_path):
+    make_model(tmp_path / "two", "nnUNetTrainerXAttnRes", make_plans(), folds=("0", "all"))
+    for arguments, message in (
+        ((tmp_path / "no", tmp_path / "a.onnx"), "is no folder of a trained model"),
+        ((model, tmp_path / "a.pt"), "must end in .onnx"),
+        ((model, tmp_path / "a.onnx", "-f", 3), "name one fold"),
+        ((model, tmp_path / "a.onnx", "-chk", "checkpoint_best.pth"), "has no checkpoint_best.pth"),
+        ((tmp_path / "two", tmp_path / "a.onnx"), "fold_0/checkpoint_final.pth, fold_all/checkpoint_final.pth"),
+    ):
+        done = invoke(*arguments)
+        assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
+        assert "Traceback" not in done.output
+    assert not list(tmp_path.glob("a.*"))
+    assert invoke(tmp_path / "two", tmp_path / "a.onnx", "-f", "all").exit_code == 0
+
+
+def test_a_full_disk_leaves_the_export_that_is_there(model, tmp_path, disk_full_at):
+    (tmp_path / "a.onnx").write_bytes(b"old")
+    with disk_full_at(5000):
+        done = invoke(model, tmp_path / "a.onnx")
+    assert done.exit_code == 1 and "File too large" in done.output, done.output
+    assert (tmp_path / "a.onnx").read_bytes() == b"old" and not list(tmp_path.glob("*.partial*"))
+
+
+def test_without_the_packages(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.commands.export_onnx.find_spec", lambda _: None)
+    done = invoke(model, tmp_path / "a.onnx")
+    assert done.exit_code == 1 and "pip install 'nnunet-xattnres[onnx]'" in " ".join(done.output.split())

@@ -1,0 +1,193 @@
+"""Plans with reads: what is changed, what is not, and that trainers and plans build the same network."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from helpers.plans import CLASSES, build, make_plans
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from typer.testing import CliRunner
+
+from nnunet_xattnres.cli import app
+from nnunet_xattnres.commands.plan import plans_with_reads, write_plans_with_reads
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.training.epochs import TRAINERS
+
+ADD = ReadConfig(skip_mode="add", encoder_reads=True, read_gate="none")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["plan", *map(str, arguments)])
+
+
+def test_the_command_changes_the_networks_and_the_name_and_nothing_else(folder):
+    before = (folder / "nnUNetPlans.json").read_text()
+    done = invoke("-d", 1)
+    assert done.exit_code == 0, done.output
+    assert "nnUNetv2_train 1 2d 0 -p nnUNetXAttnResPlans" in done.output
+    assert (folder / "nnUNetPlans.json").read_text() == before
+    old, new = json.loads(before), json.loads((folder / "nnUNetXAttnResPlans.json").read_text())
+    assert new["plans_name"] == "nnUNetXAttnResPlans"
+    assert "architecture" not in new["configurations"]["3d_cascade_fullres"]
+    for name in ("2d", "3d_lowres"):
+        architecture = new["configurations"][name]["architecture"]
+        assert architecture["network_class_name"] == "nnunet_xattnres.unet.XAttnResUNet"
+        architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+        for key, value in asdict(ADD).items():
+            assert architecture["arch_kwargs"].pop(key) == value
+    assert new | {"plans_name": "nnUNetPlans"} == old
+
+
+@pytest.mark.parametrize(
+    ("options", "trainer"),
+    [
+        ((), "nnUNetTrainerXAttnRes"),
+        (("--skip-mode", "replace"), "nnUNetTrainerXAttnResReplace"),
+        (("--decoder-reads-only",), "nnUNetTrainerXAttnResDecoderReads"),
+        (("--skip-mode", "none"), "nnUNetTrainerNoSkip"),
+        (("--read-gate", "zero"), "nnUNetTrainerXAttnResGated"),
+    ],
+)
+@pytest.mark.parametrize("network_class", CLASSES)
+def test_the_plans_build_what_the_trainer_builds(folder, options, trainer, network_class):
+    (folder / "nnUNetPlans.json").write_text(json.dumps(make_plans(network_class)))
+    assert invoke("-d", "Dataset001_Test", "-o", "nnUNetPlansMine", *options).exit_code == 0
+    torch.manual_seed(0)
+    by_plans = build(nnUNetTrainer, json.loads((folder / "nnUNetPlansMine.json").read_text()))
+    torch.manual_seed(0)
+    by_trainer = build(TRAINERS[trainer], make_plans(network_class))
+    assert type(by_plans) is type(by_trainer) is CLASSES[network_class]
+    x = torch.randn(2, 1, 16, 16)
+    for a, b in zip(by_plans(x), by_trainer(x), strict=True):
+        assert torch.equal(a, b)
+    by_plans.load_state_dict(by_trainer.state_dict(), strict=True)
+
+
+def test_a_cascade_follows_the_configuration_that_it_inherits_from(folder):
+    assert invoke("-d", 1).exit_code == 0
+    manager = PlansManager(str(folder / "nnUNetXAttnResPlans.json"))
+    configuration = manager.get_configuration("3d_cascade_fullres")
+    assert configuration.previous_stage_name == "3d_lowres"
+    network = nnUNetTrainer.build_network_architecture(manager, configuration, 2, 2, False)
+    assert type(network).__name__ == "XAttnResUNet" and list(network.reads) == ["e3", "d1", "d2"]
+
+
+def test_a_network_that_cannot_have_reads_stays_as_it_is(folder):
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d"]["architecture"]["network_class_name"] = "my.nets.Transformer"
+    new, outcome = plans_with_reads(plans, "new", ADD)
+    assert outcome["2d"].startswith("stays as it is: my.nets.Transformer")
+    assert outcome["3d_lowres"] == "nnunet_xattnres.unet.XAttnResUNet"
+    assert new["configurations"]["2d"] == plans["configurations"]["2d"]
+
+
+def only(change):
+    plans = make_plans()
+    change(plans["configurations"])
+    return plans
+
+
+@pytest.mark.parametrize(
+    ("plans", "message"),
+    [
+        (
+            make_plans("my.nets.Transformer"),
+            "no configuration of the plans 'nnUNetTestPlans' can have reads.*'2d' stays",
+        ),
+        (only(lambda c: c["2d"].update(UNet_class_name="PlainConvUNet")), "old format.*nnUNetv2_plan_experiment"),
+        (only(lambda c: c["2d"]["architecture"].pop("arch_kwargs")), "lack arch_kwargs.*'2d'"),
+        (plans_with_reads(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "have reads already.*-p"),
+    ],
+)
+def test_plans_that_cannot_have_reads_are_refused(folder, plans, message):
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(UserError, match=message):
+        write_plans_with_reads(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ADD)
+    assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("-d", 1, "-p", "nnUNetOtherPlans"),
+            r"nnUNetOtherPlans.json does not exist; in that folder there are: nnUNetPlans",
+        ),
+        (("-d", 1, "-o", "nnUNetPlans"), "would replace"),
+        (("-d", 7), "Could not find a dataset with the ID 7"),
+        (("-d", "hippocampus"), "hippocampus"),
+        (("-d", "Dataset007_No"), "nnUNetv2_plan_and_preprocess -d Dataset007_No"),
+        (("-d", 1, "--skip-mode", "replace", "--read-gate", "zero"), "needs skip_mode 'add'"),
+    ],
+)
+def test_what_the_command_refuses(folder, arguments, message):
+    done = invoke(*arguments)
+    assert done.exit_code == 1 and message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+    assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
+
+
+def test_plans_of_another_make_are_not_overwritten_and_ours_are(folder):
+    mine = folder / "nnUNetXAttnResPlans.json"
+    mine.write_text((folder / "nnUNetPlans.json").read_text())
+    done = invoke("-d", 1)
+    assert done.exit_code == 1 and "not of our making" in " ".join(done.output.split())
+    mine.unlink()
+    assert invoke("-d", 1).exit_code == 0 and invoke("-d", 1, "--skip-mode", "replace").exit_code == 0
+    kwargs = json.loads(mine.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    assert kwargs["skip_mode"] == "replace"
+
+
+def test_without_nnunets_folders(folder, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    done = invoke("-d", 1)
+    assert done.exit_code == 1 and "nnUNet_preprocessed is not set" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"plans_name": "x"}'])
+def test_a_file_that_is_no_plans_file(folder, content):
+    (folder / "nnUNetPlans.json").write_text(content)
+    done = invoke("-d", 1)
+    assert (
+        done.exit_code == 1 and "nnUNetPlans.json" in done.output.replace("\n", "") and "Traceback" not in done.output
+    )
+
+
+def test_a_full_disk_leaves_the_plans_that_are_there(folder, disk_full_at):
+    assert invoke("-d", 1).exit_code == 0
+    before = (folder / "nnUNetXAttnResPlans.json").read_text()
+    with disk_full_at(500):
+        done = invoke("-d", 1, "--skip-mode", "replace")
+    assert done.exit_code == 1 and "File too large" in done.output
+    assert (folder / "nnUNetXAttnResPlans.json").read_text() == before and not list(folder.glob("*.partial"))
+
+
+def repeat(*arguments):
+    return CliRunner().invoke(app, ["repeat", *map(str, arguments)])
+
+
+def test_repeats_are_copies_under_other_names(folder):
+    done = repeat("-d", 1, "-n", 2)
+    assert done.exit_code == 0, done.output
+    original = json.loads((folder / "nnUNetPlans.json").read_text())
+    for i in (1, 2):
+        copy = json.loads((folder / f"nnUNetPlans_rep{i}.json").read_text())
+        assert copy["plans_name"] == f"nnUNetPlans_rep{i}" and copy | {"plans_name": "nnUNetPlans"} == original
+    assert not (folder / "nnUNetPlans_rep3.json").exists()
+    assert repeat("-d", 1, "-n", 3).exit_code == 0  # more of them, and the others as they were
+    assert (folder / "nnUNetPlans_rep3.json").exists()
+
+
+def test_what_cannot_be_repeated(folder):
+    assert "nnUNetOther.json does not exist" in repeat("-d", 1, "-p", "nnUNetOther").output.replace("\n", "")
+    repeat("-d", 1, "-n", 1)
+    assert "is a repeat already" in repeat("-d", 1, "-p", "nnUNetPlans_rep1").output
+    file = folder / "nnUNetPlans_rep1.json"
+    file.write_text(file.read_text().replace('"batch_size": 2', '"batch_size": 3'))
+    before = file.read_text()
+    done = repeat("-d", 1, "-n", 2)
+    assert done.exit_code == 1 and "is no copy of nnUNetPlans" in " ".join(done.output.split())
+    assert file.read_text() == before and not (folder / "nnUNetPlans_rep2.json").exists()

@@ -1,0 +1,77 @@
+"""What is counted is counted here in another way; what is measured is there, of the right kind, and in the table."""
+
+import json
+
+import pytest
+import torch
+from helpers.plans import make_plans
+from typer.testing import CliRunner
+
+from nnunet_xattnres.cli import app
+from nnunet_xattnres.commands.profile import CONTENDERS, PLAIN, Setting, count
+
+DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+
+
+def multiply_adds_by_hand(network, x):
+    """Of a 2D network, from the shapes that hooks see."""
+    total = []
+
+    def of_convolution(module, args, out):
+        transposed = isinstance(module, torch.nn.ConvTranspose2d)
+        kernel = module.kernel_size[0] * module.kernel_size[1]
+        positions = (args[0] if transposed else out).shape[2:].numel()
+        total.append(positions * kernel * module.in_channels * module.out_channels)
+
+    def of_read(module, args, out):
+        pool, size = args
+        for k, h in enumerate(pool):
+            if k not in module.direct:
+                # C + 1 rows: the last one is the query, taken through the projection before
+                total.append(h.shape[1] * h.shape[2] * h.shape[3] * (module.target_channels + 1))
+                total.append(h.shape[1] * module.target_channels)
+            total.append(2 * module.target_channels * size[0] * size[1])
+
+    for name, module in network.named_modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) and "reads" not in name:
+            module.register_forward_hook(of_convolution)
+    for read in getattr(network, "reads", {}).values():
+        read.register_forward_hook(of_read)
+    with torch.no_grad():
+        network.eval()(x)
+    return sum(total)
+
+
+@pytest.mark.parametrize("trainer", CONTENDERS)
+def test_counts(trainer):
+    setting = Setting.of(make_plans(), DATASET, "2d", None)
+    network = setting.build(trainer, deep_supervision=False)
+    parameters, multiply_adds = count(setting, trainer)
+    assert parameters == sum(p.numel() for p in network.parameters())
+    assert multiply_adds == multiply_adds_by_hand(network, torch.zeros(1, 1, 16, 16))
+
+
+def test_the_command(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    out = tmp_path / "profile.json"
+    arguments = ["profile", "-d", "1", "-c", "2d", "--device", "cpu", "--rounds", "1", "--batch", "3", "-o", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    result = json.loads(out.read_text())
+    assert result["batch"] == 3 and [row["trainer"] for row in result["rows"]] == list(CONTENDERS)
+    plain, ours, *_ = result["rows"]
+    assert plain["trainer"] == PLAIN and all(
+        plain[f"{n}_ratio"] == 1 for n in ("parameters", "multiply_adds", "seconds")
+    )
+    for row in result["rows"]:
+        assert row["seconds"] > 0 and (row["memory"] is None or row["memory"] > 0)
+        assert row["seconds_ratio"] == pytest.approx(row["seconds"] / plain["seconds"])
+    assert ours["parameters"] > plain["parameters"] and ours["multiply_adds"] > plain["multiply_adds"]
+    assert "x1.00" in done.output and f"x{ours['parameters_ratio']:.2f}" in done.output
+
+
+def test_what_is_refused(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "3d_fullres", "-o", str(tmp_path / "a.json")])
+    assert done.exit_code == 1 and "have no '3d_fullres'; they have 2d" in done.output
+    assert not (tmp_path / "a.json").exists()

@@ -1,0 +1,283 @@
+"""A stock checkpoint that has been given reads: what nnU-Net's own loaders make of it."""
+
+import json
+
+import pytest
+import torch
+from helpers.plans import CLASSES, build, make_plans
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from typer.testing import CliRunner
+
+from nnunet_xattnres.cli import app
+from nnunet_xattnres.commands.upgrade import trainer_for, upgrade_checkpoint
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.training.epochs import TRAINERS
+
+DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+every_class = pytest.mark.parametrize("network_class", CLASSES)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["upgrade", *map(str, arguments)])
+
+
+def save_stock(path, network_class="dynamic_network_architectures.architectures.unet.PlainConvUNet", change=None):
+    """A checkpoint as nnUNetTrainer.save_checkpoint writes it, of a network with random weights."""
+    torch.manual_seed(7)
+    plans = make_plans(network_class)
+    network = build(nnUNetTrainer, plans)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99)
+    sum(o.square().mean() for o in network(torch.randn(2, 1, 16, 16))).backward()
+    optimizer.step()
+    checkpoint = {
+        "network_weights": network.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "grad_scaler_state": None,
+        "logging": {},
+        "_best_ema": 0.5,
+        "current_epoch": 1000,
+        "init_args": {"plans": plans, "configuration": "2d", "fold": 0, "dataset_json": DATASET,
+                      "device": torch.device("cpu")},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": (0, 1),
+    }  # fmt: skip
+    if change is not None:
+        change(checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint, path)
+    return network.eval()
+
+
+def load(path):
+    return torch.load(path, weights_only=False)
+
+
+@every_class
+def test_a_gated_network_computes_what_the_stock_network_computed(tmp_path, network_class):
+    stock = save_stock(tmp_path / "checkpoint_final.pth", network_class)
+    done = invoke(tmp_path / "checkpoint_final.pth", tmp_path / "new" / "upgraded.pth")
+    assert done.exit_code == 0, done.output
+    checkpoint = load(tmp_path / "new" / "upgraded.pth")
+    network = build(TRAINERS["nnUNetTrainerXAttnResGated"], make_plans(network_class)).eval()
+    network.load_state_dict(checkpoint["network_weights"], strict=True)
+    x = torch.randn(2, 1, 32, 16)
+    with torch.inference_mode():
+        for a, b in zip(network(x), stock(x), strict=True):
+            assert torch.equal(a, b)
+    assert checkpoint["trainer_name"] == "nnUNetTrainerXAttnResGated"
+    kept = ("_best_ema", "current_epoch", "inference_allowed_mirroring_axes", "init_args")
+    original = load(tmp_path / "checkpoint_final.pth")
+    assert {key: checkpoint[key] for key in kept} == {key: original[key] for key in kept}
+    assert all(value.device.type == "cpu" for value in checkpoint["network_weights"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "trainer"),
+    [
+        ((), "nnUNetTrainerXAttnResGated"),
+        (("--read-gate", "none"), "nnUNetTrainerXAttnRes"),
+        (("--skip-mode", "replace"), "nnUNetTrainerXAttnResReplace"),
+    ],
+)
+@every_class
+def test_pretrained_weights_takes_it(tmp_path, capsys, options, trainer, network_class):
+    """nnU-Net's own loader: every key but the heads' must be there, in the right shape."""
+    stock = save_stock(tmp_path / "stock.pth", network_class).state_dict()
+    assert invoke(tmp_path / "stock.pth", tmp_path / "up.pth", *options).exit_code == 0
+    network = build(TRAINERS[trainer], make_plans(network_class))
+    load_pretrained_weights(network, tmp_path / "up.pth")
+    loaded = network.state_dict()
+    for key, value in stock.items():
+        assert torch.equal(loaded[key], value) != (".seg_layers." in key), key
+    sum(o.square().mean() for o in network(torch.randn(2, 1, 16, 16))).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_the_trainer_goes_on_with_it_and_validates(tmp_path, monkeypatch):
+    """What --c and --val do: the optimizer's state fits, too."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda _: None)
+    save_stock(tmp_path / "stock.pth", change=lambda c: c.update(logging=_log()))
+    assert invoke(tmp_path / "stock.pth", tmp_path / "up.pth").exit_code == 0
+    plans = make_plans() | {"continue_training": True}
+    trainer = TRAINERS["nnUNetTrainerXAttnResGated"](plans, "2d", 0, DATASET, torch.device("cpu"))
+    trainer.load_checkpoint(str(tmp_path / "up.pth"))
+    sum(o.square().mean() for o in trainer.network(torch.randn(2, 1, 16, 16))).backward()
+    trainer.optimizer.step()
+    gates = [read.gate for read in trainer.network.reads.values()]
+    assert all(gate.any() for gate in gates), "a gate was not trained"
+
+
+def _log():
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    return LocalLogger().get_checkpoint()
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda key: not key.startswith("decoder.encoder."),
+        lambda key: ".all_modules." not in key,
+        lambda key: not (key.startswith("encoder.") or ".conv." in key),
+    ],
+    ids=["no decoder.encoder", "no all_modules", "only under the other names"],
+)
+def test_duplicate_keys_may_be_missing(tmp_path, keep):
+    def drop(checkpoint):
+        checkpoint["network_weights"] = {k: v for k, v in checkpoint["network_weights"].items() if keep(k)}
+        assert len(checkpoint["network_weights"]) < 80
+
+    save_stock(tmp_path / "all.pth")
+    save_stock(tmp_path / "some.pth", change=drop)
+    full, some = (upgrade_checkpoint(tmp_path / f"{n}.pth", "nnUNetTrainerXAttnResGated") for n in ("all", "some"))
+    a, b = full.checkpoint["network_weights"], some.checkpoint["network_weights"]
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_checkpoint_of_several_gpus(tmp_path):
+    def prefix(checkpoint):
+        checkpoint["network_weights"] = {f"module.{k}": v for k, v in checkpoint["network_weights"].items()}
+
+    save_stock(tmp_path / "ddp.pth", change=prefix)
+    upgraded = upgrade_checkpoint(tmp_path / "ddp.pth", "nnUNetTrainerXAttnResGated")
+    assert not any(key.startswith("module.") for key in upgraded.checkpoint["network_weights"])
+    assert upgraded.difference == 0
+
+
+def test_the_same_bits_each_time_and_the_callers_random_numbers_untouched(tmp_path):
+    save_stock(tmp_path / "stock.pth")
+    torch.manual_seed(5)
+    first = upgrade_checkpoint(tmp_path / "stock.pth", "nnUNetTrainerXAttnRes")
+    drawn = torch.rand(1)
+    second = upgrade_checkpoint(tmp_path / "stock.pth", "nnUNetTrainerXAttnRes")
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    a, b = (u.checkpoint["network_weights"] for u in (first, second))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_stock_checkpoint_is_not_changed(tmp_path):
+    save_stock(tmp_path / "stock.pth")
+    before = (tmp_path / "stock.pth").read_bytes()
+    assert invoke(tmp_path / "stock.pth", tmp_path / "up.pth").exit_code == 0
+    assert (tmp_path / "stock.pth").read_bytes() == before
+
+
+# --- a model folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "nnU Net results" / "nnUNetTrainer__nnUNetPlans__2d"
+    for fold in ("0", "3"):
+        for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
+            save_stock(folder / f"fold_{fold}" / name)
+    results = ("fold_0/validation/summary.json", "fold_0/progress.png", "crossval_results_folds_0_3/postprocessing.pkl")
+    for name in results:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("of the stock network")
+    (folder / "plans.json").write_text(json.dumps(make_plans()))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    return folder
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_model_folder(model, tmp_path, gated):
+    trainer = "nnUNetTrainerXAttnResGated" if gated else "nnUNetTrainerXAttnResReplace"
+    out = tmp_path / f"{trainer}__nnUNetPlans__2d"
+    done = invoke(model, out, "--model-folder", "--skip-mode", "add" if gated else "replace")
+    assert done.exit_code == 0, done.output
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    checkpoints = {f"fold_{fold}/checkpoint_{name}.pth" for fold in (0, 3) for name in ("best", "final")}
+    results = {"fold_0/validation/summary.json", "fold_0/progress.png", "crossval_results_folds_0_3/postprocessing.pkl"}
+    # of a network that computes something else, the stock network's results would be a lie
+    assert names == checkpoints | {"plans.json", "dataset.json"} | (results if gated else set())
+    for name in checkpoints:
+        assert load(out / name)["trainer_name"] == trainer
+        assert name in done.output
+
+
+def test_a_folder_without_the_option(model, tmp_path):
+    done = invoke(model, tmp_path / "up.pth")
+    assert done.exit_code == 1
+    assert "name one of them, or upgrade the folder with --model-folder" in " ".join(done.output.split())
+    (model / "fold_3" / "checkpoint_final.pth").unlink()
+    assert invoke(model, tmp_path / "up.pth").exit_code == 0
+    assert load(tmp_path / "up.pth")["upgraded_from"]["file"] == str(model / "fold_0" / "checkpoint_final.pth")
+
+
+def test_a_folder_is_written_whole_or_not_at_all(model, tmp_path):
+    damaged = model / "fold_3" / "checkpoint_final.pth"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    done = invoke(model, tmp_path / "out", "--model-folder")
+    assert done.exit_code == 1 and "fold_3/checkpoint_final.pth is damaged" in done.output.replace("\n", "")
+    assert {path.name for path in tmp_path.iterdir()} == {model.parent.name}
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("options", [(), ("--model-folder",)])
+def test_a_full_disk_leaves_nothing_behind(model, tmp_path, disk_full_at, options):
+    source = model if options else model / "fold_0" / "checkpoint_final.pth"
+    with disk_full_at(10_000):
+        done = invoke(source, tmp_path / "out", *options)
+    assert done.exit_code == 1 and "is the disk full?" in done.output, done.output
+    assert {path.name for path in tmp_path.iterdir()} == {model.parent.name}
+
+
+def test_what_exists_is_not_overwritten(model, tmp_path):
+    out = tmp_path / "mine"
+    out.write_text("mine")
+    for options in ((), ("--model-folder",)):
+        source = model if options else model / "fold_0" / "checkpoint_final.pth"
+        done = invoke(source, out, *options)
+        assert done.exit_code == 1 and "exists; name another" in " ".join(done.output.split())
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("network_weights"), "no checkpoint of nnU-Net v2"),
+        (lambda c: c["init_args"].pop("configuration"), "does not say which training it is of"),
+        (lambda c: c["network_weights"].pop("decoder.seg_layers.0.weight"), "it lacks decoder.seg_layers.0.weight"),
+        (lambda c: c["network_weights"].update(extra=torch.zeros(1)), "no extra"),
+        (lambda c: c["network_weights"].update({"reads.e3.pseudo_query": torch.zeros(8)}), "has reads already"),
+        (
+            lambda c: c["network_weights"].update({"decoder.transpconvs.0.bias": torch.zeros(3)}),
+            r"has \(3,\), not \(8,\)",
+        ),
+    ],
+)
+def test_another_network(tmp_path, change, message):
+    save_stock(tmp_path / "stock.pth", change=change)
+    with pytest.raises(UserError, match=message):
+        upgrade_checkpoint(tmp_path / "stock.pth", "nnUNetTrainerXAttnResGated")
+
+
+def test_what_the_command_refuses(tmp_path):
+    save_stock(tmp_path / "stock.pth")
+    for arguments, message in (
+        ((tmp_path / "no.pth", tmp_path / "up.pth"), "does not exist"),
+        ((tmp_path / "stock.pth", tmp_path / "up", "--model-folder"), "is a file"),
+        ((tmp_path, tmp_path / "up", "--model-folder"), "is no folder of a trained model"),
+        (
+            (tmp_path / "stock.pth", tmp_path / "up.pth", "--skip-mode", "replace", "--read-gate", "zero"),
+            "cannot start",
+        ),
+    ):
+        done = invoke(*arguments)
+        assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
+        assert "Traceback" not in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["stock.pth"]
+
+
+def test_every_trainer_for_a_warm_start_exists():
+    for skip_mode, gate in (("add", "zero"), ("add", "none"), ("replace", "none")):
+        assert trainer_for(skip_mode, gate) in TRAINERS

@@ -1,0 +1,337 @@
+"""The trainers against nnU-Net's own contracts; nothing is trained here."""
+
+import copy
+import errno
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.plans import CLASSES, build, make_plans
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_xattnres.commands.plan import plans_with_reads
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.training.base import locked
+from nnunet_xattnres.training.epochs import TRAINERS
+
+FAMILIES = {
+    "nnUNetTrainerXAttnRes": ("add", ["e3", "d1", "d2"]),
+    "nnUNetTrainerXAttnResReplace": ("replace", ["e3", "d1", "d2"]),
+    "nnUNetTrainerXAttnResDecoderReads": ("add", ["d1", "d2"]),
+    "nnUNetTrainerXAttnResGated": ("add", ["e3", "d1", "d2"]),
+    "nnUNetTrainerNoSkip": ("none", []),
+}
+EPOCHS = (5, 20, 50, 100, 250)
+
+
+def test_the_public_trainers():
+    variants = {f"{family}_{n}epochs" for family in FAMILIES for n in EPOCHS}
+    no_mirroring = {"nnUNetTrainerXAttnResNoMirroring", "nnUNetTrainerXAttnResReplaceNoMirroring"}
+    assert set(TRAINERS) == set(FAMILIES) | variants | no_mirroring
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_nnunet_finds_one_and_the_same_class(name):
+    found = recursive_find_trainer_class_by_name(name)
+    assert found is TRAINERS[name] and found is recursive_find_trainer_class_by_name(name)
+    assert found.__name__ == name and issubclass(found, nnUNetTrainer) and "__" not in name
+
+
+@pytest.mark.parametrize("trainer", TRAINERS.values())
+def test_signatures_are_nnunets(trainer):
+    for method in ("__init__", "build_network_architecture"):
+        ours, theirs = (list(inspect.signature(getattr(t, method)).parameters) for t in (trainer, nnUNetTrainer))
+        assert ours == theirs
+    assert isinstance(inspect.getattr_static(trainer, "build_network_architecture"), staticmethod)
+
+
+@pytest.mark.parametrize("network_class", CLASSES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_builds_the_network_of_the_plans(name, network_class):
+    plans = make_plans(network_class)
+    untouched = copy.deepcopy(plans)
+    skip_mode, reads = FAMILIES[name]
+    on, off = (build(TRAINERS[name], plans, deep_supervision) for deep_supervision in (True, False))
+    assert plans == untouched, "the plans were changed"
+    assert type(on) is CLASSES[network_class]
+    assert (on.skip_mode, list(on.reads)) == (skip_mode, reads)
+    assert on.read_gate == ("zero" if name == "nnUNetTrainerXAttnResGated" else "none")
+    assert on.decoder.deep_supervision is True and off.decoder.deep_supervision is False
+    off.load_state_dict(on.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("network_class", ["my.nets.PlainConvUNet", "dynamic_network_architectures.x.Primus"])
+def test_another_network_class_is_refused_by_name(network_class):
+    with pytest.raises(ValueError, match=f"'{network_class}'.*PlainConvUNet and ResidualEncoderUNet"):
+        build(TRAINERS["nnUNetTrainerXAttnRes"], make_plans(network_class))
+
+
+def test_a_trainer_with_reads_on_plans_with_reads_says_which_of_the_two_to_drop():
+    plans, _ = plans_with_reads(make_plans(), "nnUNetXAttnResPlans", ReadConfig(skip_mode="add"))
+    with pytest.raises(ValueError, match=r"'nnUNetXAttnResPlans'.*Drop one of the two.*-tr nnUNetTrainer.*-p nnUNet"):
+        build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kwargs: kwargs.pop("conv_op"), "KeyError: 'conv_op'"),
+        (lambda kwargs: kwargs.pop("n_conv_per_stage_decoder"), "n_conv_per_stage_decoder"),
+        (lambda kwargs: kwargs.update(n_stages=1, features_per_stage=[4], kernel_sizes=[3], strides=[1],
+                                      n_conv_per_stage=[1], n_conv_per_stage_decoder=[]), "n_stages is 1"),
+        (lambda kwargs: kwargs.update(kernel_sizes=[[3, 3]] * 2), "kernel_sizes"),
+        (lambda kwargs: kwargs.update(strides=[[1, 1], [2, 2]]), "strides"),
+        (lambda kwargs: kwargs.update(features_per_stage=[4, 8]), "features_per_stage"),
+        (lambda kwargs: kwargs.update(nonsense=1), "nonsense"),
+    ],
+)  # fmt: skip
+def test_plans_that_make_no_network_are_named_with_the_reason(change, message):
+    plans = make_plans()
+    change(plans["configurations"]["2d"]["architecture"]["arch_kwargs"])
+    with pytest.raises(ValueError, match=f"'nnUNetTestPlans' do not make a network(.|\n)*{message}"):
+        build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
+
+
+def test_strides_of_three_and_kernels_of_any_size():
+    plans = make_plans()
+    change = {"strides": [[1, 1], [3, 3], [1, 3]], "kernel_sizes": [[5, 3], [3, 1], [1, 7]]}
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"].update(change)
+    network = build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
+    x = torch.randn(2, 1, 12, 18)
+    outputs = network(x)
+    assert [tuple(o.shape[2:]) for o in outputs] == [(12, 18), (4, 6)]
+    sum(o.mean() for o in outputs).backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.fixture
+def make_trainer(tmp_path, monkeypatch):
+    def make(name):
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            monkeypatch.setenv(variable, str(tmp_path))
+        dataset = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+        plans = make_plans() | {"continue_training": False}
+        trainer = TRAINERS[name](plans, "2d", 0, dataset, torch.device("cpu"))
+        monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda _: None)
+        return trainer
+
+    return make
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINERS if n.endswith("epochs")])
+def test_lengths(make_trainer, name):
+    trainer = make_trainer(name)
+    assert trainer.num_epochs == int(name.split("_")[1].removesuffix("epochs"))
+    assert 1 <= trainer.save_every <= trainer.num_epochs / 5
+    assert list(trainer.my_init_kwargs) == ["plans", "configuration", "fold", "dataset_json", "device"]
+
+
+def test_the_default_length_is_nnunets(make_trainer):
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    assert (trainer.num_epochs, trainer.save_every) == (1000, 50)
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerXAttnResNoMirroring", "nnUNetTrainerXAttnResReplaceNoMirroring"])
+def test_no_mirroring(make_trainer, name):
+    trainer = make_trainer(name)
+    *_, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert mirror_axes is None and trainer.inference_allowed_mirroring_axes is None
+
+
+def test_the_parameter_line(make_trainer):
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    log = Path(trainer.log_file).read_text()
+    plain = nnUNetTrainer.build_network_architecture(
+        trainer.plans_manager, trainer.configuration_manager, 1, 2, enable_deep_supervision=True
+    )
+    n_plain = sum(p.numel() for p in plain.parameters())
+    n_reads = sum(p.numel() for p in trainer.network.parameters()) - n_plain
+    assert f"Parameters: plain network {n_plain:,}, reads {n_reads:,} (+{100 * n_reads / n_plain:.2f}%)" in log
+    assert log.count("Parameters:") == 1
+
+
+def test_the_parameter_line_sees_through_wrappers(make_trainer):
+    trainer = make_trainer("nnUNetTrainerNoSkip")
+    trainer.initialize()
+    line = trainer._parameter_line()
+    assert "reads 0 (+0.00%), this network " in line and "(-" in line
+    trainer.is_ddp, network = True, trainer.network
+    trainer.network = SimpleNamespace(module=SimpleNamespace(_orig_mod=network))
+    assert trainer._parameter_line() == line
+
+
+def test_attributes_stringify(make_trainer):
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    trainer.training_lock = locked(Path(trainer.output_folder), print)
+    trainer._save_debug_information()
+
+
+@pytest.fixture
+def saved(make_trainer):
+    """A trainer, and the checkpoint that it has written."""
+
+    def save(name="nnUNetTrainerXAttnRes", file="checkpoint_latest.pth"):
+        trainer = make_trainer(name)
+        trainer.initialize()
+        path = Path(trainer.output_folder) / file
+        trainer.save_checkpoint(str(path))
+        return trainer, path
+
+    return save
+
+
+def test_a_checkpoint_is_loaded_again(saved):
+    trainer, path = saved()
+    with torch.no_grad():
+        before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+        for p in trainer.network.parameters():
+            p.add_(1)
+    trainer.load_checkpoint(str(path))
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("left", [0, 100, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named_with_what_to_do(saved, left):
+    trainer, path = saved()
+    content = path.read_bytes()
+    path.with_name("checkpoint_best.pth").write_bytes(content)
+    path.write_bytes(content[: left if isinstance(left, int) else int(left * len(content))])
+    with pytest.raises(
+        UserError, match=r"checkpoint_latest.pth is damaged(.|\n)*beside it there is checkpoint_best.pth"
+    ):
+        trainer.load_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "difference", "way_out"),
+    [
+        (
+            "nnUNetTrainerXAttnResReplace",
+            "its network has skip_mode replace",
+            "-tr nnUNetTrainerXAttnResReplace",
+        ),
+        ("nnUNetTrainerXAttnResDecoderReads", "it has no reads.e3", "-tr nnUNetTrainerXAttnResDecoderReads"),
+        ("nnUNetTrainerXAttnResGated", "gate, which is not here", "-tr nnUNetTrainerXAttnResGated"),
+        ("nnUNetTrainerNoSkip", "here (", "-tr nnUNetTrainerNoSkip"),
+    ],
+)
+def test_a_checkpoint_of_another_mode_is_refused(make_trainer, saved, name, difference, way_out):
+    _, path = saved(name)
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    with pytest.raises(UserError) as caught:
+        trainer.load_checkpoint(str(path))
+    assert difference in str(caught.value) and way_out in str(caught.value)
+
+
+def test_a_checkpoint_of_other_lengths_of_the_same_trainer_goes_on(make_trainer, saved):
+    _, path = saved("nnUNetTrainerXAttnRes_5epochs")
+    make_trainer("nnUNetTrainerXAttnRes_20epochs").load_checkpoint(str(path))
+
+
+def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_trainer, saved):
+    trainer, path = saved()
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    checkpoint["network_weights"] = {key: value for key, value in weights.items() if not key.startswith("reads.")}
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, path)
+    with pytest.raises(UserError, match=r"it has no reads.*\n.*It is of nnUNetTrainer,(.|\n)*nnunet-xattnres upgrade"):
+        trainer.load_checkpoint(str(path))
+
+
+def test_a_checkpoint_of_another_plan_is_refused(make_trainer, saved):
+    trainer, path = saved()
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    key = "encoder.stages.0.0.convs.0.conv.weight"
+    weights[key] = weights[key][:2]
+    checkpoint["init_args"] = {**checkpoint["init_args"], "plans": {"plans_name": "nnUNetOtherPlans"}}
+    torch.save(checkpoint, path)
+    with pytest.raises(
+        UserError, match=r"\(2, 1, 3, 3\).*here \(4, 1, 3, 3\)(.|\n)*plans nnUNetOtherPlans(.|\n)*-p nnUNetO"
+    ):
+        trainer.load_checkpoint(str(path))
+
+
+def test_a_write_that_fails_keeps_the_checkpoint_before(saved, monkeypatch):
+    trainer, path = saved()
+    before = path.read_bytes()
+
+    def half(content, file):
+        Path(file).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space"):
+        trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_disabled_checkpointing_still_writes_nothing(make_trainer):
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    trainer.disable_checkpointing = True
+    path = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(path))
+    assert not path.exists()
+
+
+def test_a_fold_is_trained_once_at_a_time(tmp_path):
+    lock = locked(tmp_path, print)
+    with pytest.raises(UserError, match=f"another training is writing to {tmp_path}"):
+        locked(tmp_path, print)
+    lock.release()
+    locked(tmp_path, print).release()
+
+
+def test_a_file_system_without_locks_is_no_reason_not_to_train(tmp_path, monkeypatch):
+    def acquire(self, **_options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    said = []
+    locked(tmp_path, said.append).release()
+    assert len(said) == 1 and "No locks available" in said[0]
+
+
+def validate(trainer, epoch):
+    trainer.current_epoch = epoch
+    batch = {"data": torch.randn(2, 1, 16, 16), "target": [torch.zeros(2, 1, n, n) for n in (16, 8)]}
+    with torch.no_grad():
+        return [trainer.validation_step(batch) for _ in range(2)]
+
+
+def test_the_routing_is_logged_every_tenth_epoch_and_in_the_last_one(make_trainer):
+    trainer = make_trainer("nnUNetTrainerXAttnRes_20epochs")
+    trainer.initialize()
+    for epoch in range(20):
+        assert len(validate(trainer, epoch)) == 2
+    table = (Path(trainer.output_folder) / "xattnres_routing.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in table] == [e for e in ("0", "10", "19") for _ in range(2 + 3 + 4)]
+    assert (Path(trainer.output_folder) / "xattnres_routing.png").is_file()
+
+
+def test_a_log_that_fails_does_not_stop_a_training(make_trainer, monkeypatch):
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("nnunet_xattnres.training.routing_log.log_routing", fail)
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    assert set(validate(trainer, 0)[0]) == {"loss", "tp_hard", "fp_hard", "fn_hard"}
+    log = "".join(file.read_text() for file in Path(trainer.output_folder).glob("training_log_*.txt"))
+    assert log.count("The weights of the reads were not logged: OSError: No space left on device") == 1
+
+
+def test_a_network_without_reads_logs_none(make_trainer):
+    trainer = make_trainer("nnUNetTrainerNoSkip")
+    trainer.initialize()
+    validate(trainer, 0)
+    assert not list(Path(trainer.output_folder).glob("xattnres_routing*"))
