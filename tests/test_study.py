@@ -213,12 +213,13 @@ def test_without_mirroring_the_training_still_mirrors(make_trainer):
 
 
 def test_the_controls_change_the_learning_rate_and_nothing_else(make_trainer):
-    for name in (PLAIN, OURS):
+    for name in (PLAIN, OURS, f"{OURS}Replace"):
         assert TRAINERS[f"{name}DoubleLR"].build_network_architecture is TRAINERS[name].build_network_architecture
     plain, warm_up, double = (rates(make_trainer(f"nnUNetTrainer{name}")) for name in ("", "WarmUp", "DoubleLR"))
     np.testing.assert_allclose(plain, 0.01 * (1 - np.arange(20) / 20) ** 0.9)
     np.testing.assert_allclose(double, 2 * plain)
-    np.testing.assert_allclose(rates(make_trainer(f"{OURS}DoubleLR")), double)
+    for name in (OURS, f"{OURS}Replace"):
+        np.testing.assert_allclose(rates(make_trainer(f"{name}DoubleLR")), double)
     np.testing.assert_allclose(warm_up[:2], plain[:2] * [1 / 3, 2 / 3])  # a tenth of 20 epochs
     np.testing.assert_allclose(warm_up[2:], plain[2:])
 
