@@ -13,7 +13,7 @@ from study_records import CASES, OURS, PLAIN
 from trainer_plans import make_plans
 
 import benchmarks.study
-from benchmarks.study.description import read_study
+from benchmarks.study.description import Schedule, read_study
 from benchmarks.study.folders import PLANS, class_name, plans_name, write_json
 from benchmarks.study.preparation import prepare
 from benchmarks.study.scheduled import TRAINERS
@@ -30,11 +30,15 @@ STUDIES = sorted(HERE.glob("*.yaml"))
 def test_the_described_studies_can_run(path):
     study = read_study(path)
     asked = {training.trainer for training in study.trainings()}
-    assert {PLAIN, OURS, f"{OURS}Replace", f"{OURS}Gated", "nnUNetTrainerNoSkip"} <= asked <= TRAINERS.keys()
-    if study.name.endswith("-small"):
-        assert study.device == "cpu" and all(schedule.repeats >= 3 for schedule in study.schedules.values())
-    else:
+    assert {PLAIN, OURS, f"{OURS}Replace"} <= asked <= TRAINERS.keys()
+    if "-full" in study.name or study.name.endswith("-small"):
+        assert {f"{OURS}Gated", "nnUNetTrainerNoSkip"} <= asked
+    if "-full" in study.name:
         assert (study.device, study.plans, len(study.folds), study.mirroring) == ("cuda", None, 5, True)
+    else:
+        assert study.device == "cpu" and study.plans and not study.mirroring
+        compared = [schedule for name, schedule in study.schedules.items() if len(study.trainers_of(name)) > 1]
+        assert compared and all(schedule.repeats >= 3 for schedule in compared)
 
 
 def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
@@ -50,6 +54,26 @@ def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
     assert all("__" not in plans_name(t) for t in trainings)  # nnU-Net splits names of folders there
 
 
+def test_folds_that_rotate_are_trained_on_one_after_the_other(study):
+    study = replace(study, folds=(3, 1), rotate_folds=True, schedules={"long": Schedule(6, 10, 2, repeats=3)})
+    assert [(t.repeat, t.trainer, t.fold) for t in study.trainings()] == [
+        (0, PLAIN, 3),
+        (0, OURS, 3),
+        (1, PLAIN, 1),
+        (1, OURS, 1),
+        (2, PLAIN, 3),
+        (2, OURS, 3),
+    ]
+
+
+LITTLE = (
+    "dataset: Dataset907_Little\nconfiguration: 2d\nfolds: [0]\ndevice: cpu\ncut_down: all\n"
+    "trainers: [nnUNetTrainer, nnUNetTrainerXAttnRes]\n"
+    "schedules:\n  one: {epochs: 2, iterations: 3, validation_iterations: 1, repeats: 1}\n"
+)
+ONE_ALONE = "  two: {epochs: 4, iterations: 3, validation_iterations: 1, repeats: 1, trainers: [nnUNetTrainer]}\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -63,21 +87,38 @@ def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
         ("Dataset907_Little", "Little", "DatasetXXX_NAME, not 'Little'"),
         ("repeats: 1}", "repeats: 1, trainers: [nnUNetTrainerNoSkip, nnUNetTrainer]}", "nnUNetTrainer must come first"),
         ("schedules:", "schedules: [", "cannot be read as a study"),
+        ("device: cpu", "device: cpu\nrotate_folds: 2", "rotate_folds must be true or false, not 2"),
+        ("repeats: 1}", "repeats: 1, trainers: [nnUNetTrainer]}", "no schedule has two trainers"),
+        ("[nnUNetTrainer, nnUNetTrainerXAttnRes]", "[nnUNetTrainer, nnUNetTrainer]", "name two trainers at least"),
+        (
+            "repeats: 1}",
+            "repeats: 1}\n" + ONE_ALONE.replace("[nnUNetTrainer]", "[nnUNetTrainerNoSkip]"),
+            "must come first",
+        ),
     ],
 )
 def test_a_description_that_makes_no_study_is_refused(tmp_path, old, new, words):
-    text = (
-        "dataset: Dataset907_Little\nconfiguration: 2d\nfolds: [0]\ndevice: cpu\ncut_down: all\n"
-        "trainers: [nnUNetTrainer, nnUNetTrainerXAttnRes]\n"
-        "schedules:\n  one: {epochs: 2, iterations: 3, validation_iterations: 1, repeats: 1}\n"
-    )
-    path = tmp_path / "some.yaml"
+    refused(tmp_path / "some.yaml", LITTLE, old, new, words)
+
+
+def refused(path, text, old, new, words):
+    """``text`` makes a study, and none with ``new`` in the place of ``old``."""
     path.write_text(text)
     assert read_study(path).name == "some"
+    assert old in text
     path.write_text(text.replace(old, new))
     with pytest.raises(UserError, match=r"some\.yaml") as error:
         read_study(path)
     assert words in str(error.value)
+
+
+def test_the_first_trainer_may_be_trained_alone_beside_a_comparison(tmp_path):
+    (path := tmp_path / "some.yaml").write_text(LITTLE + ONE_ALONE)
+    assert [(t.schedule, t.trainer) for t in read_study(path).trainings()] == [
+        ("one", PLAIN),
+        ("one", OURS),
+        ("two", PLAIN),
+    ]
 
 
 # --- plans and trainers
