@@ -13,6 +13,7 @@ from study_records import CASES, OURS, PLAIN
 from trainer_plans import make_plans
 
 import benchmarks.study
+from benchmarks.study.declared import Hypothesis
 from benchmarks.study.description import Schedule, read_study
 from benchmarks.study.folders import PLANS, class_name, plans_name, write_json
 from benchmarks.study.preparation import prepare
@@ -72,6 +73,10 @@ LITTLE = (
     "schedules:\n  one: {epochs: 2, iterations: 3, validation_iterations: 1, repeats: 1}\n"
 )
 ONE_ALONE = "  two: {epochs: 4, iterations: 3, validation_iterations: 1, repeats: 1, trainers: [nnUNetTrainer]}\n"
+CLAIM = (
+    "hypotheses:\n- {words: it helps, schedule: one, outcome: final_dice, trainer: nnUNetTrainerXAttnRes,"
+    " against: nnUNetTrainer, test: welch}\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,44 @@ def test_a_description_that_makes_no_study_is_refused(tmp_path, old, new, words)
     refused(tmp_path / "some.yaml", LITTLE, old, new, words)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("schedule: one", "schedule: two", "1: there is no schedule 'two'; there are one"),
+        (
+            "outcome: final_dice",
+            "outcome: dice",
+            "1: there is no outcome 'dice'; there are final_dice, iterations_to_90,",
+        ),
+        ("test: welch", "test: t", "1: final_dice is tested by mann_whitney or welch, not 't'"),
+        (
+            "test: welch",
+            "test: brown_forsythe",
+            "1: final_dice is tested by mann_whitney or welch, not 'brown_forsythe'",
+        ),
+        (
+            "outcome: final_dice",
+            "outcome: iterations_to_90",
+            "1: iterations_to_90 is tested by mann_whitney, not 'welch'",
+        ),
+        (
+            "trainer: nnUNetTrainerXAttnRes,",
+            "trainer: nnUNetTrainerNoSkip,",
+            "one does not train 'nnUNetTrainerNoSkip'",
+        ),
+        ("against: nnUNetTrainer,", "against: nnUNetTrainerNoSkip,", "one does not train 'nnUNetTrainerNoSkip'"),
+        ("against: nnUNetTrainer,", "against: nnUNetTrainerXAttnRes,", "nnUNetTrainerXAttnRes is compared with itself"),
+        ("words: it helps", "words: 5", "1: words must be text, not 5"),
+        ("schedule: one", "schedule: {one: 1}", "1: schedule must be text, not {'one': 1}"),
+        (", test: welch", "", "hypotheses: 1: 'test' is missing"),
+        ("test: welch", "test: welch, alpha: 1", "hypotheses: 1: there is no 'alpha'"),
+        ("hypotheses:\n-", "hypotheses:", "hypotheses must be a list"),
+    ],
+)
+def test_a_hypothesis_that_cannot_be_tested_is_refused(tmp_path, old, new, words):
+    refused(tmp_path / "some.yaml", LITTLE + CLAIM, old, new, words)
+
+
 def refused(path, text, old, new, words):
     """``text`` makes a study, and none with ``new`` in the place of ``old``."""
     path.write_text(text)
@@ -119,6 +162,13 @@ def test_the_first_trainer_may_be_trained_alone_beside_a_comparison(tmp_path):
         ("one", OURS),
         ("two", PLAIN),
     ]
+
+
+def test_hypotheses_are_read_as_they_are_written(tmp_path):
+    (path := tmp_path / "some.yaml").write_text(LITTLE + CLAIM)
+    assert read_study(path).hypotheses == (Hypothesis("it helps", "one", "final_dice", OURS, PLAIN, "welch"),)
+    path.write_text(LITTLE)
+    assert read_study(path).hypotheses == () and not read_study(path).rotate_folds
 
 
 # --- plans and trainers

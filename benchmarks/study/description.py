@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.study.declared import Hypothesis, check_hypothesis
 from nnunet_xattnres.errors import UserError
 
 DEVICES = ("cpu", "cuda", "mps")  # of nnUNetv2_train
@@ -61,6 +62,7 @@ class Study:
         trainers: the first is what the others are compared with.
         schedules: by name, the one that tells most first.
         cut_down: in words, what is smaller than nnU-Net would have it, and why.
+        hypotheses: declared before the first training; the report has what came out.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Study:
     plans: Mapping[str, Any] | None = None
     mirroring: bool = True
     rotate_folds: bool = False
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     def trainers_of(self, schedule: str) -> tuple[str, ...]:
         return self.schedules[schedule].trainers or self.trainers
@@ -129,6 +132,13 @@ def read_study(path: Path) -> Study:
         str(name): Schedule(**_checked(schedule, Schedule, f"{path}: schedules: {name}"))
         for name, schedule in schedules.items()
     }
+    hypotheses = given.get("hypotheses", ())
+    if not isinstance(hypotheses, tuple):
+        raise UserError(f"{path}: hypotheses must be a list")
+    given["hypotheses"] = tuple(
+        Hypothesis(**_checked(hypothesis, Hypothesis, f"{path}: hypotheses: {i}"))
+        for i, hypothesis in enumerate(hypotheses, start=1)
+    )
     study = Study(**given)
     _check(study, path)
     return study
@@ -163,6 +173,8 @@ def _check(study: Study, path: Path) -> None:
             raise UserError(f"{path}: schedules: {name}: {study.trainers[0]} must come first, as in the study")
     if all(len(study.trainers_of(name)) == 1 for name in study.schedules):
         raise UserError(f"{path}: no schedule has two trainers: there is nothing to compare")
+    for i, hypothesis in enumerate(study.hypotheses, start=1):
+        check_hypothesis(hypothesis, {n: study.trainers_of(n) for n in study.schedules}, f"{path}: hypotheses: {i}")
     if not isinstance(study.rotate_folds, bool):
         raise UserError(f"{path}: rotate_folds must be true or false, not {study.rotate_folds!r}")
     if not study.folds or not set(study.folds) <= set(range(5)):

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Study
 from benchmarks.study.folders import planning_arguments
+from benchmarks.study.hypotheses import hypotheses_section
 from benchmarks.study.records import Record
 from benchmarks.study.repeats import dice_of_repeats
 from nnunet_xattnres.compare.report import markdown_table
@@ -27,6 +28,7 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
     parts = [
         f"# {study.name}",
         *_about(study, records),
+        *hypotheses_section(study, groups),
         "## Dice",
         markdown_table(("schedule", "trainer", "repeats", *RESULT), _dice(study, groups, rows)),
         "Dice: the mean over labels, cases and repeats, ± the standard deviation between repeats. The difference is to "
