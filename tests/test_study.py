@@ -40,6 +40,41 @@ def test_the_described_studies_can_run(path):
         assert study.device == "cpu" and study.plans and not study.mirroring
         compared = [schedule for name, schedule in study.schedules.items() if len(study.trainers_of(name)) > 1]
         assert compared and all(schedule.repeats >= 3 for schedule in compared)
+    if study.name in ("hippocampus-reliable", "hippocampus-end"):  # hippocampus-small again, with more of it
+        small = read_study(HERE / "hippocampus-small.yaml")
+        assert (study.dataset, study.configuration, study.plans) == (small.dataset, small.configuration, small.plans)
+
+
+def test_the_study_of_reliability_is_as_declared():
+    study = read_study(HERE / "hippocampus-reliable.yaml")
+    length = {name: schedule.epochs * schedule.iterations for name, schedule in study.schedules.items()}
+    assert length == {"long": 1500, "medium": 750}
+    assert {study.schedules[name].repeats for name in length} == {10}
+    replace_alone, double = f"{OURS}Replace", "nnUNetTrainerDoubleLR"
+    assert [(h.schedule, h.outcome, h.trainer, h.against, h.test) for h in study.hypotheses] == [
+        ("medium", "final_dice", OURS, PLAIN, "mann_whitney"),
+        ("long", "iterations_to_90", replace_alone, PLAIN, "mann_whitney"),
+        ("long", "iterations_to_90", replace_alone, double, "mann_whitney"),
+        ("long", "iterations_to_90", f"{replace_alone}DoubleLR", double, "mann_whitney"),
+        ("long", "spread", replace_alone, PLAIN, "brown_forsythe"),
+        ("long", "final_dice", replace_alone, PLAIN, "welch"),
+    ]
+    trainings = study.trainings()
+    assert len(trainings) == 10 * (5 + 4)
+    assert [t.fold for t in trainings[::9]] == [0, 1, 2, 3, 4] * 2  # stopped early, it has something of every trainer
+    assert {t.repeat for t in trainings[:9]} == {0} and {t.fold for t in trainings[:9]} == {0}
+    assert all("ReplaceDoubleLR" not in t.trainer for t in trainings if t.schedule == "medium")
+
+
+@pytest.mark.parametrize(("name", "iterations"), [("hippocampus-end", 5000), ("isic2017-end", 4000)])
+def test_the_studies_of_the_end_check_it_with_twice_the_iterations(name, iterations):
+    study = read_study(HERE / f"{name}.yaml")
+    length = {key: schedule.epochs * schedule.iterations for key, schedule in study.schedules.items()}
+    assert length == {"end": iterations, "twice": 2 * iterations}
+    assert study.trainers_of("end") == (PLAIN, OURS, f"{OURS}Replace", "nnUNetTrainerNoSkip")
+    assert study.trainers_of("twice") == (PLAIN,)
+    assert [t.trainer for t in study.trainings()[:5]] == [*study.trainers, PLAIN]
+    assert len(study.trainings()) == 5 * 4 + 2
 
 
 def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
