@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.study.declared import Hypothesis, check_hypothesis
 from nnunet_xattnres.common.errors import UserError
 
 DEVICES = ("cpu", "cuda", "mps")  # of nnUNetv2_train
@@ -18,8 +19,9 @@ class Schedule:
 
     Attributes:
         epochs, iterations, validation_iterations: of a training; of an epoch; of the validation after an epoch.
-        repeats: trainings of each trainer on each fold.
-        trainers: those of the study, unless it has its own.
+        repeats: trainings of each trainer on each fold, or on one of them where the study's folds rotate.
+        trainers: those of the study, unless it has its own. The study's first alone makes a check, of whether longer
+            trainings change it.
     """
 
     epochs: int
@@ -55,10 +57,12 @@ class Study:
         plans: what is put into the planned configuration: batch_size, features_per_stage, ...
         mirroring: whether the validation takes the mean over mirrored images, as nnU-Net's does.
         folds: of nnU-Net's own five.
+        rotate_folds: whether a repeat is trained on one fold, the next repeat on the next; else on every fold.
         device: of the trainings, one of ``DEVICES``.
         trainers: the first is what the others are compared with.
         schedules: by name, the one that tells most first.
         cut_down: in words, what is smaller than nnU-Net would have it, and why.
+        hypotheses: declared before the first training; the report has what came out.
     """
 
     name: str
@@ -73,9 +77,15 @@ class Study:
     gpu_memory_target: float | None = None
     plans: Mapping[str, Any] | None = None
     mirroring: bool = True
+    rotate_folds: bool = False
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     def trainers_of(self, schedule: str) -> tuple[str, ...]:
         return self.schedules[schedule].trainers or self.trainers
+
+    def folds_of(self, repeat: int) -> tuple[int, ...]:
+        """On which a repeat is trained."""
+        return (self.folds[repeat % len(self.folds)],) if self.rotate_folds else self.folds
 
     def trainings(self) -> list[Training]:
         """All of them, so ordered that a study that is stopped early has something of everything."""
@@ -83,7 +93,7 @@ class Study:
         return [
             Training(name, repeat, trainer, fold)
             for repeat in range(most)
-            for fold in self.folds
+            for fold in self.folds_of(repeat)
             for name, schedule in self.schedules.items()
             if repeat < schedule.repeats
             for trainer in self.trainers_of(name)
@@ -122,6 +132,13 @@ def read_study(path: Path) -> Study:
         str(name): Schedule(**_checked(schedule, Schedule, f"{path}: schedules: {name}"))
         for name, schedule in schedules.items()
     }
+    hypotheses = given.get("hypotheses", ())
+    if not isinstance(hypotheses, tuple):
+        raise UserError(f"{path}: hypotheses must be a list")
+    given["hypotheses"] = tuple(
+        Hypothesis(**_checked(hypothesis, Hypothesis, f"{path}: hypotheses: {i}"))
+        for i, hypothesis in enumerate(hypotheses, start=1)
+    )
     study = Study(**given)
     _check(study, path)
     return study
@@ -149,10 +166,17 @@ def _check(study: Study, path: Path) -> None:
             if key != "trainers" and not (type(value) is int and value > 0):
                 raise UserError(f"{path}: schedules: {name}: {key} must be a whole number from 1, not {value!r}")
         trainers: Sequence[str] = study.trainers_of(name)
-        if len(trainers) < 2 or len(set(trainers)) < len(trainers):
+        compared = len(trainers) > 1 or (schedule.trainers and len(study.trainers) > 1)  # the first alone is a check
+        if not compared or len(set(trainers)) < len(trainers):
             raise UserError(f"{path}: {name}: name two trainers at least, each once; there is {', '.join(trainers)}")
         if trainers[0] != study.trainers[0]:
             raise UserError(f"{path}: schedules: {name}: {study.trainers[0]} must come first, as in the study")
+    if all(len(study.trainers_of(name)) == 1 for name in study.schedules):
+        raise UserError(f"{path}: no schedule has two trainers: there is nothing to compare")
+    for i, hypothesis in enumerate(study.hypotheses, start=1):
+        check_hypothesis(hypothesis, {n: study.trainers_of(n) for n in study.schedules}, f"{path}: hypotheses: {i}")
+    if not isinstance(study.rotate_folds, bool):
+        raise UserError(f"{path}: rotate_folds must be true or false, not {study.rotate_folds!r}")
     if not study.folds or not set(study.folds) <= set(range(5)):
         raise UserError(f"{path}: folds must be some of 0 to 4, not {list(study.folds)}")
     if study.device not in DEVICES:

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.study.description import Study, Training
 from nnunet_xattnres import autoregister
-from nnunet_xattnres.commands.demo.preparation import find_program
+from nnunet_xattnres.common.processes import find_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"

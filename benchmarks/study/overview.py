@@ -1,6 +1,6 @@
 """Several studies at a glance: the README's table and picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,15 @@ from benchmarks.study.curves import Groups
 from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
 from benchmarks.study.records import read_records
-from benchmarks.study.report import comparison_of, grouped
+from benchmarks.study.repeats import dice_of_repeats
+from benchmarks.study.report import comparison_of, grouped, over_repeats
 from benchmarks.study.results_page import RESULT, result_of
 from nnunet_xattnres.commands.compare.report import markdown_table
-from nnunet_xattnres.commands.compare.statistics import foreground_mean
 from nnunet_xattnres.commands.compare.table import MEAN, Comparison, make_rows
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing
 
-Panel = tuple[str, Comparison]  # a title, and what is compared
+Panel = tuple[str, Mapping[str, Sequence[float]]]  # a title, and the Dice of every repeat of each trainer
 
 
 def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None) -> str:
@@ -34,33 +34,26 @@ def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None) -> 
     lines, panels = [], []
     for study, folders in studies:
         groups = grouped(study, read_records(study, folders))
-        here = _panels(study, groups)
-        if not here:
+        compared = {schedule: found for schedule in groups if (found := comparison_of(study, groups[schedule]))}
+        if not compared:
             raise UserError(f"{study.name} has nothing to compare yet; run it first")
-        panels += here.values()
-        longest = max(here, key=lambda name: _iterations(study, name))
-        lines += _lines(study, longest, here[longest][1])
+        panels += [_panel(study, groups, schedule, found) for schedule, found in compared.items()]
+        longest = max(compared, key=lambda name: _iterations(study, name))
+        rows = over_repeats(study, groups[longest], make_rows(compared[longest]))
+        start = [study.name, f"{_iterations(study, longest):,}"]
+        lines += [[*start, f"`{row.model}`", *result_of(row)] for row in rows if row.label == MEAN]
     if picture:
         _draw(panels, picture)
     return markdown_table(("data", "iterations", "trainer", *RESULT), lines)
 
 
-def _panels(study: Study, groups: Groups) -> dict[str, Panel]:
-    found = {}
-    for schedule, by_trainer in groups.items():
-        comparison = comparison_of(study, by_trainer)
-        if comparison is not None:
-            found[schedule] = f"{study.name}\n{_iterations(study, schedule):,} iterations", comparison
-    return found
+def _panel(study: Study, groups: Groups, schedule: str, comparison: Comparison) -> Panel:
+    values = {model.name: dice_of_repeats(study, groups[schedule][model.name]) for model in comparison.models}
+    return f"{study.name}\n{_iterations(study, schedule):,} iterations", values
 
 
 def _iterations(study: Study, schedule: str) -> int:
     return study.schedules[schedule].epochs * study.schedules[schedule].iterations
-
-
-def _lines(study: Study, schedule: str, comparison: Comparison) -> list[list[str]]:
-    start = [study.name, f"{_iterations(study, schedule):,}"]
-    return [[*start, f"`{row.model}`", *result_of(row)] for row in make_rows(comparison) if row.label == MEAN]
 
 
 def _draw(panels: Sequence[Panel], path: Path) -> None:
@@ -69,14 +62,13 @@ def _draw(panels: Sequence[Panel], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(model.name for _, comparison in panels for model in comparison.models))
+    names = list(dict.fromkeys(name for _, by_trainer in panels for name in by_trainer))
     figure = Figure(figsize=(3.0 + 2.4 * len(panels), 0.9 + 0.36 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, (title, comparison) in zip(axes, panels, strict=True):
-        for model in comparison.models:
-            y, color = names.index(model.name), colormaps["tab10"](names.index(model.name) % 10)
-            values = np.array([foreground_mean(comparison.dice(run)) for run in model.runs])
+    for axis, (title, by_trainer) in zip(axes, panels, strict=True):
+        for name, found in by_trainer.items():
+            y, color, values = names.index(name), colormaps["tab10"](names.index(name) % 10), np.array(found)
             axis.plot(values, np.full(len(values), y + 0.18), "o", color=color, markersize=4, alpha=0.6)
             half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
             axis.errorbar(values.mean(), y - 0.12, xerr=half, fmt="D", color=color, markersize=5, capsize=3)

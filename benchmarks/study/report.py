@@ -1,18 +1,23 @@
 """A study's report: compare's tables and pictures for each schedule, learning curves, and RESULTS.md."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 
 from benchmarks.study.curves import Groups, draw_curves, usual_processor
 from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
 from benchmarks.study.records import Record, read_records
+from benchmarks.study.repeats import dice_of_repeats, run_name
 from benchmarks.study.results_page import results_page
 from nnunet_xattnres.commands.compare import write_comparison
 from nnunet_xattnres.commands.compare.fairness import refuse_unfair
-from nnunet_xattnres.commands.compare.table import Comparison
+from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.statistics import welch_interval
+from nnunet_xattnres.commands.compare.table import MEAN, Comparison, Row
 from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.nnunet.results import Fold, Model, Run
+from nnunet_xattnres.nnunet.results import Fold, Run
 
 
 def write_report(study: Study, folders: Folders) -> Path | None:
@@ -31,7 +36,8 @@ def write_report(study: Study, folders: Folders) -> Path | None:
         comparison = comparison_of(study, by_trainer)
         if comparison is not None:
             title = f"{study.name}, {schedule}: {study.dataset}, {study.configuration}"
-            rows[schedule] = write_comparison(comparison, folders.results / schedule, title)
+            found = write_comparison(comparison, folders.results / schedule, title)
+            rows[schedule] = over_repeats(study, by_trainer, found)
     path = folders.results / "RESULTS.md"
     with replacing(path) as partial:
         partial.write_text(results_page(study, groups, rows), encoding="utf-8")
@@ -54,19 +60,41 @@ def trainers_of(groups: Groups) -> list[str]:
 
 
 def comparison_of(study: Study, by_trainer: Mapping[str, Sequence[Record]]) -> Comparison | None:
-    """The trainers of a schedule on the repeats that have all folds; None while there are not two to compare."""
+    """The trainers of a schedule on the repeats, or rounds, that have all folds; None while there are not two."""
     models = []
     processor = usual_processor(record for records in by_trainer.values() for record in records)
     for trainer, records in by_trainer.items():
-        repeats: dict[int, dict[str, Fold]] = {}
+        of_runs: dict[str, dict[str, Fold]] = {}
         for record in records:
-            repeats.setdefault(record.training.repeat, {})[str(record.training.fold)] = _fold(record, processor)
-        runs = [_run(number, folds, study) for number, folds in repeats.items() if len(folds) == len(study.folds)]
+            run = of_runs.setdefault(run_name(study, record.training), {})
+            run[str(record.training.fold)] = _fold(record, processor)
+        runs = [_run(name, folds) for name, folds in of_runs.items() if len(folds) == len(study.folds)]
         if runs:
             models.append(Model(trainer, tuple(runs)))
     if len(models) < 2 or models[0].name != study.trainers[0]:
         return None
-    return Comparison.of(models, refuse_unfair(models, ()))
+    notes = refuse_unfair(models, ())
+    if study.rotate_folds:
+        notes.append(f"Each run here is a round over the folds: {len(study.folds)} trainings, one on each of them.")
+    return Comparison.of(models, notes)
+
+
+def over_repeats(study: Study, by_trainer: Mapping[str, Sequence[Record]], rows: Sequence[Row]) -> Sequence[Row]:
+    """``rows`` of a schedule's comparison; where the folds rotate, with the spread of single repeats.
+
+    That is for the rows of the mean over the labels: ``compare`` has that of rounds there.
+    """
+    if not study.rotate_folds:
+        return rows
+    values = {trainer: dice_of_repeats(study, records) for trainer, records in by_trainer.items()}
+    first, found = study.trainers[0], []
+    for row in rows:
+        if row.label == MEAN:
+            here = values[row.model]
+            interval = None if row.model == first else welch_interval(values[first], here)
+            row = replace(row, spread=stdev(here) if len(here) > 1 else None, over_repeats=interval)
+        found.append(row)
+    return found
 
 
 def _fold(record: Record, processor: str) -> Fold:
@@ -84,6 +112,6 @@ def _fold(record: Record, processor: str) -> Fold:
     )
 
 
-def _run(number: int, folds: dict[str, Fold], study: Study) -> Run:
+def _run(name: str, folds: dict[str, Fold]) -> Run:
     labels = next(iter(next(iter(folds.values())).dice.values()))
-    return Run(Path(f"rep{number}"), folds, {label: label for label in labels}, None, {})
+    return Run(Path(name), folds, {label: label for label in labels}, None, {})

@@ -7,7 +7,9 @@ from statistics import mean, stdev
 from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Study
 from benchmarks.study.folders import planning_arguments
+from benchmarks.study.hypotheses import hypotheses_section
 from benchmarks.study.records import Record
+from benchmarks.study.repeats import dice_of_repeats
 from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.table import MEAN, Row
 
@@ -22,12 +24,13 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         rows: compare's table for each schedule that has one.
     """
     records = [record for by_trainer in groups.values() for found in by_trainer.values() for record in found]
-    pages = ", ".join(f"[{schedule}]({schedule}/comparison.md)" for schedule in rows)
+    pages = ", ".join(f"[{schedule}]({schedule}/comparison.md)" for schedule in rows) or "not yet"
     parts = [
         f"# {study.name}",
         *_about(study, records),
+        *hypotheses_section(study, groups),
         "## Dice",
-        markdown_table(("schedule", "trainer", "repeats", *RESULT), _dice(groups, rows)),
+        markdown_table(("schedule", "trainer", "repeats", *RESULT), _dice(study, groups, rows)),
         "Dice: the mean over labels, cases and repeats, ± the standard deviation between repeats. The difference is to "
         f"{study.trainers[0]}. Its interval over repeats (95%, Welch's t) says whether other trainings would show it, "
         f"the one over cases (95%, bootstrap) whether other cases would. Labels, p-values and costs: {pages}.",
@@ -63,13 +66,18 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None or math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
 
 
-def _dice(groups: Groups, rows: Mapping[str, Sequence[Row]]) -> list[list[str]]:
+def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> list[list[str]]:
     lines = []
-    for schedule, found in rows.items():
-        for row in found:
+    for schedule, by_trainer in groups.items():
+        for row in rows.get(schedule, ()):
             if row.label == MEAN:
-                repeats = len({record.training.repeat for record in groups[schedule][row.model]})
+                repeats = len({record.training.repeat for record in by_trainer[row.model]})
                 lines.append([schedule, row.model, str(repeats), *result_of(row)])
+        if len(study.trainers_of(schedule)) == 1:  # the first alone, which is compared with nothing
+            values = dice_of_repeats(study, by_trainer[study.trainers[0]])
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            if values:
+                lines.append([schedule, study.trainers[0], str(len(values)), f"{mean(values):.3f}{spread}", "", "", ""])
     return lines
 
 
@@ -77,6 +85,11 @@ def _about(study: Study, records: Sequence[Record]) -> list[str]:
     n_all, first = len(study.trainings()), records[0]
     cases = f"{first.facts['training_cases']} training and {len(first.dice)} validation cases a fold"
     parts = [f"{study.dataset}, {study.configuration}; folds {', '.join(map(str, study.folds))}, {cases}."]
+    if study.rotate_folds:
+        parts.append(
+            "The folds rotate: each repeat of every trainer is trained on one of them, the next repeat on the next. So "
+            "the standard deviation and the interval over repeats hold the differences between folds, too."
+        )
     if len(records) < n_all:
         parts.append(f"**Not complete: {len(records)} of {n_all} trainings.**")
     return [*parts, f"**What is smaller than nnU-Net would have it.** {study.cut_down.strip()}"]

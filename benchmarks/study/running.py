@@ -17,8 +17,8 @@ from benchmarks.study.folders import Folders, leashed, training_arguments
 from benchmarks.study.preparation import prepare
 from benchmarks.study.progress import Progress
 from benchmarks.study.records import is_finished, read_records, write_record
-from nnunet_xattnres.commands.demo.running import process_group
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.processes import process_group
 
 POLL = 0.5  # s
 

@@ -27,6 +27,10 @@ class nnUNetTrainerXAttnResDoubleLR(nnUNetTrainerDoubleLR, ours.nnUNetTrainerXAt
     """A control: skip + read with twice nnU-Net's learning rate."""
 
 
+class nnUNetTrainerXAttnResReplaceDoubleLR(nnUNetTrainerDoubleLR, ours.nnUNetTrainerXAttnResReplace):
+    """A control: read alone with twice nnU-Net's learning rate."""
+
+
 class nnUNetTrainerWarmUp(nnUNetTrainer):
     """A control: the plain network, the learning rate rising from zero over the first tenth of the epochs."""
 
@@ -96,6 +100,7 @@ TRAINERS = {
         nnUNetTrainerWarmUp,
         nnUNetTrainerDoubleLR,
         nnUNetTrainerXAttnResDoubleLR,
+        nnUNetTrainerXAttnResReplaceDoubleLR,
     )
 }
 globals().update({trainer.__name__: trainer for trainer in TRAINERS.values()})

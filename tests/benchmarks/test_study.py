@@ -13,7 +13,8 @@ from helpers.study import CASES, OURS, PLAIN
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import benchmarks.study
-from benchmarks.study.description import read_study
+from benchmarks.study.declared import Hypothesis
+from benchmarks.study.description import Schedule, read_study
 from benchmarks.study.folders import PLANS, class_name, plans_name, write_json
 from benchmarks.study.preparation import prepare
 from benchmarks.study.scheduled import TRAINERS
@@ -30,11 +31,50 @@ STUDIES = sorted(HERE.glob("*.yaml"))
 def test_the_described_studies_can_run(path):
     study = read_study(path)
     asked = {training.trainer for training in study.trainings()}
-    assert {PLAIN, OURS, f"{OURS}Replace", f"{OURS}Gated", "nnUNetTrainerNoSkip"} <= asked <= TRAINERS.keys()
-    if study.name.endswith("-small"):
-        assert study.device == "cpu" and all(schedule.repeats >= 3 for schedule in study.schedules.values())
-    else:
+    assert {PLAIN, OURS, f"{OURS}Replace"} <= asked <= TRAINERS.keys()
+    if "-full" in study.name or study.name.endswith("-small"):
+        assert {f"{OURS}Gated", "nnUNetTrainerNoSkip"} <= asked
+    if "-full" in study.name:
         assert (study.device, study.plans, len(study.folds), study.mirroring) == ("cuda", None, 5, True)
+    else:
+        assert study.device == "cpu" and study.plans and not study.mirroring
+        compared = [schedule for name, schedule in study.schedules.items() if len(study.trainers_of(name)) > 1]
+        assert compared and all(schedule.repeats >= 3 for schedule in compared)
+    if study.name in ("hippocampus-reliable", "hippocampus-end"):  # hippocampus-small again, with more of it
+        small = read_study(HERE / "hippocampus-small.yaml")
+        assert (study.dataset, study.configuration, study.plans) == (small.dataset, small.configuration, small.plans)
+
+
+def test_the_study_of_reliability_is_as_declared():
+    study = read_study(HERE / "hippocampus-reliable.yaml")
+    length = {name: schedule.epochs * schedule.iterations for name, schedule in study.schedules.items()}
+    assert length == {"long": 1500, "medium": 750}
+    assert {study.schedules[name].repeats for name in length} == {10}
+    replace_alone, double = f"{OURS}Replace", "nnUNetTrainerDoubleLR"
+    assert [(h.schedule, h.outcome, h.trainer, h.against, h.test) for h in study.hypotheses] == [
+        ("medium", "final_dice", OURS, PLAIN, "mann_whitney"),
+        ("long", "iterations_to_90", replace_alone, PLAIN, "mann_whitney"),
+        ("long", "iterations_to_90", replace_alone, double, "mann_whitney"),
+        ("long", "iterations_to_90", f"{replace_alone}DoubleLR", double, "mann_whitney"),
+        ("long", "spread", replace_alone, PLAIN, "brown_forsythe"),
+        ("long", "final_dice", replace_alone, PLAIN, "welch"),
+    ]
+    trainings = study.trainings()
+    assert len(trainings) == 10 * (5 + 4)
+    assert [t.fold for t in trainings[::9]] == [0, 1, 2, 3, 4] * 2  # stopped early, it has something of every trainer
+    assert {t.repeat for t in trainings[:9]} == {0} and {t.fold for t in trainings[:9]} == {0}
+    assert all("ReplaceDoubleLR" not in t.trainer for t in trainings if t.schedule == "medium")
+
+
+@pytest.mark.parametrize(("name", "iterations"), [("hippocampus-end", 5000), ("isic2017-end", 4000)])
+def test_the_studies_of_the_end_check_it_with_twice_the_iterations(name, iterations):
+    study = read_study(HERE / f"{name}.yaml")
+    length = {key: schedule.epochs * schedule.iterations for key, schedule in study.schedules.items()}
+    assert length == {"end": iterations, "twice": 2 * iterations}
+    assert study.trainers_of("end") == (PLAIN, OURS, f"{OURS}Replace", "nnUNetTrainerNoSkip")
+    assert study.trainers_of("twice") == (PLAIN,)
+    assert [t.trainer for t in study.trainings()[:5]] == [*study.trainers, PLAIN]
+    assert len(study.trainings()) == 5 * 4 + 2
 
 
 def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
@@ -50,6 +90,30 @@ def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
     assert all("__" not in plans_name(t) for t in trainings)  # nnU-Net splits names of folders there
 
 
+def test_folds_that_rotate_are_trained_on_one_after_the_other(study):
+    study = replace(study, folds=(3, 1), rotate_folds=True, schedules={"long": Schedule(6, 10, 2, repeats=3)})
+    assert [(t.repeat, t.trainer, t.fold) for t in study.trainings()] == [
+        (0, PLAIN, 3),
+        (0, OURS, 3),
+        (1, PLAIN, 1),
+        (1, OURS, 1),
+        (2, PLAIN, 3),
+        (2, OURS, 3),
+    ]
+
+
+LITTLE = (
+    "dataset: Dataset907_Little\nconfiguration: 2d\nfolds: [0]\ndevice: cpu\ncut_down: all\n"
+    "trainers: [nnUNetTrainer, nnUNetTrainerXAttnRes]\n"
+    "schedules:\n  one: {epochs: 2, iterations: 3, validation_iterations: 1, repeats: 1}\n"
+)
+ONE_ALONE = "  two: {epochs: 4, iterations: 3, validation_iterations: 1, repeats: 1, trainers: [nnUNetTrainer]}\n"
+CLAIM = (
+    "hypotheses:\n- {words: it helps, schedule: one, outcome: final_dice, trainer: nnUNetTrainerXAttnRes,"
+    " against: nnUNetTrainer, test: welch}\n"
+)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -63,21 +127,83 @@ def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
         ("Dataset907_Little", "Little", "DatasetXXX_NAME, not 'Little'"),
         ("repeats: 1}", "repeats: 1, trainers: [nnUNetTrainerNoSkip, nnUNetTrainer]}", "nnUNetTrainer must come first"),
         ("schedules:", "schedules: [", "cannot be read as a study"),
+        ("device: cpu", "device: cpu\nrotate_folds: 2", "rotate_folds must be true or false, not 2"),
+        ("repeats: 1}", "repeats: 1, trainers: [nnUNetTrainer]}", "no schedule has two trainers"),
+        ("[nnUNetTrainer, nnUNetTrainerXAttnRes]", "[nnUNetTrainer, nnUNetTrainer]", "name two trainers at least"),
+        (
+            "repeats: 1}",
+            "repeats: 1}\n" + ONE_ALONE.replace("[nnUNetTrainer]", "[nnUNetTrainerNoSkip]"),
+            "must come first",
+        ),
     ],
 )
 def test_a_description_that_makes_no_study_is_refused(tmp_path, old, new, words):
-    text = (
-        "dataset: Dataset907_Little\nconfiguration: 2d\nfolds: [0]\ndevice: cpu\ncut_down: all\n"
-        "trainers: [nnUNetTrainer, nnUNetTrainerXAttnRes]\n"
-        "schedules:\n  one: {epochs: 2, iterations: 3, validation_iterations: 1, repeats: 1}\n"
-    )
-    path = tmp_path / "some.yaml"
+    refused(tmp_path / "some.yaml", LITTLE, old, new, words)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("schedule: one", "schedule: two", "1: there is no schedule 'two'; there are one"),
+        (
+            "outcome: final_dice",
+            "outcome: dice",
+            "1: there is no outcome 'dice'; there are final_dice, iterations_to_90,",
+        ),
+        ("test: welch", "test: t", "1: final_dice is tested by mann_whitney or welch, not 't'"),
+        (
+            "test: welch",
+            "test: brown_forsythe",
+            "1: final_dice is tested by mann_whitney or welch, not 'brown_forsythe'",
+        ),
+        (
+            "outcome: final_dice",
+            "outcome: iterations_to_90",
+            "1: iterations_to_90 is tested by mann_whitney, not 'welch'",
+        ),
+        (
+            "trainer: nnUNetTrainerXAttnRes,",
+            "trainer: nnUNetTrainerNoSkip,",
+            "one does not train 'nnUNetTrainerNoSkip'",
+        ),
+        ("against: nnUNetTrainer,", "against: nnUNetTrainerNoSkip,", "one does not train 'nnUNetTrainerNoSkip'"),
+        ("against: nnUNetTrainer,", "against: nnUNetTrainerXAttnRes,", "nnUNetTrainerXAttnRes is compared with itself"),
+        ("words: it helps", "words: 5", "1: words must be text, not 5"),
+        ("schedule: one", "schedule: {one: 1}", "1: schedule must be text, not {'one': 1}"),
+        (", test: welch", "", "hypotheses: 1: 'test' is missing"),
+        ("test: welch", "test: welch, alpha: 1", "hypotheses: 1: there is no 'alpha'"),
+        ("hypotheses:\n-", "hypotheses:", "hypotheses must be a list"),
+    ],
+)
+def test_a_hypothesis_that_cannot_be_tested_is_refused(tmp_path, old, new, words):
+    refused(tmp_path / "some.yaml", LITTLE + CLAIM, old, new, words)
+
+
+def refused(path, text, old, new, words):
+    """``text`` makes a study, and none with ``new`` in the place of ``old``."""
     path.write_text(text)
     assert read_study(path).name == "some"
+    assert old in text
     path.write_text(text.replace(old, new))
     with pytest.raises(UserError, match=r"some\.yaml") as error:
         read_study(path)
     assert words in str(error.value)
+
+
+def test_the_first_trainer_may_be_trained_alone_beside_a_comparison(tmp_path):
+    (path := tmp_path / "some.yaml").write_text(LITTLE + ONE_ALONE)
+    assert [(t.schedule, t.trainer) for t in read_study(path).trainings()] == [
+        ("one", PLAIN),
+        ("one", OURS),
+        ("two", PLAIN),
+    ]
+
+
+def test_hypotheses_are_read_as_they_are_written(tmp_path):
+    (path := tmp_path / "some.yaml").write_text(LITTLE + CLAIM)
+    assert read_study(path).hypotheses == (Hypothesis("it helps", "one", "final_dice", OURS, PLAIN, "welch"),)
+    path.write_text(LITTLE)
+    assert read_study(path).hypotheses == () and not read_study(path).rotate_folds
 
 
 # --- plans and trainers
@@ -213,12 +339,13 @@ def test_without_mirroring_the_training_still_mirrors(make_trainer):
 
 
 def test_the_controls_change_the_learning_rate_and_nothing_else(make_trainer):
-    for name in (PLAIN, OURS):
+    for name in (PLAIN, OURS, f"{OURS}Replace"):
         assert TRAINERS[f"{name}DoubleLR"].build_network_architecture is TRAINERS[name].build_network_architecture
     plain, warm_up, double = (rates(make_trainer(f"nnUNetTrainer{name}")) for name in ("", "WarmUp", "DoubleLR"))
     np.testing.assert_allclose(plain, 0.01 * (1 - np.arange(20) / 20) ** 0.9)
     np.testing.assert_allclose(double, 2 * plain)
-    np.testing.assert_allclose(rates(make_trainer(f"{OURS}DoubleLR")), double)
+    for name in (OURS, f"{OURS}Replace"):
+        np.testing.assert_allclose(rates(make_trainer(f"{name}DoubleLR")), double)
     np.testing.assert_allclose(warm_up[:2], plain[:2] * [1 / 3, 2 / 3])  # a tenth of 20 epochs
     np.testing.assert_allclose(warm_up[2:], plain[2:])
 

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from benchmarks.study.__main__ import app
 from benchmarks.study.curves import Reached, draw_curves, final_dice, seconds_an_iteration, time_to_reach
-from benchmarks.study.description import Training, read_study
+from benchmarks.study.description import Schedule, Training, read_study
 from benchmarks.study.folders import RESULTS, Folders
 from benchmarks.study.overview import overview
 from benchmarks.study.read_scale import scale_of
 from benchmarks.study.records import Record, _curve, merge_records, read_records
+from benchmarks.study.repeats import run_name
 from benchmarks.study.report import write_report
 from benchmarks.study.results_page import _reached
 from nnunet_xattnres.cli import app as package_app
@@ -230,6 +231,56 @@ def test_only_repeats_with_all_folds_are_compared(study, folders):
     assert runs == {("rep0", "0"), ("rep0", "1")}
 
 
+def rotating(study):
+    schedules = {"long": Schedule(6, 10, 2, repeats=5), "twice": Schedule(12, 10, 2, repeats=2, trainers=(PLAIN,))}
+    return replace(study, folds=(0, 1), rotate_folds=True, schedules=schedules)
+
+
+def test_of_folds_that_rotate_rounds_are_compared_and_repeats_are_the_spread(study, folders, tmp_path):
+    study = rotating(study)
+    trainings = study.trainings()
+    for i, training in enumerate(trainings):
+        write_a_record(study, folders, training, 0.3 + 0.01 * i, CASES[training.fold :: 2])
+    page = write_report(study, folders).read_text()
+    with (folders.results / "long" / "cases.csv").open(newline="") as file:
+        runs = {(row["run"], row["fold"]) for row in csv.DictReader(file)}
+    assert runs == {(run, fold) for run in ("round0", "round1") for fold in "01"}  # the fifth repeat is half a round
+    assert "Each run here is a round over the folds: 2" in (folders.results / "long" / "comparison.md").read_text()
+    plain, ours, alone = (
+        [mean_dice(study, folders, t) for t in trainings if (t.schedule, t.trainer) == pair]
+        for pair in (("long", PLAIN), ("long", OURS), ("twice", PLAIN))
+    )
+    assert (len(plain), len(ours), len(alone)) == (5, 5, 2)
+    assert cells(page, "long", PLAIN)[0] == "5" and f"± {np.std(plain, ddof=1):.3f}" in cells(page, "long", PLAIN)[1]
+    repeats, dice, _, over_repeats, _ = cells(page, "long", OURS)
+    welch = stats.ttest_ind(ours, plain, equal_var=False).confidence_interval()
+    assert (repeats, over_repeats) == ("5", f"{welch.low:+.3f} to {welch.high:+.3f}")
+    assert dice.endswith(f"± {np.std(ours, ddof=1):.3f}")
+    line = cells(overview([(study, folders)], tmp_path / "study.png"), "little", "60", f"`{OURS}`")
+    assert (line[0], line[2]) == (dice, over_repeats)
+
+    assert "The folds rotate" in page
+    assert cells(page, "twice", PLAIN)[:2] == ["2", f"{np.mean(alone):.3f} ± {np.std(alone, ddof=1):.3f}"]
+    assert not (folders.results / "twice").exists()  # there is nothing to compare
+
+
+def test_the_picture_has_a_point_for_every_repeat(study, folders, tmp_path, monkeypatch):
+    study = rotating(study)
+    for training in study.trainings():
+        write_a_record(study, folders, training, 0.5, CASES[training.fold :: 2])
+    drawn = []
+    monkeypatch.setattr("benchmarks.study.overview._draw", lambda panels, path: drawn.extend(panels))
+    overview([(study, folders)], tmp_path / "study.png")
+    ((title, values),) = drawn
+    assert title == "little\n60 iterations"
+    assert values == {
+        trainer: pytest.approx(
+            [mean_dice(study, folders, t) for t in study.trainings() if (t.schedule, t.trainer) == ("long", trainer)]
+        )
+        for trainer in (PLAIN, OURS)
+    }
+
+
 def test_the_overview_takes_the_longest_schedule(study, folders, tmp_path):
     write_all_records(study, folders)
     table = overview([(study, folders)], tmp_path / "study.png")
@@ -253,7 +304,7 @@ def test_the_committed_tables_come_again_from_the_numbers_of_every_case(path, tm
             (r["model"], r["run"], r["fold"], r["case"], r["label"]): float(r["dice"]) for r in csv.DictReader(file)
         }
     kept = {
-        (r.training.trainer, f"rep{r.training.repeat}", str(r.training.fold), case, label): dice
+        (r.training.trainer, run_name(study, r.training), str(r.training.fold), case, label): dice
         for r in read_records(study, folders)
         if r.training.schedule == path.parts[-2]
         for case, found in r.dice.items()
