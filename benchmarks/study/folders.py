@@ -1,12 +1,9 @@
 """Where a study keeps its files, and what nnU-Net's commands are told of it."""
 
-import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.study.description import Study, Training
 from nnunet_xattnres import autoregister
@@ -104,14 +101,3 @@ def planning_arguments(study: Study) -> list[str]:
 def leashed(program: str, arguments: list[str]) -> list[str]:
     """One of nnU-Net's commands, so that it ends with the study that started it."""
     return [sys.executable, str(Path(__file__).parent / "leash.py"), str(find_program(program)), *arguments]
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(content: Mapping[str, Any] | list[Any], path: Path) -> None:
-    from nnunet_xattnres.common.files import replacing
-
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from benchmarks.study.description import Study
-from benchmarks.study.folders import PLANS, Folders, leashed, planning_arguments, plans_name, read_json, write_json
+from benchmarks.study.folders import PLANS, Folders, leashed, planning_arguments, plans_name
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import read_json, write_json
 
 CHANGES = ("batch_size", "patch_size", "features_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder")
 Run = Callable[[list[str], str], None]  # a command, and the name of its log

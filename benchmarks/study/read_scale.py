@@ -8,10 +8,12 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
 from benchmarks.study.description import Study, Training
-from benchmarks.study.folders import Folders, read_json
+from benchmarks.study.folders import Folders
 from benchmarks.study.scheduled import TRAINERS
+from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
-from nnunet_xattnres.reads.recorder import reads_of
+from nnunet_xattnres.reads.history import reads_of
+from nnunet_xattnres.training.build import PlannedNetwork
 
 N_CASES = 4
 
@@ -29,11 +31,11 @@ def read_scale(study: Study, folders: Folders, training: Training) -> dict[str, 
 def scale_of(network: Any, images: Iterable[Tensor]) -> dict[str, float]:
     """The same, of a network on images, each (B, channels, *spatial)."""
     squares: dict[str, list[tuple[float, float]]] = {name: [] for name in reads_of(network)}
-    n_stages = len(network.encoder.stages)
+    n_stages, names = len(network.encoder_stages), [stage.name for stage in network.history_stages]
     hooks = []
     for name, read in reads_of(network).items():
-        stage = int(name[1:])
-        beside = stage - 2 if name.startswith("e") else n_stages - stage - 1
+        stage = names.index(name)
+        beside = stage - 1 if stage < n_stages else 2 * n_stages - stage - 2  # the stage before, or the skip
         hooks.append(read.register_forward_pre_hook(_measure(squares[name], beside), with_kwargs=True))
     with torch.inference_mode():
         for image in images:
@@ -59,17 +61,12 @@ def _mean_square(x: Tensor) -> float:
 
 
 def _network(study: Study, folders: Folders, training: Training) -> tuple[nn.Module, list[int]]:
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     model = folders.model(study, training)
-    plans, dataset = PlansManager(read_json(model / "plans.json")), read_json(model / "dataset.json")
-    configuration = plans.get_configuration(study.configuration)
-    n_inputs = determine_num_input_channels(plans, configuration, dataset)
-    n_heads = plans.get_label_manager(dataset).num_segmentation_heads
-    network = TRAINERS[training.trainer].build_network_architecture(plans, configuration, n_inputs, n_heads, False)
+    plans, dataset = read_json(model / "plans.json"), read_json(model / "dataset.json")
+    planned = PlannedNetwork.of(plans, dataset, study.configuration)
+    network = planned.build(TRAINERS[training.trainer], deep_supervision=False)
     network.load_state_dict(read_checkpoint(folders.fold(study, training) / "checkpoint_final.pth")["network_weights"])
-    return network.eval(), list(configuration.patch_size)
+    return network.eval(), list(planned.configuration.patch_size)
 
 
 def _images(study: Study, folders: Folders, training: Training, patch_size: list[int]) -> list[Tensor]:

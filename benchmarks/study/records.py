@@ -10,13 +10,12 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.study.description import Study, Training
-from benchmarks.study.folders import REPOSITORY, Folders, read_json, training_arguments, write_json
+from benchmarks.study.folders import REPOSITORY, Folders, training_arguments
 from benchmarks.study.read_scale import read_scale
-from nnunet_xattnres.commands.compare.table import label_names
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import read_json, replacing, write_json
 from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
-from nnunet_xattnres.nnunet.results import Dice, read_run
+from nnunet_xattnres.nnunet.results import Dice, label_names, read_run
 from nnunet_xattnres.training.routing_log import TABLE
 
 

@@ -15,10 +15,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 import benchmarks.study
 from benchmarks.study.declared import Hypothesis
 from benchmarks.study.description import Schedule, read_study
-from benchmarks.study.folders import PLANS, class_name, plans_name, write_json
+from benchmarks.study.folders import PLANS, class_name, plans_name
 from benchmarks.study.preparation import prepare
 from benchmarks.study.scheduled import TRAINERS
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import write_json
 
 HERE = Path(benchmarks.study.__file__).parent
 STUDIES = sorted(HERE.glob("*.yaml"))

@@ -1,66 +1,29 @@
 """Plans, checkpoints, subclasses and scripts from before the package's files were moved: they still serve."""
 
-import copy
-import io
 import json
 import pickle
 import subprocess
 import sys
-from zipfile import ZipFile
 
-import numpy as np
 import pytest
 import torch
-from golden.kinds import CONFIGURATIONS, HERE, KINDS, image_of
+from golden.golden import CONFIGURATIONS, assert_golden, read_checkpoint, stored_plans
+from helpers.networks import KINDS
+from helpers.plans import build
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 every_network = pytest.mark.parametrize(
     ("kind", "configuration"), [(kind, configuration) for kind in KINDS for configuration in CONFIGURATIONS]
 )
 
 
-def read_checkpoint(kind, configuration):
-    with ZipFile(HERE / f"{kind}.zip") as archive:
-        return torch.load(io.BytesIO(archive.read(f"{configuration}.pth")), weights_only=False)
-
-
-def assert_golden(network, kind, configuration):
-    """The logits of every decoder stage, to 1e-5 of the largest: processors round differently."""
-    with ZipFile(HERE / f"{kind}.zip") as archive:
-        stored = np.load(io.BytesIO(archive.read("logits.npz")))
-        expected = [torch.from_numpy(stored[f"{configuration} {i}"]) for i in range(2)]
-    network.eval().decoder.deep_supervision = True
-    with torch.inference_mode():
-        found = network(image_of(configuration))
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
-    network.decoder.deep_supervision = False
-    with torch.inference_mode():
-        assert torch.equal(network(image_of(configuration)), found[0])
-
-
-def build(trainer, plans, configuration):
-    manager = PlansManager(copy.deepcopy(plans))
-    return trainer.build_network_architecture(manager, manager.get_configuration(configuration), 2, 3, True)
-
-
-@every_network
-def test_old_plans_and_weights_give_the_same_logits(kind, configuration):
-    plans = json.loads((HERE / f"{kind}.json").read_text())
-    network = build(nnUNetTrainer, plans, configuration)
-    network.load_state_dict(read_checkpoint(kind, configuration)["network_weights"], strict=True)
-    assert_golden(network, kind, configuration)
-
-
 @every_network
 def test_old_checkpoints_give_the_same_logits_through_their_trainer(kind, configuration):
     checkpoint = read_checkpoint(kind, configuration)
     trainer = recursive_find_trainer_class_by_name(checkpoint["trainer_name"])
-    network = build(trainer, checkpoint["init_args"]["plans"], configuration)
+    network = build(trainer, checkpoint["init_args"]["plans"], configuration=configuration, channels=(2, 3))
     network.load_state_dict(checkpoint["network_weights"], strict=True)
     assert_golden(network, kind, configuration)
 
@@ -95,9 +58,10 @@ def test_a_trainer_subclassed_in_a_folder_of_the_user(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
     plans = read_checkpoint("add", "2d_plain")["init_args"]["plans"]
-    mine = build(recursive_find_trainer_class_by_name("nnUNetTrainerMine"), plans, "2d_plain")
+    planned = {"plans": plans, "configuration": "2d_plain", "channels": (2, 3)}
+    mine = build(recursive_find_trainer_class_by_name("nnUNetTrainerMine"), **planned)
     assert (mine.skip_mode, list(mine.reads)) == ("add", ["e3", "d1", "d2"])
-    network = build(recursive_find_trainer_class_by_name("nnUNetTrainerMyReads"), plans, "2d_plain")
+    network = build(recursive_find_trainer_class_by_name("nnUNetTrainerMyReads"), **planned)
     assert (network.skip_mode, list(network.reads)) == ("replace", ["d1", "d2"])
 
 
@@ -125,7 +89,7 @@ def test_a_network_pickled_whole_before_names_modules_that_are_still_there():
     import nnunet_xattnres.history
     import nnunet_xattnres.unet
 
-    network = build(nnUNetTrainer, json.loads((HERE / "add.json").read_text()), "2d_plain")
+    network = build(nnUNetTrainer, stored_plans("add"), configuration="2d_plain", channels=(2, 3))
     ours = {cls: cls.__module__ for cls in map(type, network.modules()) if cls.__module__.startswith("nnunet_xattnres")}
     before = {"XAttnResUNet": nnunet_xattnres.unet, "HistoryRead": nnunet_xattnres.history}
     for cls in ours:

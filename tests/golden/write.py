@@ -14,12 +14,15 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import torch
-from kinds import CONFIGURATIONS, DATASET, STOCK_PLANS, image_of, plans_of, trainer_of, write_json
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from golden.golden import CONFIGURATIONS, DATASET, STOCK_PLANS, image_of, plans_of, write_json  # noqa: E402
+from helpers.networks import KINDS  # noqa: E402
+from helpers.plans import build  # noqa: E402
 
 
 def write(kind: str) -> None:
@@ -43,8 +46,7 @@ def write(kind: str) -> None:
 def make_network(plans: dict, configuration: str) -> nn.Module:
     """Initialised as nnU-Net does; parameters that start at zero or one are moved away, so that they matter."""
     torch.manual_seed(0)
-    manager = PlansManager(plans)
-    network = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration(configuration), 2, 3, True)
+    network = build(nnUNetTrainer, plans, configuration=configuration, channels=(2, 3))
     with torch.no_grad():
         for p in network.parameters():
             if p.ndim == 1:
@@ -54,7 +56,7 @@ def make_network(plans: dict, configuration: str) -> nn.Module:
 
 def checkpoint_of(network: nn.Module, kind: str, configuration: str) -> dict:
     """What nnU-Net's save_checkpoint writes; the trainers' route where a trainer has this network, else the plans'."""
-    trainer = trainer_of(kind)
+    trainer = KINDS[kind].trainer
     arguments = {"plans": STOCK_PLANS if trainer else plans_of(kind), "configuration": configuration, "fold": 0}
     return {
         "network_weights": network.state_dict(),

@@ -1,18 +1,42 @@
 """Small U-Nets of every kind that nnU-Net's planner emits, for the tests."""
 
-from itertools import product
+import pydoc
+from dataclasses import dataclass
+from itertools import accumulate, product
+from typing import Any
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
+from nnunet_xattnres.networks.registry import counterpart
+from nnunet_xattnres.reads.config import ReadConfig
 
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the shared network tester.
+
+    Attributes:
+        config: the arguments of the network beyond upstream's.
+        trainer: whose network it is; None for one that only plans can ask for.
+    """
+
+    config: Any
+    trainer: str | None
+
+
+KINDS = {
+    "add": Kind(ReadConfig("add"), "nnUNetTrainerXAttnRes"),
+    "replace": Kind(ReadConfig("replace"), "nnUNetTrainerXAttnResReplace"),
+    "decoder_reads": Kind(ReadConfig("add", encoder_reads=False), "nnUNetTrainerXAttnResDecoderReads"),
+    "gated": Kind(ReadConfig("add", read_gate="zero"), "nnUNetTrainerXAttnResGated"),
+    "none": Kind(ReadConfig("none"), "nnUNetTrainerNoSkip"),
+    "plain": Kind(ReadConfig("plain"), None),
+}
 DIMENSIONS, ENCODERS, SHAPES = (2, 3), ("plain conv", "residual"), ("isotropic", "anisotropic")
-MODES = ("add", "replace", "none", "plain", "gated")  # skip_mode, and "add" with read_gate="zero"
-ALL_NETWORKS = list(product(DIMENSIONS, ENCODERS, MODES, SHAPES))
+ALL_NETWORKS = list(product(DIMENSIONS, ENCODERS, KINDS, SHAPES))
 UPSTREAM = {"plain conv": PlainConvUNet, "residual": ResidualEncoderUNet}
-OURS = {"plain conv": XAttnResUNet, "residual": XAttnResResidualEncoderUNet}
 
 
 def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2, num_classes=3):
@@ -43,21 +67,26 @@ def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2,
     }
 
 
-def make_network(dimension, encoder, mode, shape="isotropic", *, encoder_reads=True, **changes):
-    """Our network, initialised as nnU-Net does, with pseudo-queries and gates away from zero so that they matter."""
+def make_network(dimension, encoder, kind, shape="isotropic", **changes):
+    """Our network, initialised as nnU-Net does, with what starts at zero, and would be idle, away from there."""
     torch.manual_seed(0)
-    plans = plan(dimension, encoder, shape)
-    reads = {"skip_mode": "add", "read_gate": "zero"} if mode == "gated" else {"skip_mode": mode}
-    network = OURS[encoder](**{**plans, **changes}, **reads, encoder_reads=encoder_reads)
+    upstream = f"{UPSTREAM[encoder].__module__}.{UPSTREAM[encoder].__name__}"
+    arguments = {**plan(dimension, encoder, shape), **changes}
+    network_class, arguments = counterpart(upstream, arguments, KINDS[kind].config, "test plans")
+    network = pydoc.locate(network_class)(**arguments)
     network.apply(network.initialize)
-    for read in network.reads.values():
-        nn.init.normal_(read.pseudo_query)
-        if read.gate is not None:
-            nn.init.normal_(read.gate)
+    for name, p in network.named_parameters():
+        if not p.any() and not name.endswith("bias"):
+            nn.init.normal_(p)
     return network
+
+
+def strides_of(network):
+    """How much smaller than the input the output of each encoder stage is, for each axis."""
+    return list(accumulate(network.encoder.strides, lambda a, b: [i * j for i, j in zip(a, b)]))
 
 
 def make_input(network, batch=2, channels=2):
     """An image of twice the size that the strides divide, so that the bottleneck has several positions."""
     torch.manual_seed(1)
-    return torch.randn(batch, channels, *[2 * d for d in network.encoder_stages[-1].strides])
+    return torch.randn(batch, channels, *[2 * d for d in strides_of(network)[-1]])

@@ -49,6 +49,9 @@ def make_plans(network_class="dynamic_network_architectures.architectures.unet.P
     }
 
 
-def build(trainer, plans, deep_supervision=True):
+def build(trainer, plans, deep_supervision=True, configuration="2d", channels=(1, 2)):
+    """What a trainer makes of plans, for so many input and output channels."""
     manager = PlansManager(plans)
-    return trainer.build_network_architecture(manager, manager.get_configuration("2d"), 1, 2, deep_supervision)
+    return trainer.build_network_architecture(
+        manager, manager.get_configuration(configuration), *channels, deep_supervision
+    )

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 
 from benchmarks.study.description import Schedule, Study
-from benchmarks.study.folders import write_json
+from nnunet_xattnres.common.files import write_json
 
 PLAIN, OURS = "nnUNetTrainer", "nnUNetTrainerXAttnRes"
 CASES = [f"case{i:02d}.nii.gz" for i in range(25)]

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers.networks import ENCODERS, MODES, make_input, make_network
+from helpers.networks import ENCODERS, KINDS, make_input, make_network
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
-CASES = list(product(ENCODERS, MODES, (True, False)))
+CASES = list(product(ENCODERS, KINDS, (True, False)))
 
 
 def make(encoder, mode, deep_supervision):

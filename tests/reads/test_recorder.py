@@ -5,7 +5,8 @@ import torch
 from helpers.networks import make_input, make_network
 
 from nnunet_xattnres.ops import reference
-from nnunet_xattnres.reads.recorder import knocked_out, recorded, source_names
+from nnunet_xattnres.reads.history import source_names
+from nnunet_xattnres.reads.recorder import knocked_out, recorded
 
 MODES = ("add", "replace", "gated")
 

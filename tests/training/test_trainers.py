@@ -3,27 +3,31 @@
 import copy
 import errno
 import inspect
+import pydoc
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.networks import KINDS
 from helpers.plans import CLASSES, build, make_plans
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_xattnres.commands.plan import plans_with_reads
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.training.base import locked
 from nnunet_xattnres.training.epochs import TRAINERS
 
-FAMILIES = {
-    "nnUNetTrainerXAttnRes": ("add", ["e3", "d1", "d2"]),
-    "nnUNetTrainerXAttnResReplace": ("replace", ["e3", "d1", "d2"]),
-    "nnUNetTrainerXAttnResDecoderReads": ("add", ["d1", "d2"]),
-    "nnUNetTrainerXAttnResGated": ("add", ["e3", "d1", "d2"]),
-    "nnUNetTrainerNoSkip": ("none", []),
+FAMILIES = {kind.trainer: kind.config for kind in KINDS.values() if kind.trainer}
+READS = {
+    "nnUNetTrainerXAttnRes": ["e3", "d1", "d2"],
+    "nnUNetTrainerXAttnResReplace": ["e3", "d1", "d2"],
+    "nnUNetTrainerXAttnResDecoderReads": ["d1", "d2"],
+    "nnUNetTrainerXAttnResGated": ["e3", "d1", "d2"],
+    "nnUNetTrainerNoSkip": [],
 }
 EPOCHS = (5, 20, 50, 100, 250)
 
@@ -54,14 +58,20 @@ def test_signatures_are_nnunets(trainer):
 def test_builds_the_network_of_the_plans(name, network_class):
     plans = make_plans(network_class)
     untouched = copy.deepcopy(plans)
-    skip_mode, reads = FAMILIES[name]
     on, off = (build(TRAINERS[name], plans, deep_supervision) for deep_supervision in (True, False))
     assert plans == untouched, "the plans were changed"
-    assert type(on) is CLASSES[network_class]
-    assert (on.skip_mode, list(on.reads)) == (skip_mode, reads)
-    assert on.read_gate == ("zero" if name == "nnUNetTrainerXAttnResGated" else "none")
+    expected, _ = counterpart(network_class, {}, FAMILIES[name], "test plans")
+    assert type(on) is pydoc.locate(expected)
     assert on.decoder.deep_supervision is True and off.decoder.deep_supervision is False
     off.load_state_dict(on.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("network_class", CLASSES)
+@pytest.mark.parametrize("name", READS)
+def test_which_reads_the_network_of_a_trainer_has(name, network_class):
+    network = build(TRAINERS[name], make_plans(network_class))
+    assert type(network) is CLASSES[network_class] and list(network.reads) == READS[name]
+    assert (network.skip_mode, network.read_gate) == (FAMILIES[name].skip_mode, FAMILIES[name].read_gate)
 
 
 @pytest.mark.parametrize("network_class", ["my.nets.PlainConvUNet", "dynamic_network_architectures.x.Primus"])

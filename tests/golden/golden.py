@@ -1,23 +1,19 @@
-"""The kinds of networks that have golden files, and the plans and images that they are made of."""
+"""The golden files of every kind of network: read, compared with, and what they are made of."""
 
+import io
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
+import numpy as np
 import torch
+from helpers.networks import KINDS
 
 from nnunet_xattnres.commands.plan import plans_with_reads
-from nnunet_xattnres.reads.config import ReadConfig
 
 HERE = Path(__file__).resolve().parent
-KINDS = {
-    "add": ({"skip_mode": "add"}, "nnUNetTrainerXAttnRes"),
-    "replace": ({"skip_mode": "replace"}, "nnUNetTrainerXAttnResReplace"),
-    "decoder_reads": ({"skip_mode": "add", "encoder_reads": False}, "nnUNetTrainerXAttnResDecoderReads"),
-    "gated": ({"skip_mode": "add", "read_gate": "zero"}, "nnUNetTrainerXAttnResGated"),
-    "none": ({"skip_mode": "none"}, "nnUNetTrainerNoSkip"),
-    "plain": ({"skip_mode": "plain"}, None),  # by plans only
-}
 CONFIGURATIONS = [f"{dimension}d_{encoder}" for dimension, encoder in product((2, 3), ("plain", "residual"))]
 DATASET = {
     "channel_names": {"0": "MRI", "1": "CT"},
@@ -82,12 +78,34 @@ STOCK_PLANS = {
 
 def plans_of(kind: str) -> dict:
     """The stock plans with a network of that kind."""
-    return plans_with_reads(STOCK_PLANS, f"nnUNetXAttnResPlans_{kind}", ReadConfig(**KINDS[kind][0]))[0]
+    return plans_with_reads(STOCK_PLANS, f"nnUNetXAttnResPlans_{kind}", KINDS[kind].config)[0]
 
 
-def trainer_of(kind: str) -> str | None:
-    """The trainer whose network that is."""
-    return KINDS[kind][1]
+def stored_plans(kind: str) -> dict:
+    return json.loads((HERE / f"{kind}.json").read_text(encoding="utf-8"))
+
+
+def read_checkpoint(kind: str, configuration: str) -> dict:
+    """The checkpoint of a network of that kind."""
+    with ZipFile(HERE / f"{kind}.zip") as archive:
+        return torch.load(io.BytesIO(archive.read(f"{configuration}.pth")), weights_only=False)
+
+
+def assert_golden(network: Any, kind: str, configuration: str) -> None:
+    """The logits of every decoder stage are those stored, to 1e-5 of the largest: processors round differently."""
+    with ZipFile(HERE / f"{kind}.zip") as archive:
+        stored = np.load(io.BytesIO(archive.read("logits.npz")))
+        names = sorted(name for name in stored.files if name.startswith(f"{configuration} "))
+        expected = [torch.from_numpy(stored[name]) for name in names]
+    network.eval().decoder.deep_supervision = True
+    with torch.inference_mode():
+        found = network(image_of(configuration))
+    assert len(found) == len(expected) > 1
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+    network.decoder.deep_supervision = False
+    with torch.inference_mode():
+        assert torch.equal(network(image_of(configuration)), found[0])
 
 
 def image_of(configuration: str) -> torch.Tensor:
