@@ -21,7 +21,6 @@ from nnunet_xattnres.commands.demo.commands import (
 )
 from nnunet_xattnres.commands.demo.preparation import prepare_folder, resolve_device
 from nnunet_xattnres.commands.demo.results import (
-    Dice,
     dice_table,
     draw_overlay,
     format_dice,
@@ -42,6 +41,7 @@ from nnunet_xattnres.commands.demo.settings import (
     DemoError,
 )
 from nnunet_xattnres.common.processes import find_program
+from nnunet_xattnres.nnunet.results import Dice
 
 __all__ = ["DemoError", "run_demo"]
 
