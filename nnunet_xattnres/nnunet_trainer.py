@@ -154,8 +154,9 @@ class _TrainerWithReads(nnUNetTrainer):
             Path(self.training_lock.lock_file).unlink(missing_ok=True)
 
     def save_checkpoint(self, filename: str) -> None:
-        with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
-            super().save_checkpoint(str(partial))
+        if self.local_rank == 0:  # nnU-Net calls it in every process; the others must not touch the file of this one
+            with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
+                super().save_checkpoint(str(partial))
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not self.was_initialized:
