@@ -18,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import distributed as dist
 from torch import nn
 
 from nnunet_xattnres.checkpoints import Origin, check_checkpoint
@@ -161,6 +162,8 @@ class _TrainerWithReads(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not self.was_initialized:
             self.initialize()
+        if self.is_ddp:
+            dist.barrier()  # process 0 may be writing it still: --val_best would validate different weights
         if isinstance(filename_or_checkpoint, str):
             this = Origin(type(self).__name__, self.plans_manager.plans_name, self.configuration_name)
             check_checkpoint(Path(filename_or_checkpoint), self._bare_network().state_dict(), this, _reads_of)
