@@ -78,8 +78,9 @@ def _scheduled(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
         return found
 
     def save_checkpoint(self: Any, filename: str) -> None:
-        with replacing(Path(filename)) as partial:
-            super(scheduled, self).save_checkpoint(str(partial))
+        if self.local_rank == 0:  # as in our own trainers
+            with replacing(Path(filename)) as partial:
+                super(scheduled, self).save_checkpoint(str(partial))
 
     name = class_name(trainer.__name__)
     methods = (__init__, configure_rotation_dummyDA_mirroring_and_inital_patch_size, save_checkpoint)

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import distributed as dist
 from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
@@ -60,12 +61,15 @@ class GuardedTrainer(nnUNetTrainer):
             Path(self.training_lock.lock_file).unlink(missing_ok=True)
 
     def save_checkpoint(self, filename: str) -> None:
-        with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
-            super().save_checkpoint(str(partial))
+        if self.local_rank == 0:  # nnU-Net calls it in every process; the others must not touch the file of this one
+            with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
+                super().save_checkpoint(str(partial))
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not self.was_initialized:
             self.initialize()
+        if self.is_ddp:
+            dist.barrier()  # process 0 may be writing it still: --val_best would validate different weights
         if isinstance(filename_or_checkpoint, str):
             this = Origin(type(self).__name__, self.plans_manager.plans_name, self.configuration_name)
             check_checkpoint(Path(filename_or_checkpoint), self._bare_network().state_dict(), this, _config_of)
