@@ -4,54 +4,22 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops import reference
+from nnunet_xattnres.ops.choice import CUSTOM_OPS, FUSED_CHANNELS, only_plain_torch, read_path
 
-_CUSTOM_OPS = hasattr(torch.library, "custom_op")  # since torch 2.4
+if CUSTOM_OPS:
+    from nnunet_xattnres.ops import fused, resize, tiled
 
-if _CUSTOM_OPS:
-    from nnunet_xattnres.ops import fused, interpolate, tiled
-
-__all__ = ["history_read", "read_path", "resize_to_each"]
-
-FUSED_ON_CUDA = False  # the Triton kernels are tested with Triton's interpreter only: no GPU has timed them yet
-FUSED_CHANNELS = 64  # nnU-Net's two highest resolutions: there a position's channels fit into registers
-
-Path = Literal["reference", "tiled", "fused"]
-
-
-def read_path(device: torch.device, channels: int, return_weights: bool = False) -> Path:
-    """The path of a read of so many channels on a device.
-
-    The reference where the weights are asked for while gradients are recorded, where torch is older than 2.4, and in
-    torch.export (ONNX), whose result must not need this package; the Triton kernels on CUDA, if they are switched on,
-    for at most 64 channels; the tiles everywhere else.
-    """
-    if _only_plain_torch() or (return_weights and torch.is_grad_enabled()):
-        return "reference"
-    if (
-        FUSED_ON_CUDA
-        and not return_weights
-        and device.type == "cuda"
-        and channels <= FUSED_CHANNELS
-        and fused.available()
-    ):
-        return "fused"
-    return "tiled"
-
-
-def _only_plain_torch() -> bool:
-    exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return not _CUSTOM_OPS or (exporting is not None and exporting())
+__all__ = ["FUSED_CHANNELS", "history_read", "read_path", "resize_to_each"]
 
 
 def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
     """Resize ``x``, (B, C, *spatial), to each of several sizes: a map (B, C, *size) for each, in its dtype."""
-    return (reference if _only_plain_torch() else interpolate).resize_to_each(x, sizes)
+    return (reference if only_plain_torch() else resize).resize_to_each(x, sizes)
 
 
 def history_read(

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.interpolate import resize_axis, resize_to_each
 from nnunet_xattnres.ops.reference import widest_dtype
+from nnunet_xattnres.ops.resize import resize_axis, resize_to_each
 
 try:
     import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.interpolate import resize_to_each
 from nnunet_xattnres.ops.reference import widest_dtype
+from nnunet_xattnres.ops.resize import resize_to_each
 from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile
 
 # Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.

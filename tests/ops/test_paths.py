@@ -20,7 +20,7 @@ def test_the_rule(monkeypatch):
     assert ops.read_path(CPU, 32, return_weights=True) == "reference"
     with torch.no_grad():
         assert ops.read_path(CPU, 32, return_weights=True) == "tiled"
-    monkeypatch.setattr(ops, "FUSED_ON_CUDA", True)
+    monkeypatch.setattr(ops.choice, "FUSED_ON_CUDA", True)
     monkeypatch.setattr(ops.fused, "available", lambda: True)
     assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled", "fused", "tiled"]
     assert ops.read_path(CUDA, 128) == "tiled"
