@@ -1,6 +1,7 @@
 """The read as a module: parameters, start, contracts with nnU-Net's initialisation, errors."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -115,3 +116,34 @@ def test_impossible_reads_are_refused(make, message):
 def test_a_pool_that_does_not_fit_is_named(spoil, message):
     with pytest.raises(ValueError, match=message):
         make_module()(spoil(make_pool()), (4, 4))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("without", [None, 0])
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda pool: [*pool[:2], pool[2][:1]], {}, "source 2 has shape (1, 8, 2, 2), a batch of 1, but source 0 has"),
+        (lambda pool: [pool[0][:1], *pool[1:]], {}, "source 1 has shape (2, 8, 4, 4), a batch of 2, but source 0 has"),
+        (lambda pool: [*pool[:2], pool[2].int()], {}, "source 2 is of torch.int32"),
+        (lambda pool: [*pool[:2], pool[2].to("meta")], {}, "source 2 is on meta, but source 0 is on cpu"),
+        (list, {"skip": 3}, "skip is 3, but the pool has the sources 0 to 2"),
+        (list, {"skip": -2}, "skip is -2, but the pool has the sources 0 to 2"),
+        (list, {"skip": 2}, "source 2 cannot be the skip: it is not direct; this read's direct sources are [1]"),
+        (list, {"below": torch.randn(1, 3, 4, 4)}, "below has shape (1, 3, 4, 4); expected a batch of 2"),
+        (list, {"below": torch.randn(2, 3, 1, 4)}, "below has shape (2, 3, 1, 4); expected a batch of 2"),
+        (list, {"below": torch.ones(2, 3, 4, 4, dtype=torch.int32)}, "below is of torch.int32"),
+        (list, {"without": 3}, "without is 3, but the pool has the sources 0 to 2"),
+        (list, {"without": -1}, "without is -1, but the pool has the sources 0 to 2"),
+    ],
+)
+def test_what_does_not_fit_the_pool_is_named(spoil, options, message, without, gated):
+    """By its place in the whole pool, whether or not a source is left out and whatever is put around the read."""
+    read = HistoryRead((4, 8, 8), 8, nn.Conv2d, direct=(1,), gated=gated)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(spoil(make_pool()), (4, 4), **{"without": without, **options})
+
+
+def test_the_only_source_cannot_be_left_out():
+    with pytest.raises(ValueError, match="source 0 cannot be left out: it is the only one"):
+        HistoryRead((4,), 8, nn.Conv2d)([torch.randn(1, 4, 4, 4)], (8, 8), without=0)

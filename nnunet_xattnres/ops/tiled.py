@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.ops.arguments import check_read
 from nnunet_xattnres.ops.reference import widest_dtype
-from nnunet_xattnres.ops.resize import resize_to_each
+from nnunet_xattnres.ops.resize import resized_first
 from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile
 
 # Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.
@@ -40,11 +41,30 @@ def history_read(
     eps: float = 1e-6,
     return_weights: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """What ``reference.history_read`` returns; it can be differentiated once, with the weights not at all."""
+    """Read a pool as ``reference.history_read`` does; it can be differentiated once, with the weights not at all.
+
+    Args:
+        pool: N maps, each (B, C_k, *spatial), of any floating dtypes.
+        projections: N weights (C, C_k); None for a map of C channels that is read as it is.
+        pseudo_query: (C).
+        key_scale: (C).
+        size: the spatial size of the read, 2 or 3 axes.
+        skip: the index of a source without a projection, at ``size``, that is added to the read.
+        below: a map (B, C_below, *size) to stand before the result.
+        eps: added to the mean square inside the RMSNorm.
+        return_weights: also return the weights of the sources.
+
+    Returns:
+        The read, (B, C, *size), or with ``below`` (B, C_below + C, *size), in the widest dtype of the maps; with
+        ``return_weights`` also the weights, (B, N, *size), in float32 or wider, as all is computed.
+
+    Raises:
+        ValueError: for what is no read; it names the source by its index.
+    """
+    check_read(pool, projections, pseudo_query, key_scale, size, skip=skip, below=below)
     dtype = torch.promote_types(widest_dtype(pool), torch.float32)
     query = (pseudo_query * key_scale).to(dtype) * len(pseudo_query) ** 0.5
-    n = torch.Size(size).numel()
-    pool = [resize_to_each(h, [size])[0] if h.shape[2:].numel() > n else h for h in pool]
+    pool = [resized_first(h, p, size) for h, p in zip(pool, projections, strict=True)]
     # (C + 1, C_k), or the query alone, (C), for a map that is read as it is
     wide = [None if p is None else p.to(dtype) for p in projections]
     extended = [query if p is None else torch.cat((p, (query @ p).unsqueeze(0))) for p in wide]
@@ -103,7 +123,7 @@ def _read_fake(
 ) -> Tensor:
     maps = pool if below is None else [*pool, below]
     channels = _channels(projections) + (0 if below is None else below.shape[1])
-    return pool[0].new_empty(len(pool[0]), channels, *size, dtype=widest_dtype(maps))
+    return pool[0].new_empty(pool[0].shape[0], channels, *size, dtype=widest_dtype(maps))
 
 
 @torch.library.custom_op("nnunet_xattnres::history_read_backward", mutates_args=())

@@ -119,10 +119,12 @@ def test_low_precision_maps_are_scored_in_float32(dtype):
     torch.testing.assert_close(read, torch.full_like(read, 150.5))
 
 
-def test_pool_and_projections_must_match():
-    pool, projections, *rest = make_read("2d down and up")
-    with pytest.raises(ValueError, match="shorter"):
-        history_read(pool, projections[:2], *rest)
+def test_low_precision_maps_with_float32_parameters_and_no_autocast():
+    pool, projections, query, scale, size = make_read("2d down and up")
+    expected = history_read(pool, projections, query, scale, size)
+    read = history_read([h.bfloat16() for h in pool], [P.float() for P in projections], query, scale, size)
+    assert read.dtype == torch.bfloat16
+    torch.testing.assert_close(read.double(), expected, rtol=0, atol=0.02 * expected.abs().max().item())
 
 
 def test_skip_and_below():

@@ -100,7 +100,9 @@ def topologies(draw):
     skip = draw(st.one_of(st.none(), st.integers(0, len(sources))))
     sources.insert(skip or 0, (channels, size))
     below = draw(st.integers(0, 3))
-    return Case(sources, channels, size, batch=draw(st.integers(1, 3)), skip=skip, below=below)
+    unprojected = tuple(k for k, (c, _) in enumerate(sources) if c == channels and draw(st.booleans()))
+    batch = draw(st.integers(1, 3))
+    return Case(sources, channels, size, batch=batch, skip=skip, below=below, unprojected=unprojected)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
