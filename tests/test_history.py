@@ -45,6 +45,21 @@ def test_forward_is_the_reference_with_its_parameters():
     torch.testing.assert_close(read(pool, (4, 4)), result)  # the fast path
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gated", [False, True])
+def test_autocast_changes_nothing_of_float32_maps(gated, dtype):
+    """Neither the read nor the weights nor the gate: float32 stays float32."""
+    torch.manual_seed(2)
+    read, pool = HistoryRead((4, 8, 8), 8, nn.Conv2d, direct=(1,), gated=gated), make_pool()
+    for p in read.parameters():
+        nn.init.normal_(p)
+    with torch.no_grad():
+        expected = read(pool, (4, 4), skip=1, below=pool[1], return_weights=True)
+        with torch.autocast("cpu", dtype=dtype):
+            found = read(pool, (4, 4), skip=1, below=pool[1], return_weights=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
 def test_start_is_the_mean_and_survives_nnunets_initialisation():
     read, pool = make_module(), make_pool()
     before = read.projections[0].weight.clone()

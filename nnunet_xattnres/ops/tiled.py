@@ -67,7 +67,9 @@ def history_read(
     pool = [resized_first(h, p, size) for h, p in zip(pool, projections, strict=True)]
     # (C + 1, C_k), or the query alone, (C), for a map that is read as it is
     wide = [None if p is None else p.to(dtype) for p in projections]
-    extended = [query if p is None else torch.cat((p, (query @ p).unsqueeze(0))) for p in wide]
+    # a sum of products, and no matrix product, which autocast would take in half precision
+    rows = [query if p is None else (query.unsqueeze(1) * p).sum(0, keepdim=True) for p in wide]
+    extended = [row if p is None else torch.cat((p, row)) for p, row in zip(wide, rows, strict=True)]
     if not return_weights:
         return _read(pool, extended, below, list(size), skip, eps)
     with torch.no_grad():

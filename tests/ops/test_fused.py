@@ -116,6 +116,15 @@ def test_maps_of_several_dtypes_under_autocast():
         torch.testing.assert_close(result.double(), expected, rtol=0, atol=precision * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing_of_float32_maps(dtype):
+    read = Read(*CASES["2d, several direct"])
+    expected = read.fused()
+    with torch.autocast(DEVICE, dtype=dtype):
+        found = read.fused()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_inputs_that_are_not_contiguous():
     read = Read(*CASES["2d, several direct"])
     read.tensors = [

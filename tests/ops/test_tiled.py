@@ -1,6 +1,7 @@
 """The tiled read against the reference: outputs, gradients, dtypes, layouts, and what torch asks of an operator."""
 
 from functools import partial
+from math import prod
 
 import pytest
 import torch
@@ -60,6 +61,42 @@ def test_low_precision_maps(name, dtype):
         assert found[k].dtype == (dtype if k == "out" else low[k].dtype)
         error = (found[k].float() - value).abs().max()
         assert error <= 4 * torch.finfo(dtype).eps * max(1.0, value.abs().max()), f"{k}: {error}"
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing_of_float32_maps(name, dtype):
+    """Not a bit: norm, scores and softmax are in float32, and here the alignment is, too."""
+    tensors, read = make(CASES[name], torch.float32)
+    with_weights = partial(tiled.history_read, return_weights=True)
+    with torch.no_grad():
+        expected = read(with_weights, tensors)
+        with torch.autocast("cpu", dtype=dtype):
+            found = read(with_weights, tensors)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    expected = outputs_and_gradients(tiled.history_read, tensors, read)
+    found = outputs_and_gradients(tiled.history_read, tensors, read, autocast=dtype)
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+NONE_IS_RESIZED_FIRST = [  # a finer map is, and one without a projection: to the precision of the maps
+    name
+    for name, case in CASES.items()
+    if not case.unprojected and all(prod(size) <= prod(case.size) for _, size in case.sources)
+]
+
+
+@pytest.mark.parametrize("name", NONE_IS_RESIZED_FIRST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_low_precision_maps_under_autocast(name, dtype):
+    """Those of the same maps in float64, as near as float32 comes: 3e-7 was the largest error when this was written."""
+    tensors, read = make(CASES[name], torch.float32)
+    low = {k: t.detach().to(dtype) if k[0] == "h" or k == "below" else t for k, t in tensors.items()}
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        _, found = read(partial(tiled.history_read, return_weights=True), low)
+    _, expected = read(partial(reference.history_read, return_weights=True), {k: t.double() for k, t in low.items()})
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
 
 
 def test_large_values_in_float16_do_not_overflow():
