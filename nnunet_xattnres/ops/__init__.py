@@ -29,7 +29,7 @@ def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
     Raises:
         ValueError: for another number of axes, a size that is not positive, or a dtype that is not floating.
     """
-    return (reference if only_plain_torch() else resize).resize_to_each(x, sizes)
+    return (reference if only_plain_torch(x.device) else resize).resize_to_each(x, sizes)
 
 
 def history_read(

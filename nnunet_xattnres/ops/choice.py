@@ -18,11 +18,10 @@ Path = Literal["reference", "tiled", "fused"]
 def read_path(device: torch.device, channels: int, return_weights: bool = False) -> Path:
     """The path of a read of so many channels on a device.
 
-    The reference where the weights are asked for while gradients are recorded, where torch is older than 2.4, and in
-    torch.export (ONNX), whose result must not need this package; the Triton kernels on CUDA, if they are switched on,
-    for at most 64 channels; the tiles everywhere else.
+    The reference where the weights are asked for while gradients are recorded, and wherever there is only plain torch;
+    the Triton kernels on CUDA, if they are switched on, for at most 64 channels; the tiles everywhere else.
     """
-    if only_plain_torch() or (return_weights and torch.is_grad_enabled()):
+    if only_plain_torch(device) or (return_weights and torch.is_grad_enabled()):
         return "reference"
     if (
         FUSED_ON_CUDA
@@ -35,7 +34,11 @@ def read_path(device: torch.device, channels: int, return_weights: bool = False)
     return "tiled"
 
 
-def only_plain_torch() -> bool:
-    """Whether this package's operators cannot be used."""
+def only_plain_torch(device: torch.device) -> bool:
+    """Whether this package's operators are not used on a device.
+
+    So it is where torch is older than 2.4, on MPS, where nobody has run them yet, and in torch.export (ONNX), whose
+    result must not need this package.
+    """
     exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return not CUSTOM_OPS or (exporting is not None and exporting())
+    return not CUSTOM_OPS or device.type == "mps" or (exporting is not None and exporting())

@@ -139,6 +139,7 @@ BAD = {
         "broadcast, expand() it",
     ),
     "below of one position": (change(below=shaped(2, 5, 1, 4)), "below has shape (2, 5, 1, 4); expected a batch of 2"),
+    "below that is a number": (change(below=value(torch.tensor(1.0))), "below has shape (); expected a batch of 2"),
     "below without a batch": (change(below=shaped(5, 4, 4)), "below has shape (5, 4, 4); expected a batch of 2, any"),
 }
 
