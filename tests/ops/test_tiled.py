@@ -11,6 +11,7 @@ from ops_reads import CASES, Case, assert_parity, make, outputs_and_gradients
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_xattnres.ops import reference, tiled
+from nnunet_xattnres.ops.tiles import _TILE
 
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -19,7 +20,7 @@ every_case = pytest.mark.parametrize("name", CASES)
 def tiles(request, monkeypatch):
     """With 2^7 numbers a tile, every case is cut along its rows and its middle axis."""
     if request.param == "many tiles":
-        monkeypatch.setitem(tiled._TILE, "cpu", 2**7)
+        monkeypatch.setitem(_TILE, "cpu", 2**7)
 
 
 @every_case
@@ -145,12 +146,12 @@ def topologies(draw):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(topologies(), st.sampled_from([2**5, 2**8, 2**18]))
 def test_any_topology(case, numbers):
-    before = tiled._TILE["cpu"]
+    before = _TILE["cpu"]
     try:
-        tiled._TILE["cpu"] = numbers
+        _TILE["cpu"] = numbers
         assert_parity(tiled.history_read, case, torch.float64, 1e-12, 1e-10)
     finally:
-        tiled._TILE["cpu"] = before
+        _TILE["cpu"] = before
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_any_topology(case, numbers):
     ],
 )
 def test_gradcheck(case, monkeypatch):
-    monkeypatch.setitem(tiled._TILE, "cpu", 2**4)
+    monkeypatch.setitem(_TILE, "cpu", 2**4)
     tensors, read = make(case)
     inputs = tuple(tensors.values())
     assert torch.autograd.gradcheck(lambda *values: read(tiled.history_read, dict(zip(tensors, values))), inputs)
