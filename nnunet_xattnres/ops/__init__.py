@@ -4,54 +4,32 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops import reference
+from nnunet_xattnres.ops.choice import CUSTOM_OPS, FUSED_CHANNELS, only_plain_torch, read_path
 
-_CUSTOM_OPS = hasattr(torch.library, "custom_op")  # since torch 2.4
+if CUSTOM_OPS:
+    from nnunet_xattnres.ops import fused, resize, tiled
 
-if _CUSTOM_OPS:
-    from nnunet_xattnres.ops import fused, interpolate, tiled
-
-__all__ = ["history_read", "read_path", "resize_to_each"]
-
-FUSED_ON_CUDA = False  # the Triton kernels are tested with Triton's interpreter only: no GPU has timed them yet
-FUSED_CHANNELS = 64  # nnU-Net's two highest resolutions: there a position's channels fit into registers
-
-Path = Literal["reference", "tiled", "fused"]
-
-
-def read_path(device: torch.device, channels: int, return_weights: bool = False) -> Path:
-    """The path of a read of so many channels on a device.
-
-    The reference where the weights are asked for while gradients are recorded, where torch is older than 2.4, and in
-    torch.export (ONNX), whose result must not need this package; the Triton kernels on CUDA, if they are switched on,
-    for at most 64 channels; the tiles everywhere else.
-    """
-    if _only_plain_torch() or (return_weights and torch.is_grad_enabled()):
-        return "reference"
-    if (
-        FUSED_ON_CUDA
-        and not return_weights
-        and device.type == "cuda"
-        and channels <= FUSED_CHANNELS
-        and fused.available()
-    ):
-        return "fused"
-    return "tiled"
-
-
-def _only_plain_torch() -> bool:
-    exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return not _CUSTOM_OPS or (exporting is not None and exporting())
+__all__ = ["FUSED_CHANNELS", "history_read", "read_path", "resize_to_each"]
 
 
 def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Resize ``x``, (B, C, *spatial), to each of several sizes: a map (B, C, *size) for each, in its dtype."""
-    return (reference if _only_plain_torch() else interpolate).resize_to_each(x, sizes)
+    """Resize ``x``, (B, C, *spatial), to each of several sizes, linearly, with ``align_corners=False``.
+
+    Args:
+        x: a map of 2 or 3 spatial axes and any floating dtype.
+        sizes: spatial sizes, as many axes each.
+
+    Returns:
+        A map (B, C, *size) for each size, in the dtype of ``x``.
+
+    Raises:
+        ValueError: for another number of axes, a size that is not positive, or a dtype that is not floating.
+    """
+    return (reference if only_plain_torch(x.device) else resize).resize_to_each(x, sizes)
 
 
 def history_read(
@@ -61,14 +39,45 @@ def history_read(
     key_scale: Tensor,
     size: Sequence[int],
     *,
+    skip: int | None = None,
+    below: Tensor | None = None,
+    eps: float = 1e-6,
     return_weights: bool = False,
-    **options: Any,
-) -> Any:
-    """``reference.history_read`` by the path that ``read_path`` names; all paths are exact."""
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Read a pool of earlier stage outputs with one learned pseudo-query, by the path that ``read_path`` names.
+
+    With v_k = Resize(P_k h_k): l_k(x) = <w, RMSNorm(v_k(x))>, a(x) = softmax over k of l_k(x), and the read is
+    r(x) = sum over k of a_k(x) v_k(x), at every position x: the mechanism of XAttnRes, arXiv 2604.03297. What
+    is not the paper's is marked (ours). All paths are exact; ``reference.history_read`` says the same in code.
+
+    Args:
+        pool: N feature maps h_k, each (B, C_k, *spatial) with its own C_k, spatial size and floating dtype.
+        projections: N weights P_k of 1x1 convolutions without bias, (C, C_k); None for a map that is read as it is:
+            it has C channels already (ours).
+        pseudo_query: w, (C).
+        key_scale: g, the learned scale of the RMSNorm over the channels, (C).
+        size: the spatial size of the read, 2 or 3 axes. A map of any other size is resized, linearly, with
+            ``align_corners=False``.
+        skip: the index of a source that is added to the read; it has no projection, and its size is ``size`` (ours).
+        below: a map (B, C_below, *size) to stand before the result, as in a U-Net's decoder stage (ours).
+        eps: added to the mean square inside the RMSNorm.
+        return_weights: also return the weights a_k. While gradients are recorded this takes the reference, and its
+            memory.
+
+    Returns:
+        The read, (B, C, *size), in the widest dtype of the maps, or with ``below`` (B, C_below + C, *size); with
+        ``return_weights`` also the weights, (B, N, *size), which sum to one over the sources. Norm, scores and softmax
+        are computed in float32 or wider.
+
+    Raises:
+        ValueError: when the arguments do not fit each other: another number of projections than of maps, other batch
+            sizes, channels, shapes or numbers of axes than the above, a size that is not positive, a dtype that is not
+            floating, or several devices. It names the source by its index.
+    """
     arguments = pool, projections, pseudo_query, key_scale, size
-    path = read_path(pseudo_query.device, len(pseudo_query), return_weights)
+    path = read_path(pseudo_query.device, pseudo_query.numel(), return_weights)  # which checks the arguments
     if path == "fused":
-        return fused.history_read(*arguments, **options)
+        return fused.history_read(*arguments, skip=skip, below=below, eps=eps)
     return (reference if path == "reference" else tiled).history_read(
-        *arguments, return_weights=return_weights, **options
+        *arguments, skip=skip, below=below, eps=eps, return_weights=return_weights
     )

@@ -29,8 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.interpolate import resize_axis, resize_to_each
+from nnunet_xattnres.ops.arguments import check_read
 from nnunet_xattnres.ops.reference import widest_dtype
+from nnunet_xattnres.ops.resize import resize_axis, resized_first
 
 try:
     import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -370,7 +371,7 @@ def _read_fake(
     skip: bool,
 ) -> tuple[Tensor, Tensor]:
     pool = direct + others
-    batch, before = len(pool[0]), 0 if below is None else below.shape[1]
+    batch, before = pool[0].shape[0], 0 if below is None else below.shape[1]
     dtype = widest_dtype(pool if below is None else [*pool, below])
     return query.new_empty(batch, before + len(query), *size, dtype=dtype), query.new_empty(batch, *size)
 
@@ -460,26 +461,33 @@ def history_read(
     below: Tensor | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Read a pool as ``reference.history_read`` does; the tensors are CUDA tensors.
+    """Read a pool as ``reference.history_read`` does; the tensors are CUDA tensors. It can be differentiated once.
 
     Args:
-        pool, projections, pseudo_query, key_scale, size, below, eps: as in ``reference.history_read``.
-        skip: the index of a source without a projection that is added to the read.
+        pool: N maps, each (B, C_k, *spatial), of any floating dtypes.
+        projections: N weights (C, C_k); None for a map of C channels that is read as it is.
+        pseudo_query: (C).
+        key_scale: (C).
+        size: the spatial size of the read, 2 or 3 axes.
+        skip: the index of a source without a projection, at ``size``, that is added to the read.
+        below: a map (B, C_below, *size) to stand before the result.
+        eps: added to the mean square inside the RMSNorm.
 
     Returns:
-        The read, (B, C, *size), or with ``below`` (B, C_below + C, *size).
+        The read, (B, C, *size), or with ``below`` (B, C_below + C, *size), in the widest dtype of the maps. Projected
+        maps are kept in that dtype; all else is computed in float32 or wider.
+
+    Raises:
+        ValueError: for what is no read; it names the source by its index.
     """
-    if skip is not None and projections[skip] is not None:
-        raise ValueError(f"source {skip} cannot be the skip: it has a projection")
+    check_read(pool, projections, pseudo_query, key_scale, size, skip=skip, below=below)
     dtype = torch.promote_types(widest_dtype(pool), torch.float32)  # of all that the kernels compute
     query = pseudo_query.to(dtype) * key_scale.to(dtype)
     direct, others, used = [], [], []
     # the softmax does not care for the order: the skip comes first, because the first direct map is never copied
     for k in sorted(range(len(pool)), key=lambda k: k != skip):
-        h, projection = pool[k], projections[k]
-        finer = h.shape[2:].numel() > torch.Size(size).numel()
-        if finer or (projection is None and h.shape[2:] != torch.Size(size)):  # direct sources come at the size
-            h = resize_to_each(h, [size])[0]
+        projection = projections[k]
+        h = resized_first(pool[k], projection, size)
         if projection is None:
             direct.append(h)
         else:

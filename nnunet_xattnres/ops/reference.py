@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+from nnunet_xattnres.ops.arguments import check_read, check_resize
+
+_LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def history_read(
@@ -28,22 +30,26 @@ def history_read(
     r(x) = sum over k of a_k(x) v_k(x), at every position x.
 
     Args:
-        pool: N feature maps h_k, each (B, C_k, *spatial) with its own C_k and spatial size.
+        pool: N feature maps h_k, each (B, C_k, *spatial) with its own C_k, spatial size and floating dtype.
         projections: N weights P_k of 1x1 convolutions without bias, (C, C_k); None for a map that is read as it is:
-            it has C channels already.
+            it has C channels already (ours).
         pseudo_query: w, (C).
         key_scale: g, the learned scale of the RMSNorm over the channels, (C).
-        size: the spatial size of the read.
-        skip: the index of a source that is added to the read; its size is ``size``, its channels are C (ours).
+        size: the spatial size of the read, 2 or 3 axes.
+        skip: the index of a source that is added to the read; it has no projection, and its size is ``size`` (ours).
         below: a map (B, C_below, *size) to stand before the result, as in a U-Net's decoder stage (ours).
         eps: added to the mean square inside the RMSNorm.
         return_weights: also return the weights a_k.
 
     Returns:
-        The read, (B, C, *size), or with ``below`` (B, C_below + C, *size), in the widest dtype of the maps; with
+        The read, (B, C, *size), in the widest dtype of the maps, or with ``below`` (B, C_below + C, *size); with
         ``return_weights`` also the weights, (B, N, *size), which sum to one over the sources. Norm, scores and softmax
         are computed in float32 or wider.
+
+    Raises:
+        ValueError: for what is no read; it names the source by its index.
     """
+    check_read(pool, projections, pseudo_query, key_scale, size, skip=skip, below=below)
     values = [_align(h, p, tuple(size)) for h, p in zip(pool, projections, strict=True)]
     scores = torch.stack([_score(v, pseudo_query, key_scale, eps) for v in values], dim=1)  # (B, N, *size)
     weights = scores.softmax(dim=1)
@@ -69,11 +75,25 @@ def _align(h: Tensor, projection: Tensor | None, size: tuple[int, ...]) -> Tenso
 
 
 def _project(h: Tensor, projection: Tensor | None) -> Tensor:
-    return h if projection is None else torch.matmul(projection, h.flatten(2)).unflatten(2, h.shape[2:])
+    if projection is None:
+        return h
+    return torch.matmul(projection.to(h.dtype), h.flatten(2)).unflatten(2, h.shape[2:])
 
 
 def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Resize ``x``, (B, C, *spatial), to each of several sizes: a map (B, C, *size) for each."""
+    """Resize ``x``, (B, C, *spatial), to each of several sizes, linearly, with ``align_corners=False``.
+
+    Args:
+        x: a map of 2 or 3 spatial axes and any floating dtype.
+        sizes: spatial sizes, as many axes each.
+
+    Returns:
+        A map (B, C, *size) for each size, in the dtype of ``x``.
+
+    Raises:
+        ValueError: for what cannot be resized.
+    """
+    check_resize(x, sizes)
     return [_resize(x, tuple(size)) for size in sizes]
 
 

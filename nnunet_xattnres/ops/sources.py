@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.interpolate import band, resize_axis
+from nnunet_xattnres.ops.resize import band, resize_axis
 
 
 class Tile(NamedTuple):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nnunet_xattnres.ops import history_read
+from nnunet_xattnres.ops.arguments import check_below, check_maps
 
 
 class HistoryRead(nn.Module):
@@ -95,9 +96,11 @@ class HistoryRead(nn.Module):
             weights of the sources, (B, N, *size).
 
         Raises:
-            ValueError: when the pool does not fit the sources that this read was built for.
+            ValueError: when the pool does not fit the sources that this read was built for, or the rest does not fit
+                the pool.
         """
         self._check(pool, size)
+        self._check_indices(skip, without)
         query, scale = self.pseudo_query, self.key_scale
         if query is None or scale is None:
             # the softmax over one source is 1 whatever its score; zeros keep to the one code path
@@ -109,12 +112,17 @@ class HistoryRead(nn.Module):
             return history_read(
                 pool, projections, query, scale, size, skip=skip, below=below, return_weights=return_weights
             )
+        # what the operator is not given below, or would number otherwise
+        if without is not None:
+            check_maps(pool, size)
+        if below is not None:
+            check_below(below, pool[0], size)
         kept = [k for k in range(len(pool)) if k != without]
         maps, their_projections = [pool[k] for k in kept], [projections[k] for k in kept]
         found = history_read(maps, their_projections, query, scale, size, return_weights=return_weights)
-        read, *weights = found if return_weights else (found,)
+        read, weights = found if isinstance(found, tuple) else (found, None)
         out = self._around(read, None if skip is None else pool[skip], below)
-        return (out, *weights) if return_weights else out
+        return out if weights is None else (out, weights)
 
     def _around(self, read: Tensor, skip: Tensor | None, below: Tensor | None) -> Tensor:
         """The gate, the skip and the map below put around the read, as the operator does where there is no gate."""
@@ -128,6 +136,7 @@ class HistoryRead(nn.Module):
         return f"source_channels={self.source_channels}, direct={sorted(self.direct)}{gated}"
 
     def _check(self, pool: Sequence[Tensor], size: Sequence[int]) -> None:
+        """Refuse what this read was not built for; what no read can do, ``history_read`` refuses."""
         if len(pool) != len(self.source_channels):
             raise ValueError(f"the pool has {len(pool)} maps, this read was built for {len(self.source_channels)}")
         for k, (h, channels) in enumerate(zip(pool, self.source_channels, strict=True)):
@@ -139,3 +148,17 @@ class HistoryRead(nn.Module):
                 raise ValueError(
                     f"source {k} is direct but has the spatial size {tuple(h.shape[2:])} instead of {tuple(size)}"
                 )
+
+    def _check_indices(self, skip: int | None, without: int | None) -> None:
+        n = len(self.source_channels)
+        if skip is not None and not 0 <= skip < n:
+            raise ValueError(f"skip is {skip}, but the pool has the sources 0 to {n - 1}")
+        if skip is not None and skip not in self.direct:
+            raise ValueError(
+                f"source {skip} cannot be the skip: it is not direct; this read's direct sources are "
+                f"{sorted(self.direct)}; the others need not have its channels and size"
+            )
+        if without is not None and not 0 <= without < n:
+            raise ValueError(f"without is {without}, but the pool has the sources 0 to {n - 1}")
+        if without is not None and n == 1:
+            raise ValueError("source 0 cannot be left out: it is the only one, and a read needs at least one")

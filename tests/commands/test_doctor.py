@@ -177,3 +177,13 @@ def test_the_path_of_the_reads_is_shown(monkeypatch):
     monkeypatch.setattr("nnunet_xattnres.ops.read_path", lambda *args, **kwargs: "fused")
     (finding,) = doctor.check_reads()
     assert "Triton kernels up to 64 channels" in finding.message
+
+
+def test_the_reference_on_mps_is_no_old_torch(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    (finding,) = diagnosis.check_reads()
+    assert (finding.level, finding.topic, finding.remedy) == ("ok", "reads", "")
+    assert finding.message.startswith("reference on mps") and "has not been run there" in finding.message

@@ -9,7 +9,10 @@ from nnunet_xattnres.ops import reference
 
 @dataclass
 class Case:
-    """Channels and spatial sizes of the sources, channels and size of the target."""
+    """Channels and spatial sizes of the sources, channels and size of the target.
+
+    A source that is not exactly of the target's channels and size has a projection, but for those in ``unprojected``.
+    """
 
     sources: list
     channels: int
@@ -17,6 +20,7 @@ class Case:
     batch: int = 2
     skip: int | None = None
     below: int = 0
+    unprojected: tuple = ()
 
 
 CASES = {
@@ -31,6 +35,12 @@ CASES = {
     "same size, other channels": Case([(2, (4, 4)), (5, (4, 4))], 3, (4, 4)),
     "one sample": Case([(2, (4, 4, 4)), (3, (2, 2, 2))], 2, (4, 4, 4), batch=1, skip=0, below=2),
     "one source": Case([(2, (4, 4))], 3, (8, 8)),
+    "2d, no projection at any size": Case(
+        [(3, (2, 3)), (3, (9, 8)), (3, (4, 5)), (3, (10, 2)), (2, (2, 2))], 3, (4, 5), skip=2, unprojected=(0, 1, 3)
+    ),
+    "3d, no projection at any size": Case(
+        [(2, (2, 3, 2)), (2, (5, 6, 7)), (2, (6, 2, 4))], 2, (4, 3, 4), below=1, unprojected=(0, 1, 2)
+    ),
     "one position": Case([(2, (1, 1)), (3, (2, 2))], 3, (1, 1)),
 }
 
@@ -44,7 +54,7 @@ def make(case, dtype=torch.float64, seed=0):
 
     tensors = {f"h{k}": normal(case.batch, c, *size) for k, (c, size) in enumerate(case.sources)}
     for k, (c, size) in enumerate(case.sources):
-        if (c, size) != (case.channels, case.size):
+        if (c, size) != (case.channels, case.size) and k not in case.unprojected:
             tensors[f"P{k}"] = normal(case.channels, c)
     tensors |= {"w": normal(case.channels), "g": normal(case.channels)}
     if case.below:

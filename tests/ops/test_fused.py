@@ -27,6 +27,13 @@ CASES = {  # channels and spatial sizes of the sources, channels and size of the
     "2d, wide": ([(2, (1, 20)), (3, (2, 150))], 3, (2, 150), {"direct": (1,), "skip": 1}),
     "2d, high ratio": ([(2, (1, 1)), (2, (2, 2)), (3, (13, 11))], 3, (13, 11), {"direct": (2,)}),
     "2d, a direct map of another size": ([(3, (2, 3)), (3, (6, 6)), (2, (2, 2))], 3, (4, 5), {"direct": (0, 1)}),
+    "2d, a direct map of as many positions": ([(3, (10, 2)), (2, (2, 2))], 3, (4, 5), {"direct": (0,), "below": 1}),
+    "3d, direct maps of other sizes": (
+        [(2, (2, 3, 2)), (2, (4, 3, 4)), (2, (5, 6, 7)), (2, (6, 2, 4))],
+        2,
+        (4, 3, 4),
+        {"direct": (0, 1, 2, 3), "skip": 1},
+    ),
     "3d, anisotropic": ([(2, (3, 4, 8)), (3, (3, 2, 4)), (5, (1, 1, 3))], 3, (3, 4, 8), {}),
     "3d, odd": (
         [(4, (2, 3, 5)), (17, (3, 3, 5)), (3, (2, 2, 3))],
@@ -109,6 +116,15 @@ def test_maps_of_several_dtypes_under_autocast():
         torch.testing.assert_close(result.double(), expected, rtol=0, atol=precision * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing_of_float32_maps(dtype):
+    read = Read(*CASES["2d, several direct"])
+    expected = read.fused()
+    with torch.autocast(DEVICE, dtype=dtype):
+        found = read.fused()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_inputs_that_are_not_contiguous():
     read = Read(*CASES["2d, several direct"])
     read.tensors = [
@@ -121,13 +137,6 @@ def test_the_same_bits_twice():
     read = Read(*CASES["2d, several direct"])
     for first, second in zip(read.fused(), read.fused(), strict=True):
         assert torch.equal(first, second)
-
-
-def test_a_skip_with_a_projection_is_refused():
-    read = Read(*CASES["one source"])
-    read.skip = 0
-    with pytest.raises(ValueError, match="source 0 cannot be the skip"):
-        read.fused()
 
 
 def test_without_triton():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -16,17 +17,35 @@ CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 
 def test_the_rule(monkeypatch):
-    assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled"] * 3
+    assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled", "tiled", "reference"]
     assert ops.read_path(CPU, 32, return_weights=True) == "reference"
     with torch.no_grad():
         assert ops.read_path(CPU, 32, return_weights=True) == "tiled"
-    monkeypatch.setattr(ops, "FUSED_ON_CUDA", True)
+    monkeypatch.setattr(ops.choice, "FUSED_ON_CUDA", True)
     monkeypatch.setattr(ops.fused, "available", lambda: True)
-    assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled", "fused", "tiled"]
+    assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled", "fused", "reference"]
     assert ops.read_path(CUDA, 128) == "tiled"
     assert ops.read_path(CUDA, 32, return_weights=True) == "reference"
     monkeypatch.setattr(ops.fused, "available", lambda: False)
     assert ops.read_path(CUDA, 32) == "tiled"
+
+
+def test_what_reads_takes_the_path_that_the_rule_names(monkeypatch):
+    """The public functions ask the rule, with the device of their tensors."""
+
+    def named(name):
+        return lambda *_, **__: name
+
+    w, x = torch.randn(4), torch.randn(1, 4, 4, 4)
+    for path in ("reference", "tiled", "fused"):
+        monkeypatch.setattr(getattr(ops, path), "history_read", named(path))
+        monkeypatch.setattr(ops, "read_path", lambda device, channels, weights, path=path: path)
+        assert ops.history_read([x], [None], w, w, (4, 4)) == path
+    monkeypatch.setattr(ops.reference, "resize_to_each", named("reference"))
+    monkeypatch.setattr(ops.resize, "resize_to_each", named("resize"))
+    assert ops.resize_to_each(x, [(2, 2)]) == "resize"
+    on_mps = SimpleNamespace(device=MPS)  # there is no such hardware here
+    assert ops.resize_to_each(on_mps, [(2, 2)]) == "reference"
 
 
 @pytest.mark.parametrize("encoder_reads", [True, False])

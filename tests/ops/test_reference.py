@@ -119,10 +119,24 @@ def test_low_precision_maps_are_scored_in_float32(dtype):
     torch.testing.assert_close(read, torch.full_like(read, 150.5))
 
 
-def test_pool_and_projections_must_match():
-    pool, projections, *rest = make_read("2d down and up")
-    with pytest.raises(ValueError, match="shorter"):
-        history_read(pool, projections[:2], *rest)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norm_scores_and_softmax_are_in_float32_under_autocast(dtype):
+    """Not so the projection, which autocast takes as it takes any 1x1 convolution."""
+    torch.manual_seed(0)
+    pool = [torch.randn(2, 4, 3, 5) for _ in range(3)]
+    args = pool, [None] * 3, torch.randn(4), torch.randn(4), (3, 5)
+    expected = history_read(*args, return_weights=True)
+    with torch.autocast("cpu", dtype=dtype):
+        found = history_read(*args, return_weights=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+def test_low_precision_maps_with_float32_parameters_and_no_autocast():
+    pool, projections, query, scale, size = make_read("2d down and up")
+    expected = history_read(pool, projections, query, scale, size)
+    read = history_read([h.bfloat16() for h in pool], [P.float() for P in projections], query, scale, size)
+    assert read.dtype == torch.bfloat16
+    torch.testing.assert_close(read.double(), expected, rtol=0, atol=0.02 * expected.abs().max().item())
 
 
 def test_skip_and_below():

@@ -1,6 +1,7 @@
 """The tiled read against the reference: outputs, gradients, dtypes, layouts, and what torch asks of an operator."""
 
 from functools import partial
+from math import prod
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_xattnres.ops import reference, tiled
+from nnunet_xattnres.ops.tiles import _TILE
 
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -18,7 +20,7 @@ every_case = pytest.mark.parametrize("name", CASES)
 def tiles(request, monkeypatch):
     """With 2^7 numbers a tile, every case is cut along its rows and its middle axis."""
     if request.param == "many tiles":
-        monkeypatch.setitem(tiled._TILE, "cpu", 2**7)
+        monkeypatch.setitem(_TILE, "cpu", 2**7)
 
 
 @every_case
@@ -62,6 +64,42 @@ def test_low_precision_maps(name, dtype):
         assert error <= 4 * torch.finfo(dtype).eps * max(1.0, value.abs().max()), f"{k}: {error}"
 
 
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing_of_float32_maps(name, dtype):
+    """Not a bit: norm, scores and softmax are in float32, and here the alignment is, too."""
+    tensors, read = make(CASES[name], torch.float32)
+    with_weights = partial(tiled.history_read, return_weights=True)
+    with torch.no_grad():
+        expected = read(with_weights, tensors)
+        with torch.autocast("cpu", dtype=dtype):
+            found = read(with_weights, tensors)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    expected = outputs_and_gradients(tiled.history_read, tensors, read)
+    found = outputs_and_gradients(tiled.history_read, tensors, read, autocast=dtype)
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+NONE_IS_RESIZED_FIRST = [  # a finer map is, and one without a projection: to the precision of the maps
+    name
+    for name, case in CASES.items()
+    if not case.unprojected and all(prod(size) <= prod(case.size) for _, size in case.sources)
+]
+
+
+@pytest.mark.parametrize("name", NONE_IS_RESIZED_FIRST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_low_precision_maps_under_autocast(name, dtype):
+    """Those of the same maps in float64, as near as float32 comes: 3e-7 was the largest error when this was written."""
+    tensors, read = make(CASES[name], torch.float32)
+    low = {k: t.detach().to(dtype) if k[0] == "h" or k == "below" else t for k, t in tensors.items()}
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        _, found = read(partial(tiled.history_read, return_weights=True), low)
+    _, expected = read(partial(reference.history_read, return_weights=True), {k: t.double() for k, t in low.items()})
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+
+
 def test_large_values_in_float16_do_not_overflow():
     pool = [torch.full((1, 4, 2, 2), 300.0, dtype=torch.float16), torch.ones(1, 4, 2, 2, dtype=torch.float16)]
     read = tiled.history_read(pool, [None, None], torch.ones(4), torch.ones(4), (2, 2))
@@ -100,18 +138,20 @@ def topologies(draw):
     skip = draw(st.one_of(st.none(), st.integers(0, len(sources))))
     sources.insert(skip or 0, (channels, size))
     below = draw(st.integers(0, 3))
-    return Case(sources, channels, size, batch=draw(st.integers(1, 3)), skip=skip, below=below)
+    unprojected = tuple(k for k, (c, _) in enumerate(sources) if c == channels and draw(st.booleans()))
+    batch = draw(st.integers(1, 3))
+    return Case(sources, channels, size, batch=batch, skip=skip, below=below, unprojected=unprojected)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(topologies(), st.sampled_from([2**5, 2**8, 2**18]))
 def test_any_topology(case, numbers):
-    before = tiled._TILE["cpu"]
+    before = _TILE["cpu"]
     try:
-        tiled._TILE["cpu"] = numbers
+        _TILE["cpu"] = numbers
         assert_parity(tiled.history_read, case, torch.float64, 1e-12, 1e-10)
     finally:
-        tiled._TILE["cpu"] = before
+        _TILE["cpu"] = before
 
 
 @pytest.mark.parametrize(
@@ -122,7 +162,7 @@ def test_any_topology(case, numbers):
     ],
 )
 def test_gradcheck(case, monkeypatch):
-    monkeypatch.setitem(tiled._TILE, "cpu", 2**4)
+    monkeypatch.setitem(_TILE, "cpu", 2**4)
     tensors, read = make(case)
     inputs = tuple(tensors.values())
     assert torch.autograd.gradcheck(lambda *values: read(tiled.history_read, dict(zip(tensors, values))), inputs)

@@ -1,6 +1,7 @@
 """The read as a module: parameters, start, contracts with nnU-Net's initialisation, errors."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -42,6 +43,21 @@ def test_forward_is_the_reference_with_its_parameters():
     torch.testing.assert_close(result, expected[0])
     torch.testing.assert_close(weights, expected[1])
     torch.testing.assert_close(read(pool, (4, 4)), result)  # the fast path
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gated", [False, True])
+def test_autocast_changes_nothing_of_float32_maps(gated, dtype):
+    """Neither the read nor the weights nor the gate: float32 stays float32."""
+    torch.manual_seed(2)
+    read, pool = HistoryRead((4, 8, 8), 8, nn.Conv2d, direct=(1,), gated=gated), make_pool()
+    for p in read.parameters():
+        nn.init.normal_(p)
+    with torch.no_grad():
+        expected = read(pool, (4, 4), skip=1, below=pool[1], return_weights=True)
+        with torch.autocast("cpu", dtype=dtype):
+            found = read(pool, (4, 4), skip=1, below=pool[1], return_weights=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
 def test_start_is_the_mean_and_survives_nnunets_initialisation():
@@ -115,3 +131,34 @@ def test_impossible_reads_are_refused(make, message):
 def test_a_pool_that_does_not_fit_is_named(spoil, message):
     with pytest.raises(ValueError, match=message):
         make_module()(spoil(make_pool()), (4, 4))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("without", [None, 0])
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda pool: [*pool[:2], pool[2][:1]], {}, "source 2 has shape (1, 8, 2, 2), a batch of 1, but source 0 has"),
+        (lambda pool: [pool[0][:1], *pool[1:]], {}, "source 1 has shape (2, 8, 4, 4), a batch of 2, but source 0 has"),
+        (lambda pool: [*pool[:2], pool[2].int()], {}, "source 2 is of torch.int32"),
+        (lambda pool: [*pool[:2], pool[2].to("meta")], {}, "source 2 is on meta, but source 0 is on cpu"),
+        (list, {"skip": 3}, "skip is 3, but the pool has the sources 0 to 2"),
+        (list, {"skip": -2}, "skip is -2, but the pool has the sources 0 to 2"),
+        (list, {"skip": 2}, "source 2 cannot be the skip: it is not direct; this read's direct sources are [1]"),
+        (list, {"below": torch.randn(1, 3, 4, 4)}, "below has shape (1, 3, 4, 4); expected a batch of 2"),
+        (list, {"below": torch.randn(2, 3, 1, 4)}, "below has shape (2, 3, 1, 4); expected a batch of 2"),
+        (list, {"below": torch.ones(2, 3, 4, 4, dtype=torch.int32)}, "below is of torch.int32"),
+        (list, {"without": 3}, "without is 3, but the pool has the sources 0 to 2"),
+        (list, {"without": -1}, "without is -1, but the pool has the sources 0 to 2"),
+    ],
+)
+def test_what_does_not_fit_the_pool_is_named(spoil, options, message, without, gated):
+    """By its place in the whole pool, whether or not a source is left out and whatever is put around the read."""
+    read = HistoryRead((4, 8, 8), 8, nn.Conv2d, direct=(1,), gated=gated)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(spoil(make_pool()), (4, 4), **{"without": without, **options})
+
+
+def test_the_only_source_cannot_be_left_out():
+    with pytest.raises(ValueError, match="source 0 cannot be left out: it is the only one"):
+        HistoryRead((4,), 8, nn.Conv2d)([torch.randn(1, 4, 4, 4)], (8, 8), without=0)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from nnunet_xattnres.ops.interpolate import band, resize_axis, resize_to_each
+from nnunet_xattnres.ops.resize import band, resize_axis, resize_to_each
 
 SIZES = {  # from, to each of
     "2d, halves and quarters": ((16, 24), [(8, 12), (4, 6), (2, 3)]),

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.ops.arguments import check_resize
+
 _BAND = 64  # outputs of a band: wider ones multiply more zeros, narrower ones are more matrix products
 
 
@@ -130,7 +132,23 @@ _resize.register_autograd(lambda ctx, grads: (_resize_backward(grads, ctx.size),
 def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
     """Resize ``x``, (B, C, *spatial), to each of several sizes; in the backward the gradients meet in one map.
 
+    Args:
+        x: a map of 2 or 3 spatial axes and any floating dtype.
+        sizes: spatial sizes, as many axes each.
+
     Returns:
         A map (B, C, *size) for each size, in the dtype of ``x``; computed in float32 or wider.
+
+    Raises:
+        ValueError: for what cannot be resized.
     """
+    check_resize(x, sizes)
     return _resize(x, [n for size in sizes for n in size]) if sizes else []
+
+
+def resized_first(h: Tensor, projection: Tensor | None, size: Sequence[int]) -> Tensor:
+    """A source of a read as it is aligned from here on: at ``size`` if it is finer, or has no projection."""
+    finer = h.shape[2:].numel() > torch.Size(size).numel()
+    if finer or (projection is None and tuple(h.shape[2:]) != tuple(size)):
+        return _resize(h, list(size))[0]
+    return h

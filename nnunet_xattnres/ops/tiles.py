@@ -1,0 +1,108 @@
+"""A tiled read of a batch: its tiles, and all sources aligned with one of them (ours)."""
+
+from collections.abc import Sequence
+from itertools import product
+from math import ceil, prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile
+
+# Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.
+_TILE = {"cpu": 2**19}
+_TILE_ELSEWHERE = 2**22
+_ROWS = 8  # of a tile with a middle axis: neighbouring tiles resize the same source rows again
+
+
+class Part(NamedTuple):
+    """All sources in one tile, each a map (rows, middle, channels, samples * columns)."""
+
+    aligned: Tensor  # (sources, rows, middle, C + 1, samples * columns)
+    values: Tensor  # its first C channels
+    numerator: Tensor  # <q, v_k>, its last channel: (sources, rows, middle, samples * columns)
+    norm: Tensor  # 1 / sqrt(|v_k|^2 + C * eps), likewise
+    d_weights: Tensor  # <dr, v_k>, likewise; empty in the forward
+    scratch: Tensor  # one map of C channels
+
+    def scores(self) -> Tensor:
+        return self.numerator * self.norm
+
+    def backward(self, skip: int | None) -> tuple[Tensor, Tensor]:
+        """The factors a_k and b_k of dv_k = a_k dr + b_k v_k + n_k q, (sources, rows, middle, 1, samples * columns).
+
+        n_k, the gradient of the numerator, is written into its place.
+        """
+        scores = self.scores()
+        weights = scores.softmax(dim=0)
+        d_scores = weights * (self.d_weights - (weights * self.d_weights).sum(0))
+        if skip is not None:
+            weights[skip] += 1
+        d_numerator = torch.mul(d_scores, self.norm, out=self.numerator)
+        shrink = scores.mul_(self.norm).mul_(d_numerator).neg_()
+        return weights.unsqueeze(3), shrink.unsqueeze(3)
+
+
+class TiledRead:
+    """One read of a batch: its tiles, and its sources for some samples after the other."""
+
+    def __init__(self, pool: Sequence[Tensor], projections: Sequence[Tensor], size: Sequence[int], eps: float) -> None:
+        self.pool, self.projections = pool, projections
+        self.channels, self.dtype = read_channels(projections), projections[0].dtype
+        self.eps = self.channels * eps
+        self.size = n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
+        numbers = _TILE.get(pool[0].device.type, _TILE_ELSEWHERE)
+        positions = max(1, numbers // ((self.channels + 1) * n_columns))  # of the samples, rows and the middle axis
+        self.samples = _cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
+        middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
+        parts = product(_cut(n_rows, max(1, positions // middle)), _cut(n_middle, middle))
+        self.tiles = [Tile(rows, middle) for rows, middle in parts]
+        # all aligned maps and one more of C channels: allocated once, fresh memory is slow
+        most = max(map(_length, self.samples), default=0) * max(prod(map(_length, tile)) for tile in self.tiles)
+        n_numbers = (len(pool) * (self.channels + 1) + self.channels) * most * n_columns
+        self.buffer = pool[0].new_empty(n_numbers, dtype=self.dtype)
+
+    def sources(self, samples: slice) -> list[DirectSource | ProjectedSource]:
+        return [
+            DirectSource(h, p) if p.ndim == 1 else ProjectedSource(h, p, self.size)
+            for h, p in zip((samples_of(h, samples) for h in self.pool), self.projections, strict=True)
+        ]
+
+    def align(
+        self, sources: Sequence[DirectSource | ProjectedSource], tile: Tile, d_read: Tensor | None = None
+    ) -> Part:
+        """Align all sources with a tile, and reduce each over its channels while it is in the cache."""
+        shape = _length(tile.rows), _length(tile.middle), self.channels, sources[0].samples * self.size[2]
+        scratch = self.buffer[: prod(shape)].view(shape)
+        aligned = self.buffer[scratch.numel() :][: len(sources) * (prod(shape) + prod(shape) // self.channels)]
+        aligned = aligned.view(len(sources), *shape[:2], self.channels + 1, shape[3])
+        values, numerator = aligned[..., :-1, :], aligned[..., -1, :]
+        squares, d_weights = aligned.new_empty(2, *numerator.shape)
+        for k, source in enumerate(sources):
+            source.align(tile, aligned[k])
+            torch.sum(torch.mul(values[k], values[k], out=scratch), 2, out=squares[k])
+            if d_read is not None:
+                torch.sum(torch.mul(values[k], d_read, out=scratch), 2, out=d_weights[k])
+        return Part(aligned, values, numerator, squares.add_(self.eps).rsqrt_(), d_weights, scratch)
+
+
+def read_channels(projections: Sequence[Tensor]) -> int:
+    p = projections[0]
+    return len(p) if p.ndim == 1 else len(p) - 1
+
+
+def samples_of(x: Tensor, samples: slice) -> Tensor:
+    """(B, C, rows, [middle,] columns) as (C, rows, middle, samples, columns)."""
+    x = x[samples]
+    return (x.unsqueeze(3) if x.ndim == 4 else x).permute(1, 2, 3, 0, 4)
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start
+
+
+def _cut(n: int, at_most: int) -> list[slice]:
+    """The range of n in parts that differ by one at most."""
+    n_parts = ceil(n / at_most)
+    return [slice(i * n // n_parts, (i + 1) * n // n_parts) for i in range(n_parts)]
