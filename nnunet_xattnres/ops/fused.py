@@ -330,7 +330,12 @@ class _Packed:
         return d_maps, d_query
 
 
-@torch.library.custom_op("nnunet_xattnres::fused_read", mutates_args=())
+@torch.library.custom_op(
+    "nnunet_xattnres::fused_read",
+    mutates_args=(),
+    schema="(Tensor[] direct, Tensor[] others, Tensor[] projections, Tensor query, Tensor? below, SymInt[] size, "
+    "float eps, bool skip) -> (Tensor, Tensor)",
+)
 def _read(
     direct: list[Tensor],
     others: list[Tensor],
@@ -376,7 +381,12 @@ def _read_fake(
     return query.new_empty(batch, before + len(query), *size, dtype=dtype), query.new_empty(batch, *size)
 
 
-@torch.library.custom_op("nnunet_xattnres::fused_read_backward", mutates_args=())
+@torch.library.custom_op(
+    "nnunet_xattnres::fused_read_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor[] direct, Tensor[] others, Tensor[] projections, Tensor query, Tensor log_sum, "
+    "float eps, bool skip) -> Tensor[]",
+)
 def _read_backward(
     grad: Tensor,
     direct: list[Tensor],

@@ -81,7 +81,11 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@torch.library.custom_op("nnunet_xattnres::resize", mutates_args=())
+@torch.library.custom_op(
+    "nnunet_xattnres::resize",
+    mutates_args=(),
+    schema="(Tensor x, SymInt[] sizes) -> Tensor[]",
+)
 def _resize(x: Tensor, sizes: list[int]) -> list[Tensor]:
     results = _resize_fake(x, sizes)
     with torch.autocast(x.device.type, enabled=False):
@@ -101,7 +105,11 @@ def _resize_fake(x: Tensor, sizes: list[int]) -> list[Tensor]:
     return [x.new_empty(*x.shape[:2], *sizes[i : i + n_axes]) for i in range(0, len(sizes), n_axes)]
 
 
-@torch.library.custom_op("nnunet_xattnres::resize_backward", mutates_args=())
+@torch.library.custom_op(
+    "nnunet_xattnres::resize_backward",
+    mutates_args=(),
+    schema="(Tensor[] grads, SymInt[] size) -> Tensor",
+)
 def _resize_backward(grads: list[Tensor], size: list[int]) -> Tensor:
     result = _resize_backward_fake(grads, size)
     with torch.autocast(result.device.type, enabled=False):

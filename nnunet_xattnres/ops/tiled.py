@@ -72,7 +72,11 @@ def history_read(
         return out, weights
 
 
-@torch.library.custom_op("nnunet_xattnres::history_read", mutates_args=())
+@torch.library.custom_op(
+    "nnunet_xattnres::history_read",
+    mutates_args=(),
+    schema="(Tensor[] pool, Tensor[] projections, Tensor? below, SymInt[] size, SymInt? skip, float eps) -> Tensor",
+)
 def _read(
     pool: list[Tensor], projections: list[Tensor], below: Tensor | None, size: list[int], skip: int | None, eps: float
 ) -> Tensor:
@@ -121,7 +125,11 @@ def _read_fake(
     return pool[0].new_empty(pool[0].shape[0], channels, *size, dtype=widest_dtype(maps))
 
 
-@torch.library.custom_op("nnunet_xattnres::history_read_backward", mutates_args=())
+@torch.library.custom_op(
+    "nnunet_xattnres::history_read_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor[] pool, Tensor[] projections, SymInt? skip, float eps) -> Tensor[]",
+)
 def _read_backward(
     grad: Tensor, pool: list[Tensor], projections: list[Tensor], skip: int | None, eps: float
 ) -> list[Tensor]:
