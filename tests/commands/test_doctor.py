@@ -184,6 +184,6 @@ def test_the_reference_on_mps_is_no_old_torch(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    (finding,) = diagnosis.check_reads()
+    (finding,) = doctor.check_reads()
     assert (finding.level, finding.topic, finding.remedy) == ("ok", "reads", "")
     assert finding.message.startswith("reference on mps") and "has not been run there" in finding.message

@@ -10,7 +10,7 @@ if not hasattr(torch.library, "custom_op"):
 
 OPERATORS = [
     *(ops.tiled._read, ops.tiled._read_backward),
-    *(ops.interpolate._resize, ops.interpolate._resize_backward),
+    *(ops.resize._resize, ops.resize._resize_backward),
     *(ops.fused._read, ops.fused._read_backward),
 ]
 

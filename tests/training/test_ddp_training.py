@@ -16,18 +16,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from filelock import FileLock, Timeout
+from helpers.plans import make_plans
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.nn.parallel import DistributedDataParallel
-from helpers.plans import make_plans
 
 from benchmarks.study.scheduled import TRAINERS as STUDY_TRAINERS
-from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
-from nnunet_xattnres.nnunet_trainer import nnUNetTrainerNoSkip, nnUNetTrainerXAttnRes
 from nnunet_xattnres.commands.demo.synthetic import write_dataset
+from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
+from nnunet_xattnres.training.epochs import nnUNetTrainerNoSkip, nnUNetTrainerXAttnRes
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 
