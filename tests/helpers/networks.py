@@ -1,7 +1,7 @@
 """Small U-Nets of every kind that nnU-Net's planner emits, for the tests."""
 
 import pydoc
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate, product
 from typing import Any
 
@@ -68,11 +68,16 @@ def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2,
 
 
 def make_network(dimension, encoder, kind, shape="isotropic", **changes):
-    """Our network, initialised as nnU-Net does, with what starts at zero, and would be idle, away from there."""
+    """Our network, initialised as nnU-Net does, with what starts at zero, and would be idle, away from there.
+
+    ``changes`` are of the plan, or of the kind's own arguments.
+    """
     torch.manual_seed(0)
+    config = KINDS[kind].config
+    config = replace(config, **{f.name: changes.pop(f.name) for f in fields(config) if f.name in changes})
     upstream = f"{UPSTREAM[encoder].__module__}.{UPSTREAM[encoder].__name__}"
     arguments = {**plan(dimension, encoder, shape), **changes}
-    network_class, arguments = counterpart(upstream, arguments, KINDS[kind].config, "test plans")
+    network_class, arguments = counterpart(upstream, arguments, config, "test plans")
     network = pydoc.locate(network_class)(**arguments)
     network.apply(network.initialize)
     for name, p in network.named_parameters():
