@@ -171,7 +171,7 @@ def test_the_package_and_the_commands_help_load_no_library():
 
 def test_plans_are_written_without_torch(tmp_path):
     """As far as nnU-Net itself does without; finding a data set by its number imports numpy."""
-    from golden.golden import STOCK_PLANS, write_json
+    from golden.stored import STOCK_PLANS, write_json
 
     folder = tmp_path / "Dataset001_Golden"
     folder.mkdir()

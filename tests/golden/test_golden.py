@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from golden.golden import CONFIGURATIONS, assert_golden, read_checkpoint, stored_plans
+from golden.stored import CONFIGURATIONS, assert_golden, read_checkpoint, stored_plans
 from helpers.networks import KINDS
 from helpers.plans import build
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor

@@ -20,7 +20,7 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from golden.golden import CONFIGURATIONS, DATASET, STOCK_PLANS, image_of, plans_of, write_json  # noqa: E402
+from golden.stored import CONFIGURATIONS, DATASET, STOCK_PLANS, image_of, plans_of, write_json  # noqa: E402
 from helpers.networks import KINDS  # noqa: E402
 from helpers.plans import build  # noqa: E402
 

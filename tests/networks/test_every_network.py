@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from dynamic_network_architectures.architectures.abstract_arch import test_submodules_loadable as submodules_loadable
-from golden.golden import CONFIGURATIONS, assert_golden, read_checkpoint, stored_plans
+from golden.stored import CONFIGURATIONS, assert_golden, read_checkpoint, stored_plans
 from helpers.networks import ALL_NETWORKS, ENCODERS, KINDS, UPSTREAM, make_input, make_network, plan, strides_of
 from helpers.plans import build
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
