@@ -192,7 +192,7 @@ def test_prediction_asks_the_trainer_for_the_network():
 
 def test_training_compiles_on_cuda_only_and_wraps_without_find_unused_parameters():
     assert "find_unused_parameters" not in inspect.getsource(nnUNetTrainer.initialize), (
-        "nnU-Net wraps networks for several GPUs otherwise: _with_idle_heads in unet.py may have become needless"
+        "nnU-Net wraps networks for several GPUs otherwise: networks.upstream.with_idle_heads may have become needless"
     )
     assert hasattr(nnUNetTrainer, "_do_i_compile"), "nnU-Net decides on torch.compile elsewhere: doctor tells of it"
 

@@ -121,8 +121,11 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
     def look(read: Any, args: tuple[Any, ...], _options: dict[str, Any]) -> None:
         pool, size = args
         n, channels = prod(size), read.target_channels
+        # one row more than channels at every position, the query, which is taken through the projection once
         projected = (
-            h.shape[2:].numel() * h.shape[1] * (channels + 1) for k, h in enumerate(pool) if k not in read.direct
+            h.shape[1] * (h.shape[2:].numel() * (channels + 1) + channels)
+            for k, h in enumerate(pool)
+            if k not in read.direct
         )
         of_reads.append(sum(projected) + len(pool) * 2 * channels * n)
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
-from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from nnunet_xattnres.networks.upstream import make_picklable, with_idle_heads
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history import History, Stage
 from nnunet_xattnres.reads.history_read import HistoryRead
@@ -47,9 +47,7 @@ class _HistoryUNet(nn.Module):
             Stage(f"d{j}", *stage.shape) for j, stage in enumerate(reversed(self.encoder_stages[:-1]), start=1)
         ]
         self.reads = nn.ModuleDict(self._build_reads(config) if skip_mode in ("add", "replace") else {})
-        for block in self.modules():
-            if isinstance(block, (BasicBlockD, BottleneckD)) and not isinstance(block.skip, nn.Module):
-                block.skip = nn.Identity()  # upstream's is a local lambda, which cannot be pickled
+        make_picklable(self)
         if skip_mode == "none":
             for stage in self.decoder.stages:
                 _drop_skip_half(stage)
@@ -107,15 +105,7 @@ class _HistoryUNet(nn.Module):
                 outputs.append(self.decoder.seg_layers[j](x))
         if self.decoder.deep_supervision:
             return outputs[::-1]
-        return self._with_idle_heads(outputs[0]) if self.training else outputs[0]
-
-    def _with_idle_heads(self, logits: Tensor) -> Tensor:
-        """``logits``, on which the heads that deep supervision would use have no influence but a gradient: zero.
-
-        DistributedDataParallel, as nnU-Net wraps networks for several GPUs, needs one for every parameter.
-        """
-        idle = [p.sum() for head in list(self.decoder.seg_layers)[:-1] for p in head.parameters()]
-        return logits + 0 * sum(idle)
+        return with_idle_heads(self.decoder, outputs[0]) if self.training else outputs[0]
 
     def _input_of_encoder_stage(self, stage: Stage, history: History, size: torch.Size) -> Tensor:
         """The read of all maps so far; if gated, the last of them plus the read."""
