@@ -106,5 +106,5 @@ def _resize(h: Tensor, size: tuple[int, ...]) -> Tensor:
 def _score(v: Tensor, pseudo_query: Tensor, key_scale: Tensor, eps: float) -> Tensor:
     """l_k = <w, RMSNorm(v_k)>, (B, *size)."""
     v = v.to(torch.promote_types(v.dtype, torch.float32))
-    query = (pseudo_query * key_scale).to(v.dtype).view(-1, *[1] * (v.ndim - 2))  # (C, 1, ..., 1)
+    query = (pseudo_query.to(v.dtype) * key_scale.to(v.dtype)).view(-1, *[1] * (v.ndim - 2))  # (C, 1, ..., 1)
     return (v * query).sum(dim=1) * torch.rsqrt(v.square().mean(dim=1) + eps)

@@ -56,7 +56,7 @@ def history_read(
     """
     check_read(pool, projections, pseudo_query, key_scale, size, skip=skip, below=below)
     dtype = torch.promote_types(widest_dtype(pool), torch.float32)
-    query = (pseudo_query * key_scale).to(dtype) * len(pseudo_query) ** 0.5
+    query = pseudo_query.to(dtype) * key_scale.to(dtype) * len(pseudo_query) ** 0.5
     pool = [resized_first(h, p, size) for h, p in zip(pool, projections, strict=True)]
     # (C + 1, C_k), or the query alone, (C), for a map that is read as it is
     wide = [None if p is None else p.to(dtype) for p in projections]

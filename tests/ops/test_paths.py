@@ -102,3 +102,16 @@ sum(o.mean() for o in network(make_input(network))).backward()
 assert all(p.grad is not None for p in network.parameters())
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize("path", ["reference", "tiled"])
+def test_parameters_in_half_precision_are_multiplied_in_float32(path):
+    """As of a network after ``half()``: w and g are exact there, their product is not."""
+    torch.manual_seed(0)
+    pool, projections = [torch.randn(1, 8, 4, 4), torch.randn(1, 6, 2, 2)], [None, torch.randn(8, 6)]
+    w, g = (8 * torch.randn(8)).half(), torch.rand(8).half()
+    history_read = getattr(ops, path).history_read
+    with torch.no_grad():
+        _, found = history_read(pool, projections, w, g, (4, 4), return_weights=True)
+        _, expected = history_read(pool, projections, w.float(), g.float(), (4, 4), return_weights=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
