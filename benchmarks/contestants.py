@@ -39,7 +39,9 @@ class Contestant:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
         )
-        self.scaler = torch.amp.GradScaler(device, enabled=self.mixed)
+        self.scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)(
+            enabled=self.mixed
+        )  # torch 2.3 moved it
 
     def run(self, phase: str, x: Tensor) -> None:
         """One step of ``training`` or ``inference``, over only when the device is done."""

@@ -162,7 +162,7 @@ class _Contestant:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
         )
-        self.scaler = torch.amp.GradScaler("cuda", enabled=cuda)
+        self.scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)(enabled=cuda)  # torch 2.3 moved it
 
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
