@@ -88,7 +88,7 @@ class _HistoryUNet(nn.Module):
         x = x if stem is None else stem(x)
         history = _History()  # e1 ... eS, d1 ... d(S-1), in the order computed
         sizes = self._read_sizes(x)
-        for s, stage in enumerate(self.encoder.stages, start=1):
+        for s, stage in enumerate(self.encoder.stages, 1):  # torch 2.4 cannot compile start=1
             if f"e{s}" in self.reads:
                 x = self._input_of_encoder_stage(s, history, x.shape[2:])
             x = stage(x)

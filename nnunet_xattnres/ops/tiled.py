@@ -43,7 +43,7 @@ def history_read(
     """What ``reference.history_read`` returns; it can be differentiated once, with the weights not at all."""
     dtype = torch.promote_types(widest_dtype(pool), torch.float32)
     query = (pseudo_query * key_scale).to(dtype) * len(pseudo_query) ** 0.5
-    n = torch.Size(size).numel()
+    n = prod(size)
     pool = [resize_to_each(h, [size])[0] if h.shape[2:].numel() > n else h for h in pool]
     # (C + 1, C_k), or the query alone, (C), for a map that is read as it is
     wide = [None if p is None else p.to(dtype) for p in projections]
