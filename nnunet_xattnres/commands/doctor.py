@@ -223,7 +223,7 @@ def check_reads() -> Iterator[Finding]:
             "reads",
             f"reference: torch {torch.__version__} is older than 2.4, which the fast path needs; "
             "the results are the same, but a training takes more time and memory",
-            'pip install "torch>=2.4"',
+            'pip install "torch>=2.4,!=2.9.*"',
         )
     elif path == "fused":
         yield Finding(

@@ -127,10 +127,12 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
             for k, h in enumerate(pool)
             if k not in read.direct
         )
-        of_reads.append(sum(projected) + len(pool) * 2 * channels * n)
+        of_reads.extend((sum(projected) + len(pool) * 2 * channels * n, counter.get_total_flops() // 2))
 
     for read in reads_of(network).values():
         read.register_forward_pre_hook(look, with_kwargs=True)
+        # by the reference a read is matrix products, which the counter sees: only what is counted here is to count
+        read.register_forward_hook(lambda *_: of_reads.append(-(counter.get_total_flops() // 2)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(setting.images("meta", batch=1))
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2 + sum(of_reads)

@@ -30,7 +30,8 @@ class Contestant:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
         )
-        self.scaler = torch.amp.GradScaler(x.device.type, enabled=self.cuda)
+        scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # torch 2.3 moved it
+        self.scaler = scaler(enabled=self.cuda)
 
     def train(self) -> None:
         """One step with deep supervision; the loss is the mean of squares. Ends when the device is done."""

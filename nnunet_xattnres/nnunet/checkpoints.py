@@ -29,7 +29,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+        checkpoint = torch.load(str(path), map_location="cpu", mmap=True, weights_only=False)
     except Exception as error:  # torch raises one of many kinds, by where the file breaks off
         others = [file.name for file in sorted(path.parent.glob("checkpoint_*.pth")) if file.name != path.name]
         hint = f" (beside it there is {' and '.join(others)})" if others else ""

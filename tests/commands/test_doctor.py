@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from nnunet_xattnres import autoregister
@@ -50,7 +51,8 @@ def test_good_install(tmp_path):
     assert f"{autoregister.trainers_dir()} (put there by nnunet_xattnres.pth when Python started)" in report
     for name in TRAINERS:
         assert f"{name}  " in report
-    assert "warning" not in report.replace("0 warning", "") and "mend it" not in report
+    if hasattr(torch.library, "custom_op"):  # an older torch is warned about
+        assert "warning" not in report.replace("0 warning", "") and "mend it" not in report
 
 
 def test_autoregistration_off():
@@ -169,8 +171,9 @@ def test_version_and_help():
 
 
 def test_the_path_of_the_reads_is_shown(monkeypatch):
-    (finding,) = doctor.check_reads()
-    assert (finding.level, finding.topic) == ("ok", "reads") and finding.message.startswith("tiled on ")
+    if hasattr(torch.library, "custom_op"):
+        (finding,) = doctor.check_reads()
+        assert (finding.level, finding.topic) == ("ok", "reads") and finding.message.startswith("tiled on ")
     monkeypatch.setattr("nnunet_xattnres.ops.read_path", lambda *args, **kwargs: "reference")
     (finding,) = doctor.check_reads()
     assert finding.level == "warning" and "older than 2.4" in finding.message and finding.remedy
@@ -180,8 +183,6 @@ def test_the_path_of_the_reads_is_shown(monkeypatch):
 
 
 def test_the_reference_on_mps_is_no_old_torch(monkeypatch):
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     (finding,) = doctor.check_reads()

@@ -15,6 +15,8 @@ from nnunet_xattnres.training.epochs import TRAINERS
 
 pytest.importorskip("onnxscript", reason="pip install 'nnunet-xattnres[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime")
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
+    pytest.skip("the export needs torch 2.8", allow_module_level=True)
 
 DATASET = {
     "channel_names": {"0": "MRI"},
@@ -148,3 +150,10 @@ def test_without_the_packages(model, tmp_path, monkeypatch):
     monkeypatch.setattr("nnunet_xattnres.commands.export_onnx.find_spec", lambda _: None)
     done = invoke(model, tmp_path / "a.onnx")
     assert done.exit_code == 1 and "pip install 'nnunet-xattnres[onnx]'" in " ".join(done.output.split())
+
+
+def test_with_a_torch_that_is_too_old(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
+    done = invoke(model, tmp_path / "a.onnx")
+    message = "torch 2.7.1+cu126 is older than 2.8: pip install 'nnunet-xattnres[onnx]'"
+    assert done.exit_code == 1 and message in " ".join(done.output.split())

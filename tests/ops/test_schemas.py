@@ -5,9 +5,6 @@ import torch
 
 from nnunet_xattnres import ops
 
-if not hasattr(torch.library, "custom_op"):
-    pytest.skip("torch has no custom operators before 2.4", allow_module_level=True)
-
 OPERATORS = [
     *(ops.tiled._read, ops.tiled._read_backward),
     *(ops.resize._resize, ops.resize._resize_backward),
