@@ -116,9 +116,10 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
     """
     with torch.device("meta"):
         network = setting.build(trainer, deep_supervision=False).eval()
-    of_reads = []
+    of_reads: list[int] = []
+    counter: Any = FlopCounterMode(display=False)
 
-    def look(read: Any, args: tuple[Any, ...], _options: dict[str, Any]) -> None:
+    def before(read: Any, args: tuple[Any, ...], _options: dict[str, Any]) -> None:
         pool, size = args
         n, channels = prod(size), read.target_channels
         # one row more than channels at every position, the query, which is taken through the projection once
@@ -129,11 +130,14 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
         )
         of_reads.extend((sum(projected) + len(pool) * 2 * channels * n, counter.get_total_flops() // 2))
 
+    def after(*_: Any) -> None:
+        # by the reference a read is matrix products, which the counter sees, too: what it saw is taken back
+        of_reads.append(-(counter.get_total_flops() // 2))
+
     for read in reads_of(network).values():
-        read.register_forward_pre_hook(look, with_kwargs=True)
-        # by the reference a read is matrix products, which the counter sees: only what is counted here is to count
-        read.register_forward_hook(lambda *_: of_reads.append(-(counter.get_total_flops() // 2)))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        read.register_forward_pre_hook(before, with_kwargs=True)
+        read.register_forward_hook(after)
+    with torch.no_grad(), counter:
         network(setting.images("meta", batch=1))
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2 + sum(of_reads)
 
