@@ -1,7 +1,8 @@
 """Linear resize (align_corners=False) as separable small banded matrices, one for each axis (ours).
 
 On the CPU this is several times faster than ``F.interpolate``. The gradient is a product with the transposed matrices:
-there are no scattered additions, so it is the same bits every time on every device.
+there are no scattered additions, so it is the same bits every time on every device. Even factors need no matrices: see
+``taps.py``.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops.arguments import check_resize
+from nnunet_xattnres.ops.taps import add_to_taps, even_factors, mean_of_taps
 
 _BAND = 64  # outputs of a band: wider ones multiply more zeros, narrower ones are more matrix products
 
@@ -91,6 +93,9 @@ def _resize(x: Tensor, sizes: list[int]) -> list[Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         for result in results:
             size = result.shape[2:]
+            if factors := even_factors(x.shape[2:], size):
+                mean_of_taps(x, factors, result)
+                continue
             for sample, target in zip(x, result, strict=True):  # one by one: only one is widened at a time
                 sample = _wide(sample)
                 for axis in _cheapest_order(x.shape[2:], size):
@@ -112,6 +117,10 @@ def _resize_fake(x: Tensor, sizes: list[int]) -> list[Tensor]:
 )
 def _resize_backward(grads: list[Tensor], size: list[int]) -> Tensor:
     result = _resize_backward_fake(grads, size)
+    factors = [found for grad in grads if (found := even_factors(size, grad.shape[2:]))]
+    if len(factors) == len(grads):
+        add_to_taps(grads, factors, result)
+        return result
     with torch.autocast(result.device.type, enabled=False):
         for b, target in enumerate(result):
             total = _wide(target).zero_()
