@@ -16,7 +16,9 @@ from torch import Tensor
 from nnunet_xattnres.ops.arguments import check_resize
 from nnunet_xattnres.ops.taps import add_to_taps, even_factors, mean_of_taps
 
-_BAND = 64  # outputs of a band: wider ones multiply more zeros, narrower ones are more matrix products
+# Outputs of a band: wider ones multiply more zeros, narrower ones are more matrix products, each a launch on a GPU.
+_BAND = {"cpu": 64}
+_BAND_ELSEWHERE = 256
 
 
 @lru_cache(maxsize=1024)
@@ -50,19 +52,28 @@ def band(
         return inputs, rows[:, inputs].contiguous().to(dtype).to(device)
 
 
-def resize_axis(x: Tensor, axis: int, size: int, adjoint: bool = False, add_to: Tensor | None = None) -> Tensor:
+def resize_axis(
+    x: Tensor, axis: int, size: int, adjoint: bool = False, add_to: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Resize one axis of ``x`` to ``size`` positions; with ``adjoint`` the gradient of resizing it *from* ``size``.
 
-    The result is added to ``add_to`` in place, if that is given; the axis is not the last one then.
+    The result is added to ``add_to`` in place, if that is given, and the axis is not the last one then; it is written
+    to ``out``, if that is given.
     """
     n = x.shape[axis]
     if n == size:
+        if out is not None:
+            return out.copy_(x)
         return x if add_to is None else add_to.add_(x)
     outer, inner = prod(x.shape[:axis]), prod(x.shape[axis + 1 :])
-    out = x.new_empty(*x.shape[:axis], size, *x.shape[axis + 1 :]) if add_to is None else add_to
+    if add_to is not None:
+        out = add_to
+    elif out is None:
+        out = x.new_empty(*x.shape[:axis], size, *x.shape[axis + 1 :])
     planes, out_planes = x.reshape(outer, n, inner), out.view(outer, size, inner)
-    for start in range(0, size, _BAND):
-        stop = min(start + _BAND, size)
+    width = _BAND.get(x.device.type, _BAND_ELSEWHERE)
+    for start in range(0, size, width):
+        stop = min(start + width, size)
         inputs, weights = band(n, size, (start, stop), x.dtype, x.device, adjoint)
         if add_to is not None:
             out_planes[:, start:stop].baddbmm_(weights.expand(outer, -1, -1), planes[:, inputs])
