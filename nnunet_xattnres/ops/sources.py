@@ -65,7 +65,8 @@ class ProjectedSource:
     """
 
     def __init__(self, h: Tensor, projection: Tensor, size: Sequence[int]) -> None:
-        self.h, self.projection = h.flatten(1).to(projection.dtype), projection
+        self.h = h.to(projection.dtype, memory_format=torch.contiguous_format).flatten(1)
+        self.projection = projection
         self.size, self.samples = size, h.shape[3]
         projected = torch.mm(projection, self.h).unflatten(1, h.shape[1:])
         self.projected = projected.permute(1, 2, 0, 3, 4).contiguous()  # (rows, middle, C + 1, samples, columns)
@@ -84,7 +85,7 @@ class ProjectedSource:
     def start_backward(self, d_h: Tensor, d_projection: Tensor) -> None:
         """The gradient of the map will be written to ``d_h``, that of the projection added to ``d_projection``."""
         self.d_h, self.d_projection = d_h, d_projection
-        self.d_projected = torch.zeros_like(self.projected)
+        self.d_projected: Tensor | None = None
 
     def collect(self, tile: Tile, d_out: Tensor) -> None:
         """Take the gradient of what ``align`` wrote."""
@@ -95,10 +96,17 @@ class ProjectedSource:
             weights = middle_weights.T.expand(len(d_out), -1, -1)
             d_out = torch.bmm(weights, d_out.flatten(2)).unflatten(2, d_out.shape[2:])
         d_out = d_out.unflatten(3, (self.samples, -1))
-        self.d_projected[rows, middle] += resize_axis(d_out, 4, self.projected.shape[4], adjoint=True)
+        d_projected = resize_axis(d_out, 4, self.projected.shape[4], adjoint=True)
+        if self.d_projected is None and d_projected.shape == self.projected.shape:
+            self.d_projected = d_projected  # there is one tile only
+            return
+        if self.d_projected is None:
+            self.d_projected = torch.zeros_like(self.projected)
+        self.d_projected[rows, middle].add_(d_projected)
 
     def finish_backward(self) -> None:
         """All tiles are collected: what remains is the gradient of the projection."""
+        assert self.d_projected is not None
         d_projected = self.d_projected.permute(2, 0, 1, 3, 4).flatten(1)
         if self.d_h.is_contiguous() and self.d_h.dtype == d_projected.dtype:
             torch.mm(self.projection.T, d_projected, out=self.d_h.flatten(1))

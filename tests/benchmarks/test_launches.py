@@ -18,13 +18,13 @@ def within(counts, at_most_launches, at_most_gigabytes):
 
 
 def test_the_standard_network_by_tiles():
-    within(count(), 20_940, 238)
+    within(count(), 3_768, 215)
 
 
 @pytest.mark.skipif(not fused.available(), reason="Triton is not installed")
 def test_the_standard_network_by_the_kernels():
     counts = count(fused_channels=choice.FUSED_CHANNELS)
-    within(counts, 2_393, 25.6)
+    within(counts, 1_081, 23.2)
     assert total(counts).triton > 0
 
 

@@ -10,17 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_xattnres.ops import reference, tiled
+from nnunet_xattnres.ops import reference, resize, tiled
+from nnunet_xattnres.ops import tiles as tiles_module
 from nnunet_xattnres.ops.tiles import _TILE
 
 every_case = pytest.mark.parametrize("name", CASES)
 
 
-@pytest.fixture(params=["one tile", "many tiles"])
+@pytest.fixture(params=["one tile", "many tiles", "one tile as on a GPU", "many tiles as on a GPU"])
 def tiles(request, monkeypatch):
     """With 2^7 numbers a tile, every case is cut along its rows and its middle axis."""
-    if request.param == "many tiles":
+    if request.param.startswith("many tiles"):
         monkeypatch.setitem(_TILE, "cpu", 2**7)
+    if request.param.endswith("as on a GPU"):
+        monkeypatch.setattr(tiles_module, "_IN_CACHE", set())
+        monkeypatch.setitem(resize._BAND, "cpu", 256)
 
 
 @every_case
