@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import product
-from math import ceil, prod
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile
+from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile, cut
 
 # Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.
 # On a GPU a tile is many times the cache, and the calls cost more than the memory.
@@ -58,16 +58,16 @@ class TiledRead:
         self.size = n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
         numbers = _TILE.get(pool[0].device.type, _TILE_ELSEWHERE)
         positions = max(1, numbers // ((self.channels + 1) * n_columns))  # of the samples, rows and the middle axis
-        self.samples = _cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
+        self.samples = cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
         middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
-        parts = product(_cut(n_rows, max(1, positions // middle)), _cut(n_middle, middle))
+        parts = product(cut(n_rows, max(1, positions // middle)), cut(n_middle, middle))
         self.tiles = [Tile(rows, middle) for rows, middle in parts]
         # all aligned maps and some of C channels: allocated once, fresh memory is slow
         most = max(map(_length, self.samples), default=0) * max(prod(map(_length, tile)) for tile in self.tiles)
-        one_by_one = pool[0].device.type in _IN_CACHE
-        together = 1 if one_by_one else max(1, 2 * numbers // max(1, most * self.channels * n_columns))
-        self.groups = _cut(len(pool), together)  # of sources, whose products are written before they are added
-        self.groups_in_place = self.groups if one_by_one else [slice(0, len(pool))]
+        self.one_by_one = pool[0].device.type in _IN_CACHE
+        together = 1 if self.one_by_one else max(1, 2 * numbers // max(1, most * self.channels * n_columns))
+        self.groups = cut(len(pool), together)  # of sources, whose products are written before they are added
+        self.groups_in_place = self.groups if self.one_by_one else [slice(0, len(pool))]
         n_numbers = len(pool) * (self.channels + 1) + max(map(_length, self.groups)) * self.channels
         n_numbers *= most * n_columns
         self.buffer = pool[0].new_empty(n_numbers, dtype=self.dtype)
@@ -92,9 +92,12 @@ class TiledRead:
             for source, out in zip(sources[group], aligned[group], strict=True):
                 source.align(tile, out)
             some, products = values[group], scratch[: _length(group)]
-            torch.sum(torch.mul(some, some, out=products), 3, out=squares[group])
+            if self.one_by_one:
+                torch.sum(torch.mul(some, some, out=products), 3, out=squares[group])
             if d_read is not None:
                 torch.sum(torch.mul(some, d_read, out=products), 3, out=d_weights[group])
+        if not self.one_by_one:
+            torch.linalg.vector_norm(values, dim=3, out=squares).square_()  # reads the maps once, and writes none
         return Part(aligned, values, numerator, squares.add_(self.eps).rsqrt_(), d_weights, scratch[0])
 
 
@@ -111,9 +114,3 @@ def samples_of(x: Tensor, samples: slice) -> Tensor:
 
 def _length(part: slice) -> int:
     return part.stop - part.start
-
-
-def _cut(n: int, at_most: int) -> list[slice]:
-    """The range of n in parts that differ by one at most."""
-    n_parts = ceil(n / at_most)
-    return [slice(i * n // n_parts, (i + 1) * n // n_parts) for i in range(n_parts)]

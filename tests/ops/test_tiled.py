@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_xattnres.ops import reference, resize, tiled
+from nnunet_xattnres.ops import reference, resize, sources, tiled
 from nnunet_xattnres.ops import tiles as tiles_module
 from nnunet_xattnres.ops.tiles import _TILE
 
@@ -250,3 +250,22 @@ def test_only_some_inputs_need_a_gradient():
         d_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         (gradient,) = torch.autograd.grad(out, [some[name]], d_out)
         torch.testing.assert_close(gradient, full[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_source_is_widened_in_parts(dtype, monkeypatch):
+    """Only some rows of a map in low precision stand there in float32 at a time; the result is the same."""
+    pool = [torch.randn(2, 4, 8, 6, 5).to(dtype), torch.randn(2, 6, 4, 3, 5).to(dtype)]
+    tensors = [t.requires_grad_() for t in (*pool, torch.randn(3, 4), torch.randn(3, 6))]
+
+    def run():
+        out = tiled.history_read(tensors[:2], tensors[2:], torch.ones(3), torch.ones(3), (8, 6, 5))
+        return [out, *torch.autograd.grad(out, tensors, torch.ones_like(out))]
+
+    expected, widest = run(), []
+    wide = sources.ProjectedSource._wide
+    monkeypatch.setattr(sources.ProjectedSource, "_wide", lambda *a: (widest.append(wide(*a)), widest[-1])[1])
+    monkeypatch.setattr(sources, "_PART", 2 * 4 * 6 * 5 * 2)  # two rows of the first map
+    for a, b in zip(run(), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+    assert max(t.numel() for t in widest) == (480 if dtype == torch.bfloat16 else 1920)
