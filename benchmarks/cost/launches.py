@@ -3,6 +3,7 @@
 The reads of a network run, forward and backward, on tensors without data (the meta device), and every call that would
 launch a kernel there is counted: not views and not allocations. Its bytes are those of the tensors that it reads and of
 those that it writes; a matrix product that reads its input twice counts it once, as if every cache were large enough.
+What a call does inside, as copies before a matrix product or a second kernel of a reduction, is not seen.
 The maps are half, the parameters float32, as under autocast. A call of a Triton kernel counts as one launch, and its
 bytes apart from those of the plain torch around it.
 
@@ -227,10 +228,12 @@ def _gb(n: int) -> str:
     return f"{n / 1e9:.1f}"
 
 
-def main() -> None:
-    """Print the launches and bytes of the reads of a training step, forward + backward, by each path."""
+def main(
+    fused_channels: int = typer.Option(choice.FUSED_CHANNELS, help="Reads of up to so many take the Triton kernels."),
+) -> None:
+    """Print the launches and bytes of the reads of a training step, forward + backward, by tiles and by the kernels."""
     console = Console()
-    paths = {"tiled": 0, f"fused up to {choice.FUSED_CHANNELS} channels": choice.FUSED_CHANNELS}
+    paths = {"tiled": 0, f"fused up to {fused_channels} channels": fused_channels}
     for name, channels in paths.items() if fused.available() else list(paths.items())[:1]:
         console.print(_table(f"{STANDARD.name}, mode add, half maps, {name}", count(fused_channels=channels)))
 

@@ -153,7 +153,7 @@ def _read_backward(
                 source.start_backward(samples_of(d_h, samples), d_projection)
             for tile in read.tiles:
                 d_read = d_out[:, tile.rows, tile.middle].permute(1, 2, 0, 3, 4)
-                d_read = d_read.to(read.dtype, memory_format=torch.contiguous_format).flatten(3)
+                d_read = d_read.to(read.dtype, memory_format=torch.contiguous_format).flatten(3).contiguous()
                 part = read.align(sources, tile, d_read)
                 weights, shrinks = part.backward(skip)
                 for some in read.groups_in_place:

@@ -11,9 +11,10 @@ from torch import Tensor
 from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile, cut
 
 # Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.
-# On a GPU a tile is many times the cache, and the calls cost more than the memory.
+# On a GPU a tile is many times the cache, and the fewer the calls the better, as long as there is memory for it.
 _TILE = {"cpu": 2**19}
 _TILE_ELSEWHERE = 2**24
+_SMALL_TILE = 2**22
 _IN_CACHE = {
     "cpu"
 }  # where a source is aligned and reduced before the next one; elsewhere as many as possible by one call
@@ -56,7 +57,7 @@ class TiledRead:
         self.channels, self.dtype = read_channels(projections), projections[0].dtype
         self.eps = self.channels * eps
         self.size = n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
-        numbers = _TILE.get(pool[0].device.type, _TILE_ELSEWHERE)
+        numbers = numbers_of_a_tile(pool[0].device, len(pool))
         positions = max(1, numbers // ((self.channels + 1) * n_columns))  # of the samples, rows and the middle axis
         self.samples = cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
         middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
@@ -99,6 +100,18 @@ class TiledRead:
         if not self.one_by_one:
             torch.linalg.vector_norm(values, dim=3, out=squares).square_()  # reads the maps once, and writes none
         return Part(aligned, values, numerator, squares.add_(self.eps).rsqrt_(), d_weights, scratch[0])
+
+
+def numbers_of_a_tile(device: torch.device, n_sources: int) -> int:
+    """Of one aligned map. On CUDA all maps of a large tile are in float32 at most a sixteenth of the GPU's memory.
+
+    Of all its memory, not of what is free: the same GPU computes the same bits every time.
+    """
+    numbers = _TILE.get(device.type, _TILE_ELSEWHERE)
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return numbers if 16 * 4 * (n_sources + 2) * numbers <= memory else _SMALL_TILE
+    return numbers
 
 
 def read_channels(projections: Sequence[Tensor]) -> int:

@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import prod
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -269,3 +270,11 @@ def test_a_source_is_widened_in_parts(dtype, monkeypatch):
     for a, b in zip(run(), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
     assert max(t.numel() for t in widest) == (480 if dtype == torch.bfloat16 else 1920)
+
+
+def test_a_small_gpu_gets_small_tiles(monkeypatch):
+    for gib, expected in ((8, [2**24, 2**22, 2**22]), (16, [2**24, 2**24, 2**22]), (80, [2**24, 2**24, 2**24])):
+        properties = SimpleNamespace(total_memory=gib * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, p=properties: p)
+        assert [tiles_module.numbers_of_a_tile(torch.device("cuda"), n) for n in (2, 10, 30)] == expected
+    assert tiles_module.numbers_of_a_tile(torch.device("cpu"), 10) == _TILE["cpu"]
