@@ -7,6 +7,7 @@ from benchmarks.cost import launches
 from benchmarks.cost.configurations import Configuration
 from benchmarks.cost.launches import Count, Counter, count, total
 from nnunet_xattnres.ops import fused
+from nnunet_xattnres.ops.tiles import _TILE_ELSEWHERE
 
 SMALL = Configuration("small", 1, (16, 16), (2, 4, 4), ((2, 2), (2, 2)))
 
@@ -27,6 +28,35 @@ def test_the_standard_network_by_the_kernels(channels, at_most_launches, at_most
     counts = count(fused_channels=channels)
     within(counts, at_most_launches, at_most_gigabytes)
     assert total(counts).triton > 0
+
+
+@pytest.fixture
+def widened(monkeypatch):
+    """How many numbers each call makes float32 that were half."""
+    found, original = [], launches._bytes_of_call
+
+    def spy(func, name, args, kwargs, out):
+        given = args[1] if name == "copy_" else args[0]
+        if name in ("copy_", "_to_copy") and (given.dtype, out.dtype) == (torch.float16, torch.float32):
+            found.append(out.numel())
+        return original(func, name, args, kwargs, out)
+
+    monkeypatch.setattr(launches, "_bytes_of_call", spy)
+    return found
+
+
+def test_by_tiles_no_more_is_widened_than_a_tile(widened):
+    count(SMALL)
+    assert widened  # the spy sees it
+    widened.clear()
+    count()
+    assert max(widened) <= _TILE_ELSEWHERE < 2 * 32 * 128**3  # the largest map
+
+
+@pytest.mark.skipif(not fused.available(), reason="Triton is not installed")
+def test_around_the_kernels_nothing_is_widened(widened):
+    count(fused_channels=320)
+    assert widened == []
 
 
 def test_every_read_is_counted_forward_and_backward():
