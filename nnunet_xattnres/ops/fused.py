@@ -20,7 +20,7 @@ it; the other axes follow as products with the transposed matrices. There are no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from math import prod
@@ -291,43 +291,83 @@ def _table(rows: tuple[tuple[int, int, int], ...], device: torch.device) -> Tens
 
 
 class _Packed:
-    """Projected sources, resized along their last axis, in one buffer."""
+    """Projected sources, resized along their last axis, in one buffer of the maps' dtype.
+
+    The products are in that dtype, too, as those of a convolution under autocast; they add up in float32.
+    """
 
     def __init__(
         self, maps: Sequence[Tensor], projections: Sequence[Tensor | None], query: Tensor, size: Sequence[int]
     ) -> None:
         self.depth, self.height, self.width = _three_axes(size)
-        self.maps, self.projections, self.query = maps, projections, query
+        dtype = widest_dtype(maps) if maps else query.dtype
+        self.maps, self.projections, self.query = maps, _all_to(projections, dtype), query
         shapes = [(len(h), len(query), *_three_axes(h.shape[2:])[:2], self.width) for h in maps]
         starts = [0, *accumulate(-(-prod(s) // 16) * 16 for s in shapes)]  # aligned for wide loads
-        dtype = widest_dtype(maps) if maps else query.dtype
         self.buffer = torch.empty(starts[-1], dtype=dtype, device=query.device)
         self.table = _table(tuple((n, *s[2:4]) for n, s in zip(starts, shapes, strict=False)), query.device)
         self.sources = [self.buffer[n : n + prod(s)].view(s) for n, s in zip(starts, shapes, strict=False)]
-        for source, h, projection in zip(self.sources, maps, projections, strict=True):
-            x = h.flatten(2).to(query.dtype)
+        for source, h, projection in zip(self.sources, maps, self.projections, strict=True):
+            x = h.to(dtype)
             if projection is not None:
-                x = torch.bmm(projection.to(query.dtype).expand(len(x), -1, -1), x)
-            source.copy_(resize_axis(x.view(*source.shape[:4], -1), 4, self.width))
+                x = self._project(x, projection, source)
+            if x is not source:
+                resize_axis(x.reshape(*source.shape[:4], -1), 4, self.width, out=source)
 
-    def backward(self, grad: Tensor, log_sum: Tensor, delta: Tensor, eps: float) -> tuple[list[Tensor], Tensor]:
-        """The gradients of the projected maps, (B, C, positions), and of the query."""
-        d_maps, d_query = [], torch.zeros_like(self.query)
+    def _project(self, h: Tensor, projection: Tensor, source: Tensor) -> Tensor:
+        """The projected map, in ``source`` if it has its size already."""
+        shape = *source.shape[:4], h.shape[-1]
+        out = source if source.shape == shape else h.new_empty(shape)
+        torch.bmm(projection.expand(len(h), -1, -1), h.flatten(2), out=out.flatten(2))
+        return out
+
+    def programs(self) -> list[int]:
+        """Of each source, in the backward."""
+        n_blocks = triton.cdiv(self.width, _blocks(len(self.query), self.width)["BLOCK"])
+        return [len(source) * self.depth * source.shape[3] * n_blocks for source in self.sources]
+
+    def backward(
+        self, grad: Tensor, log_sum: Tensor, delta: Tensor, eps: float, d_query_parts: Sequence[Tensor]
+    ) -> Iterator[Tensor]:
+        """The gradients of the projected maps, (B, C, positions), in the dtype of the buffer.
+
+        That of the query is written in parts, (programs, C) for each source.
+        """
         channels, blocks = len(self.query), _blocks(len(self.query), self.width)
-        for source, h in zip(self.sources, self.maps, strict=True):
+        for source, h, d_query in zip(self.sources, self.maps, d_query_parts, strict=True):
             batch, _, in_depth, in_height, width = source.shape
             grid = batch * self.depth * in_height, triton.cdiv(width, blocks["BLOCK"])
-            d = self.query.new_empty(batch, channels, self.depth, in_height, width)
-            d_query_parts = self.query.new_empty(prod(grid), channels)
+            d = source.new_empty(batch, channels, self.depth, in_height, width)
             sizes = in_depth, in_height, self.depth, self.height, width
             before = grad.shape[1] - channels
             _backward_source_kernel[grid](
-                source, self.query, grad, log_sum, delta, d, d_query_parts, eps, channels, before, *sizes, **blocks
+                source, self.query, grad, log_sum, delta, d, d_query, eps, channels, before, *sizes, **blocks
             )
-            d_query += d_query_parts.sum(0)
             d = resize_axis(resize_axis(d, 2, in_depth, adjoint=True), 4, h.shape[-1], adjoint=True)
-            d_maps.append(d.flatten(2))
-        return d_maps, d_query
+            yield d.flatten(2)
+
+
+def _all_to(projections: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """The projections, (C, C_k), in a dtype: cast at once, for each alone is a launch."""
+    given = [p for p in projections if p is not None]
+    if all(p.dtype == dtype for p in given):
+        return list(projections)
+    parts = iter(torch.cat(given, 1).to(dtype).split([p.shape[1] for p in given], 1))
+    return [None if p is None else next(parts) for p in projections]
+
+
+def _d_projected(d: Tensor, h: Tensor, projection: Tensor, d_h: Tensor, d_projection: Tensor) -> None:
+    """Write the gradients of a map and of its projection, from that of the projected map, (B, C, positions)."""
+    transposed = projection.T.expand(len(d), -1, -1)
+    if d_h.dtype == d.dtype:
+        torch.bmm(transposed, d, out=d_h.flatten(2))
+    else:
+        d_h.copy_(torch.bmm(transposed, d).view_as(d_h))
+    per_sample = torch.bmm(d, h.flatten(2).to(d.dtype).mT)
+    if d_projection.dtype == d.dtype:
+        torch.sum(per_sample, 0, out=d_projection)
+    else:
+        torch.sum(per_sample, 0, dtype=d_projection.dtype, out=d_projection)
 
 
 @torch.library.custom_op(
@@ -404,24 +444,26 @@ def _read_backward(
     first, d_first = (direct[0].contiguous(), found[0]) if direct else (query, query)
     delta = torch.empty_like(log_sum)
     grid = len(grad) * prod(size[:-1]), triton.cdiv(size[-1], blocks["BLOCK"])
-    d_query_parts = query.new_zeros(prod(grid), channels)
     with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
         packed = _Packed([*direct[1:], *others], [*[None] * len(direct[1:]), *projections], query, size)
+        programs = [prod(grid) if direct else 0, *packed.programs()]
+        d_query = query.new_empty(sum(programs), channels)
+        d_query_parts = d_query.split(programs)
         sizes = channels, grad.shape[1] - channels, *_three_axes(size)
         _backward_positions_kernel[grid](
-            *(first, packed.buffer, packed.table, query, grad, log_sum, delta, d_first, d_query_parts),
+            *(first, packed.buffer, packed.table, query, grad, log_sum, delta, d_first, d_query_parts[0]),
             *(len(packed.maps), eps, *sizes),
             **{"HAS_DIRECT": bool(direct), "SKIP": skip, **blocks},
         )
-        d_maps, d_query = packed.backward(grad, log_sum, delta, eps)
-        found[-1].copy_(d_query + d_query_parts.sum(0))
-        n_plain = len(direct[1:])
-        for d_h, d in zip(found[1 : len(direct)], d_maps[:n_plain], strict=True):
-            d_h.copy_(d.view_as(d_h))
-        d_others, d_projections = found[len(direct) :][: len(others)], found[len(direct) + len(others) :]
-        for d_h, d_p, d, h, p in zip(d_others, d_projections, d_maps[n_plain:], others, projections, strict=False):
-            d_h.copy_(torch.bmm(p.T.to(d.dtype).expand(len(d), -1, -1), d).view_as(d_h))
-            d_p.copy_(torch.bmm(d, h.flatten(2).to(d.dtype).mT).sum(0))
+        d_projections = [None] * len(direct[1:]) + found[len(direct) + len(others) : -1]
+        d_maps = packed.backward(grad, log_sum, delta, eps, d_query_parts[1:])
+        gradients = found[len(direct[:1]) :]
+        for d, h, p, d_h, d_p in zip(d_maps, packed.maps, packed.projections, gradients, d_projections, strict=False):
+            if p is None or d_p is None:
+                d_h.copy_(d.view_as(d_h))
+            else:
+                _d_projected(d, h, p, d_h, d_p)
+        torch.sum(d_query, 0, out=found[-1])
     return found
 
 

@@ -1,7 +1,8 @@
 """Linear resize (align_corners=False) as separable small banded matrices, one for each axis (ours).
 
 On the CPU this is several times faster than ``F.interpolate``. The gradient is a product with the transposed matrices:
-there are no scattered additions, so it is the same bits every time on every device.
+there are no scattered additions, so it is the same bits every time on every device. Even factors need no matrices: see
+``taps.py``.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops.arguments import check_resize
+from nnunet_xattnres.ops.taps import add_to_taps, even_factors, mean_of_taps
 
-_BAND = 64  # outputs of a band: wider ones multiply more zeros, narrower ones are more matrix products
+# Outputs of a band: wider ones multiply more zeros, narrower ones are more matrix products, each a launch on a GPU.
+_BAND = {"cpu": 64}
+_BAND_ELSEWHERE = 256
 
 
 @lru_cache(maxsize=1024)
@@ -48,19 +52,28 @@ def band(
         return inputs, rows[:, inputs].contiguous().to(dtype).to(device)
 
 
-def resize_axis(x: Tensor, axis: int, size: int, adjoint: bool = False, add_to: Tensor | None = None) -> Tensor:
+def resize_axis(
+    x: Tensor, axis: int, size: int, adjoint: bool = False, add_to: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Resize one axis of ``x`` to ``size`` positions; with ``adjoint`` the gradient of resizing it *from* ``size``.
 
-    The result is added to ``add_to`` in place, if that is given; the axis is not the last one then.
+    The result is added to ``add_to`` in place, if that is given, and the axis is not the last one then; it is written
+    to ``out``, if that is given.
     """
     n = x.shape[axis]
     if n == size:
+        if out is not None:
+            return out.copy_(x)
         return x if add_to is None else add_to.add_(x)
     outer, inner = prod(x.shape[:axis]), prod(x.shape[axis + 1 :])
-    out = x.new_empty(*x.shape[:axis], size, *x.shape[axis + 1 :]) if add_to is None else add_to
+    if add_to is not None:
+        out = add_to
+    elif out is None:
+        out = x.new_empty(*x.shape[:axis], size, *x.shape[axis + 1 :])
     planes, out_planes = x.reshape(outer, n, inner), out.view(outer, size, inner)
-    for start in range(0, size, _BAND):
-        stop = min(start + _BAND, size)
+    width = _BAND.get(x.device.type, _BAND_ELSEWHERE)
+    for start in range(0, size, width):
+        stop = min(start + width, size)
         inputs, weights = band(n, size, (start, stop), x.dtype, x.device, adjoint)
         if add_to is not None:
             out_planes[:, start:stop].baddbmm_(weights.expand(outer, -1, -1), planes[:, inputs])
@@ -91,6 +104,9 @@ def _resize(x: Tensor, sizes: list[int]) -> list[Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         for result in results:
             size = result.shape[2:]
+            if factors := even_factors(x.shape[2:], size):
+                mean_of_taps(x, factors, result)
+                continue
             for sample, target in zip(x, result, strict=True):  # one by one: only one is widened at a time
                 sample = _wide(sample)
                 for axis in _cheapest_order(x.shape[2:], size):
@@ -112,6 +128,10 @@ def _resize_fake(x: Tensor, sizes: list[int]) -> list[Tensor]:
 )
 def _resize_backward(grads: list[Tensor], size: list[int]) -> Tensor:
     result = _resize_backward_fake(grads, size)
+    factors = [found for grad in grads if (found := even_factors(size, grad.shape[2:]))]
+    if len(factors) == len(grads):
+        add_to_taps(grads, factors, result)
+        return result
     with torch.autocast(result.device.type, enabled=False):
         for b, target in enumerate(result):
             total = _wide(target).zero_()

@@ -4,12 +4,15 @@ They are seen as (channels, rows, middle, samples, columns), in a tile as (rows,
 """
 
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops.resize import band, resize_axis
+
+_PART = 2**22  # numbers of a map in half precision that stand there in float32 at a time
 
 
 class Tile(NamedTuple):
@@ -65,10 +68,15 @@ class ProjectedSource:
     """
 
     def __init__(self, h: Tensor, projection: Tensor, size: Sequence[int]) -> None:
-        self.h, self.projection = h.flatten(1).to(projection.dtype), projection
+        narrow, n_rows = h.dtype != projection.dtype, h.shape[1]
+        self.h, self.projection = h if narrow else h.contiguous(), projection
         self.size, self.samples = size, h.shape[3]
-        projected = torch.mm(projection, self.h).unflatten(1, h.shape[1:])
-        self.projected = projected.permute(1, 2, 0, 3, 4).contiguous()  # (rows, middle, C + 1, samples, columns)
+        self.parts = cut(n_rows, max(1, _PART * n_rows // h.numel()) if narrow else n_rows)  # of its rows
+        # (rows, middle, C + 1, samples, columns)
+        self.projected = projection.new_empty(n_rows, h.shape[2], len(projection), *h.shape[3:])
+        for rows in self.parts:
+            projected = torch.mm(projection, self._wide(rows)).unflatten(1, (-1, *h.shape[2:]))
+            self.projected[rows] = projected.permute(1, 2, 0, 3, 4)
 
     def align(self, tile: Tile, out: Tensor) -> None:
         """Write the aligned map and <q, v> into ``out``, (rows, middle, C + 1, samples * columns)."""
@@ -84,7 +92,7 @@ class ProjectedSource:
     def start_backward(self, d_h: Tensor, d_projection: Tensor) -> None:
         """The gradient of the map will be written to ``d_h``, that of the projection added to ``d_projection``."""
         self.d_h, self.d_projection = d_h, d_projection
-        self.d_projected = torch.zeros_like(self.projected)
+        self.d_projected: Tensor | None = None
 
     def collect(self, tile: Tile, d_out: Tensor) -> None:
         """Take the gradient of what ``align`` wrote."""
@@ -95,16 +103,30 @@ class ProjectedSource:
             weights = middle_weights.T.expand(len(d_out), -1, -1)
             d_out = torch.bmm(weights, d_out.flatten(2)).unflatten(2, d_out.shape[2:])
         d_out = d_out.unflatten(3, (self.samples, -1))
-        self.d_projected[rows, middle] += resize_axis(d_out, 4, self.projected.shape[4], adjoint=True)
+        d_projected = resize_axis(d_out, 4, self.projected.shape[4], adjoint=True)
+        if self.d_projected is None and d_projected.shape == self.projected.shape:
+            self.d_projected = d_projected  # there is one tile only
+            return
+        if self.d_projected is None:
+            self.d_projected = torch.zeros_like(self.projected)
+        self.d_projected[rows, middle].add_(d_projected)
 
     def finish_backward(self) -> None:
         """All tiles are collected: what remains is the gradient of the projection."""
+        assert self.d_projected is not None
         d_projected = self.d_projected.permute(2, 0, 1, 3, 4).flatten(1)
         if self.d_h.is_contiguous() and self.d_h.dtype == d_projected.dtype:
             torch.mm(self.projection.T, d_projected, out=self.d_h.flatten(1))
         else:
             self.d_h.copy_(torch.mm(self.projection.T, d_projected).view_as(self.d_h))
-        self.d_projection.addmm_(d_projected, self.h.T)
+        row = self.h.shape[2:].numel()
+        for rows in self.parts:
+            self.d_projection.addmm_(d_projected[:, rows.start * row : rows.stop * row], self._wide(rows).T)
+
+    def _wide(self, rows: slice) -> Tensor:
+        """Some rows in the dtype of the projection, (C_k, positions)."""
+        part = self.h[:, rows]
+        return part.to(self.projection.dtype, memory_format=torch.contiguous_format).flatten(1)
 
     def _bands(self, tile: Tile) -> list[tuple[slice, Tensor | None]]:
         """What a tile depends on along the rows and the middle axis, and the weights; None where nothing is resized."""
@@ -113,3 +135,9 @@ class ProjectedSource:
             (part, None) if n == n_out else band(n, n_out, (part.start, part.stop), *like)
             for n, n_out, part in zip(self.projected.shape, self.size, tile, strict=False)
         ]
+
+
+def cut(n: int, at_most: int) -> list[slice]:
+    """The range of n in parts that differ by one at most."""
+    n_parts = ceil(n / at_most)
+    return [slice(i * n // n_parts, (i + 1) * n // n_parts) for i in range(n_parts)]

@@ -58,11 +58,7 @@ def history_read(
     dtype = torch.promote_types(widest_dtype(pool), torch.float32)
     query = pseudo_query.to(dtype) * key_scale.to(dtype) * len(pseudo_query) ** 0.5
     pool = [resized_first(h, p, size) for h, p in zip(pool, projections, strict=True)]
-    # (C + 1, C_k), or the query alone, (C), for a map that is read as it is
-    wide = [None if p is None else p.to(dtype) for p in projections]
-    # a sum of products, and no matrix product, which autocast would take in half precision
-    rows = [query if p is None else (query.unsqueeze(1) * p).sum(0, keepdim=True) for p in wide]
-    extended = [row if p is None else torch.cat((p, row)) for p, row in zip(wide, rows, strict=True)]
+    extended = _with_query(projections, query)
     if not return_weights:
         return _read(pool, extended, below, list(size), skip, eps)
     with torch.no_grad():
@@ -70,6 +66,18 @@ def history_read(
         weights = out.new_empty(len(out), len(pool), *size, dtype=dtype)
         _fill(out, weights, pool, extended, below, size, skip, eps)
         return out, weights
+
+
+def _with_query(projections: Sequence[Tensor | None], query: Tensor) -> list[Tensor]:
+    """(C + 1, C_k) for each source, or the query alone, (C), for a map that is read as it is; made at once for all."""
+    given = [p for p in projections if p is not None]
+    if not given:
+        return [query for _ in projections]
+    wide = torch.cat(given, 1).to(query.dtype)
+    # a sum of products, and no matrix product, which autocast would take in half precision
+    row = (query.unsqueeze(1) * wide).sum(0, keepdim=True)
+    parts = iter(torch.cat((wide, row)).split([p.shape[1] for p in given], 1))
+    return [query if p is None else next(parts) for p in projections]
 
 
 @torch.library.custom_op(
@@ -144,10 +152,12 @@ def _read_backward(
             for source, d_h, d_projection in zip(sources, d_pool, d_projections, strict=True):
                 source.start_backward(samples_of(d_h, samples), d_projection)
             for tile in read.tiles:
-                d_read = d_out[:, tile.rows, tile.middle].permute(1, 2, 0, 3, 4).flatten(3).to(read.dtype).contiguous()
+                d_read = d_out[:, tile.rows, tile.middle].permute(1, 2, 0, 3, 4)
+                d_read = d_read.to(read.dtype, memory_format=torch.contiguous_format).flatten(3).contiguous()
                 part = read.align(sources, tile, d_read)
-                for values, weight, shrink in zip(part.values, *part.backward(skip), strict=True):
-                    values.mul_(shrink).addcmul_(d_read, weight)
+                weights, shrinks = part.backward(skip)
+                for some in read.groups_in_place:
+                    part.values[some].mul_(shrinks[some]).addcmul_(d_read, weights[some])
                 for source, d_aligned in zip(sources, part.aligned, strict=True):
                     source.collect(tile, d_aligned)
             for source in sources:

@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from itertools import product
-from math import ceil, prod
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile
+from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile, cut
 
 # Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.
+# On a GPU a tile is many times the cache, and the fewer the calls the better, as long as there is memory for it.
 _TILE = {"cpu": 2**19}
-_TILE_ELSEWHERE = 2**22
+_TILE_ELSEWHERE = 2**24
+_SMALL_TILE = 2**22
+_IN_CACHE = {
+    "cpu"
+}  # where a source is aligned and reduced before the next one; elsewhere as many as possible by one call
 _ROWS = 8  # of a tile with a middle axis: neighbouring tiles resize the same source rows again
 
 
@@ -52,15 +57,20 @@ class TiledRead:
         self.channels, self.dtype = read_channels(projections), projections[0].dtype
         self.eps = self.channels * eps
         self.size = n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
-        numbers = _TILE.get(pool[0].device.type, _TILE_ELSEWHERE)
+        numbers = numbers_of_a_tile(pool[0].device, len(pool))
         positions = max(1, numbers // ((self.channels + 1) * n_columns))  # of the samples, rows and the middle axis
-        self.samples = _cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
+        self.samples = cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
         middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
-        parts = product(_cut(n_rows, max(1, positions // middle)), _cut(n_middle, middle))
+        parts = product(cut(n_rows, max(1, positions // middle)), cut(n_middle, middle))
         self.tiles = [Tile(rows, middle) for rows, middle in parts]
-        # all aligned maps and one more of C channels: allocated once, fresh memory is slow
+        # all aligned maps and some of C channels: allocated once, fresh memory is slow
         most = max(map(_length, self.samples), default=0) * max(prod(map(_length, tile)) for tile in self.tiles)
-        n_numbers = (len(pool) * (self.channels + 1) + self.channels) * most * n_columns
+        self.one_by_one = pool[0].device.type in _IN_CACHE
+        together = 1 if self.one_by_one else max(1, 2 * numbers // max(1, most * self.channels * n_columns))
+        self.groups = cut(len(pool), together)  # of sources, whose products are written before they are added
+        self.groups_in_place = self.groups if self.one_by_one else [slice(0, len(pool))]
+        n_numbers = len(pool) * (self.channels + 1) + max(map(_length, self.groups)) * self.channels
+        n_numbers *= most * n_columns
         self.buffer = pool[0].new_empty(n_numbers, dtype=self.dtype)
 
     def sources(self, samples: slice) -> list[DirectSource | ProjectedSource]:
@@ -74,17 +84,34 @@ class TiledRead:
     ) -> Part:
         """Align all sources with a tile, and reduce each over its channels while it is in the cache."""
         shape = _length(tile.rows), _length(tile.middle), self.channels, sources[0].samples * self.size[2]
-        scratch = self.buffer[: prod(shape)].view(shape)
+        scratch = self.buffer[: max(map(_length, self.groups)) * prod(shape)].view(-1, *shape)
         aligned = self.buffer[scratch.numel() :][: len(sources) * (prod(shape) + prod(shape) // self.channels)]
         aligned = aligned.view(len(sources), *shape[:2], self.channels + 1, shape[3])
         values, numerator = aligned[..., :-1, :], aligned[..., -1, :]
         squares, d_weights = aligned.new_empty(2, *numerator.shape)
-        for k, source in enumerate(sources):
-            source.align(tile, aligned[k])
-            torch.sum(torch.mul(values[k], values[k], out=scratch), 2, out=squares[k])
+        for group in self.groups:
+            for source, out in zip(sources[group], aligned[group], strict=True):
+                source.align(tile, out)
+            some, products = values[group], scratch[: _length(group)]
+            if self.one_by_one:
+                torch.sum(torch.mul(some, some, out=products), 3, out=squares[group])
             if d_read is not None:
-                torch.sum(torch.mul(values[k], d_read, out=scratch), 2, out=d_weights[k])
-        return Part(aligned, values, numerator, squares.add_(self.eps).rsqrt_(), d_weights, scratch)
+                torch.sum(torch.mul(some, d_read, out=products), 3, out=d_weights[group])
+        if not self.one_by_one:
+            torch.linalg.vector_norm(values, dim=3, out=squares).square_()  # reads the maps once, and writes none
+        return Part(aligned, values, numerator, squares.add_(self.eps).rsqrt_(), d_weights, scratch[0])
+
+
+def numbers_of_a_tile(device: torch.device, n_sources: int) -> int:
+    """Of one aligned map. On CUDA all maps of a large tile are in float32 at most a sixteenth of the GPU's memory.
+
+    Of all its memory, not of what is free: the same GPU computes the same bits every time.
+    """
+    numbers = _TILE.get(device.type, _TILE_ELSEWHERE)
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return numbers if 16 * 4 * (n_sources + 2) * numbers <= memory else _SMALL_TILE
+    return numbers
 
 
 def read_channels(projections: Sequence[Tensor]) -> int:
@@ -100,9 +127,3 @@ def samples_of(x: Tensor, samples: slice) -> Tensor:
 
 def _length(part: slice) -> int:
     return part.stop - part.start
-
-
-def _cut(n: int, at_most: int) -> list[slice]:
-    """The range of n in parts that differ by one at most."""
-    n_parts = ceil(n / at_most)
-    return [slice(i * n // n_parts, (i + 1) * n // n_parts) for i in range(n_parts)]

@@ -99,9 +99,10 @@ def test_equals_the_reference(case):
     assert_equals_the_reference(Read(*CASES[case]), 1e-5)
 
 
+@pytest.mark.parametrize("case", ["2d, several direct", "2d, one axis shrinks, one grows", "3d, odd"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float64, 1e-9)])
-def test_dtypes(dtype, tolerance):
-    read = Read(*CASES["2d, several direct"], dtype=dtype)
+def test_dtypes(case, dtype, tolerance):
+    read = Read(*CASES[case], dtype=dtype)
     assert read.fused()[0].dtype == dtype
     assert_equals_the_reference(read, tolerance)
 

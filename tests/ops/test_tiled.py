@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import prod
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,17 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_xattnres.ops import reference, tiled
+from nnunet_xattnres.ops import reference, resize, sources, tiled
+from nnunet_xattnres.ops import tiles as tiles_module
 from nnunet_xattnres.ops.tiles import _TILE
 
 every_case = pytest.mark.parametrize("name", CASES)
 
 
-@pytest.fixture(params=["one tile", "many tiles"])
+@pytest.fixture(params=["one tile", "many tiles", "one tile as on a GPU", "many tiles as on a GPU"])
 def tiles(request, monkeypatch):
     """With 2^7 numbers a tile, every case is cut along its rows and its middle axis."""
-    if request.param == "many tiles":
+    if request.param.startswith("many tiles"):
         monkeypatch.setitem(_TILE, "cpu", 2**7)
+    if request.param.endswith("as on a GPU"):
+        monkeypatch.setattr(tiles_module, "_IN_CACHE", set())
+        monkeypatch.setitem(resize._BAND, "cpu", 256)
 
 
 @every_case
@@ -246,3 +251,30 @@ def test_only_some_inputs_need_a_gradient():
         d_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         (gradient,) = torch.autograd.grad(out, [some[name]], d_out)
         torch.testing.assert_close(gradient, full[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_source_is_widened_in_parts(dtype, monkeypatch):
+    """Only some rows of a map in low precision stand there in float32 at a time; the result is the same."""
+    pool = [torch.randn(2, 4, 8, 6, 5).to(dtype), torch.randn(2, 6, 4, 3, 5).to(dtype)]
+    tensors = [t.requires_grad_() for t in (*pool, torch.randn(3, 4), torch.randn(3, 6))]
+
+    def run():
+        out = tiled.history_read(tensors[:2], tensors[2:], torch.ones(3), torch.ones(3), (8, 6, 5))
+        return [out, *torch.autograd.grad(out, tensors, torch.ones_like(out))]
+
+    expected, widest = run(), []
+    wide = sources.ProjectedSource._wide
+    monkeypatch.setattr(sources.ProjectedSource, "_wide", lambda *a: (widest.append(wide(*a)), widest[-1])[1])
+    monkeypatch.setattr(sources, "_PART", 2 * 4 * 6 * 5 * 2)  # two rows of the first map
+    for a, b in zip(run(), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+    assert max(t.numel() for t in widest) == (480 if dtype == torch.bfloat16 else 1920)
+
+
+def test_a_small_gpu_gets_small_tiles(monkeypatch):
+    for gib, expected in ((8, [2**24, 2**22, 2**22]), (16, [2**24, 2**24, 2**22]), (80, [2**24, 2**24, 2**24])):
+        properties = SimpleNamespace(total_memory=gib * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, p=properties: p)
+        assert [tiles_module.numbers_of_a_tile(torch.device("cuda"), n) for n in (2, 10, 30)] == expected
+    assert tiles_module.numbers_of_a_tile(torch.device("cpu"), 10) == _TILE["cpu"]
