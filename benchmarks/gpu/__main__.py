@@ -6,8 +6,10 @@ goes on where the first one ran out of time.
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -209,5 +211,14 @@ def same(what: str, row: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(row[key] == other[key] for key in KEYS[what])
 
 
+def stop(*_: object) -> None:
+    """End at once, and all processes with it: what was found stands in the file."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     main()

@@ -6,11 +6,13 @@ import os
 import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from threading import Lock
 from typing import Any
 
 _LEAST = 5.0  # seconds: no process is begun for less
 _GRACE = 3.0  # seconds in which a process that has done its work may end
+_LOCK = Lock()  # to start a process asks the others for their exit codes, which can be read once
 Result = dict[str, Any]
 
 
@@ -65,17 +67,23 @@ class _Child:
         self.connection, theirs = context.Pipe(duplex=False)
         # as bytes: what they name is imported only when the environment is set
         self.process = context.Process(target=_work, args=(theirs, environment, pickle.dumps(work)))
-        self.process.start()
+        with _LOCK:
+            self.process.start()
         theirs.close()
 
     def __enter__(self) -> "_Child":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.join(_GRACE)
+        wait([self.process.sentinel], _GRACE)
         self.process.kill()
-        self.process.join()
+        self._join()
         self.connection.close()
+
+    def _join(self) -> None:
+        wait([self.process.sentinel])
+        with _LOCK:
+            self.process.join()
 
     def next(self, until: float, too_long: str) -> tuple[Result | None, Result | None]:
         """The next result, or why there is none; an empty ``why`` if the work has merely stopped."""
@@ -85,7 +93,7 @@ class _Child:
         try:
             return self.connection.recv(), None
         except EOFError:
-            self.process.join()
+            self._join()
             code = self.process.exitcode
             return None, {"status": "crashed", "why": f"its process ended with {code}" if code else ""}
 

@@ -118,6 +118,26 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
     assert {item["compiled"] for item in asked if "kind" in item} == {True}
 
 
+def test_no_time_is_no_result_but_a_whole_file(command, tmp_path):
+    result = command("--minutes", "0")
+    rows = result["proofs"] + result["timings"]
+    assert len(rows) == 2 + 2 * len(plans.KINDS) and {row["status"] for row in rows} == {"no time"}
+    assert "Proofs: 0 of 0 ok, 2 not tried" in (tmp_path / "results" / "reads-made-up.md").read_text()
+
+
+def test_a_run_that_is_ended_leaves_its_lines(tmp_path):
+    """As by ``timeout``: a whole file, and no process."""
+    out = tmp_path / "reads.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 1
+        process.stdout.read()  # it ends only when no process of it is left
+    assert "proofs: " in first and json.loads(out.read_text())["proofs"][0]["status"] in ("ok", "failed")
+
+
 def test_all_of_it_on_the_cpu(command, monkeypatch):
     """Real processes and networks; eager, for compiling takes long."""
     pytest.importorskip("triton")
