@@ -112,8 +112,10 @@ def measure(result: dict[str, Any], path: Path, device: str, only: list[str] | N
 def start_result(path: Path, machine: dict[str, Any], settings: dict[str, Any], keep: bool) -> dict[str, Any]:
     """An empty result, or with ``keep`` the one in the file, when it was measured in the same circumstances."""
     result: dict[str, Any] = {"machine": machine, "settings": settings, "rows": [], "scaling": []}
-    if keep and path.exists():
-        earlier: dict[str, Any] = json.loads(path.read_text())
+    earlier: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if "timings" in earlier:
+        raise typer.BadParameter(f"{path.name} is of benchmarks/gpu.sh: name another --out")
+    if keep and earlier:
         if (earlier["machine"], earlier["settings"]) != (machine, settings):
             raise typer.BadParameter(f"{path.name} is of another machine, version or setting: name another --out")
         return earlier

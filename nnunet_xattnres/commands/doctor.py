@@ -213,8 +213,14 @@ def check_reads() -> Iterator[Finding]:
         return
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     device = torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    path = ops.read_path(device, channels=ops.FUSED_CHANNELS)
-    if path == "reference" and device.type == "mps":
+    try:
+        forced, path = ops.forced_path(), ops.read_path(device, channels=ops.FUSED_CHANNELS)
+    except ValueError as error:
+        yield Finding("error", "reads", str(error), _unset(ops.VARIABLE))
+        return
+    if forced is not None:
+        yield Finding("ok", "reads", f"{path} on {device.type}: {ops.VARIABLE} forces it")
+    elif path == "reference" and device.type == "mps":
         message = "reference on mps: exact, in plain torch; the tiled path has not been run there yet"
         yield Finding("ok", "reads", message)
     elif path == "reference":

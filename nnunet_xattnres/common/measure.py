@@ -21,12 +21,13 @@ class Contestant:
         network: it is moved to the device of ``x``.
         x: the input, (B, channels, *spatial).
         compiled: train it through torch.compile.
+        backend: of torch.compile.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor, compiled: bool = False) -> None:
+    def __init__(self, network: nn.Module, x: Tensor, compiled: bool = False, *, backend: str = "inductor") -> None:
         self.x, self.cuda = x, x.device.type == "cuda"
         self.network: Any = network.to(x.device)
-        self.forward = torch.compile(self.network) if compiled else self.network
+        self.forward = torch.compile(self.network, backend=backend) if compiled else self.network
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
         )
@@ -45,12 +46,12 @@ class Contestant:
         self.scaler.update()
         self._wait()
 
-    def infer(self) -> None:
-        """One forward pass as in prediction, not compiled. Ends when the device is done."""
+    def infer(self, compiled: bool = False) -> None:
+        """One forward pass as in prediction, compiled only if asked for. Ends when the device is done."""
         self.network.eval()
         self.network.decoder.deep_supervision = False
         with torch.inference_mode(), torch.autocast(self.x.device.type, enabled=self.cuda):
-            self.network(self.x)
+            (self.forward if compiled else self.network)(self.x)
         self._wait()
 
     def _wait(self) -> None:

@@ -1,6 +1,6 @@
 """The operator under a read; it knows torch and nothing of networks.
 
-``history_read`` takes one of several paths to the same result; ``read_path`` is the rule.
+``history_read`` takes one of several paths to the same result; ``read_path`` says which: the rule's, or a forced one.
 """
 
 from collections.abc import Sequence
@@ -8,28 +8,38 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from nnunet_xattnres.ops import reference
-from nnunet_xattnres.ops.choice import CUSTOM_OPS, FUSED_CHANNELS, only_plain_torch, read_path
+from nnunet_xattnres.ops.choice import (
+    CUSTOM_OPS,
+    FUSED_CHANNELS,
+    PATHS,
+    VARIABLE,
+    forced_path,
+    only_plain_torch,
+    read_path,
+)
 
 if CUSTOM_OPS:
     from nnunet_xattnres.ops import fused, resize, tiled
 
-__all__ = ["FUSED_CHANNELS", "history_read", "read_path", "resize_to_each"]
+__all__ = ["FUSED_CHANNELS", "PATHS", "VARIABLE", "forced_path", "history_read", "read_path", "resize_to_each"]
 
 
-def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]], *, path: str | None = None) -> list[Tensor]:
     """Resize ``x``, (B, C, *spatial), to each of several sizes, linearly, with ``align_corners=False``.
 
     Args:
         x: a map of 2 or 3 spatial axes and any floating dtype.
         sizes: spatial sizes, as many axes each.
+        path: forces the path, as in ``history_read``.
 
     Returns:
         A map (B, C, *size) for each size, in the dtype of ``x``.
 
     Raises:
-        ValueError: for another number of axes, a size that is not positive, or a dtype that is not floating.
+        ValueError: for another number of axes, a size that is not positive, a dtype that is not floating, or a forced
+            path that is unknown or cannot compute there.
     """
-    return (reference if only_plain_torch(x.device) else resize).resize_to_each(x, sizes)
+    return (reference if only_plain_torch(x.device, path=path) else resize).resize_to_each(x, sizes)
 
 
 def history_read(
@@ -43,6 +53,7 @@ def history_read(
     below: Tensor | None = None,
     eps: float = 1e-6,
     return_weights: bool = False,
+    path: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Read a pool of earlier stage outputs with one learned pseudo-query, by the path that ``read_path`` names.
 
@@ -63,6 +74,8 @@ def history_read(
         eps: added to the mean square inside the RMSNorm.
         return_weights: also return the weights a_k. While gradients are recorded this takes the reference, and its
             memory.
+        path: forces ``"fused"``, ``"tiled"`` or ``"reference"``; None leaves it to NNUNET_XATTNRES_PATH, if that is
+            set, and otherwise to the rule.
 
     Returns:
         The read, (B, C, *size), in the widest dtype of the maps, or with ``below`` (B, C_below + C, *size); with
@@ -72,12 +85,13 @@ def history_read(
     Raises:
         ValueError: when the arguments do not fit each other: another number of projections than of maps, other batch
             sizes, channels, shapes or numbers of axes than the above, a size that is not positive, a dtype that is not
-            floating, or several devices. It names the source by its index.
+            floating, or several devices; it names the source by its index. And for a forced path that is unknown or
+            cannot compute there.
     """
     arguments = pool, projections, pseudo_query, key_scale, size
-    path = read_path(pseudo_query.device, pseudo_query.numel(), return_weights)  # which checks the arguments
-    if path == "fused":
+    taken = read_path(pseudo_query.device, pseudo_query.numel(), return_weights, path=path)  # it checks the arguments
+    if taken == "fused":
         return fused.history_read(*arguments, skip=skip, below=below, eps=eps)
-    return (reference if path == "reference" else tiled).history_read(
+    return (reference if taken == "reference" else tiled).history_read(
         *arguments, skip=skip, below=below, eps=eps, return_weights=return_weights
     )

@@ -1,8 +1,11 @@
-"""Which path a read takes, and why."""
+"""Which path a read takes, and why; and how one is forced."""
 
-from typing import Literal
+import os
+from typing import Literal, get_args
 
 import torch
+
+from nnunet_xattnres.common.errors import UserError
 
 CUSTOM_OPS = hasattr(torch.library, "custom_op")  # since torch 2.4
 
@@ -12,33 +15,92 @@ if CUSTOM_OPS:
 FUSED_ON_CUDA = False  # the Triton kernels are tested with Triton's interpreter only: no GPU has timed them yet
 FUSED_CHANNELS = 64  # nnU-Net's two highest resolutions: there a position's channels fit into registers
 
-Path = Literal["reference", "tiled", "fused"]
+Path = Literal["fused", "tiled", "reference"]
+PATHS: tuple[Path, ...] = get_args(Path)
+VARIABLE = "NNUNET_XATTNRES_PATH"
+_FROM_ENVIRONMENT = os.environ.get(VARIABLE) or None  # looked up once: torch.compile would trace it
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's, which computes on the CPU
 
 
-def read_path(device: torch.device, channels: int, return_weights: bool = False) -> Path:
+class PathError(UserError, ValueError):
+    """A path that does not exist, or that cannot compute here."""
+
+
+def forced_path(path: str | None = None) -> Path | None:
+    """The path that is forced: ``path``, else the one that NNUNET_XATTNRES_PATH names; None where the rule decides.
+
+    Raises:
+        PathError: for an unknown one.
+    """
+    found, culprit = (_FROM_ENVIRONMENT, VARIABLE) if path is None else (path, "the path")
+    if found is not None and found not in PATHS:
+        raise PathError(f"{culprit} is {found!r}; it must be one of {', '.join(map(repr, PATHS))}")
+    return found
+
+
+def read_path(device: torch.device, channels: int, return_weights: bool = False, *, path: str | None = None) -> Path:
     """The path of a read of so many channels on a device.
 
-    The reference where the weights are asked for while gradients are recorded, and wherever there is only plain torch;
-    the Triton kernels on CUDA, if they are switched on, for at most 64 channels; the tiles everywhere else.
+    The forced one, if there is one. Otherwise the reference where the weights are asked for while gradients are
+    recorded, and wherever there is only plain torch; the Triton kernels on CUDA, if they are switched on, for at most
+    64 channels; the tiles everywhere else. Forced or not, torch.export takes the reference; weights come from the
+    tiles, or while gradients are recorded from the reference.
+
+    Args:
+        device: of the tensors.
+        channels: C, of the read.
+        return_weights: whether the weights are asked for.
+        path: forces ``"fused"``, ``"tiled"`` or ``"reference"``, before NNUNET_XATTNRES_PATH does.
+
+    Raises:
+        PathError: for a forced path that does not exist or cannot compute on the device.
     """
-    if only_plain_torch(device) or (return_weights and torch.is_grad_enabled()):
+    forced = forced_path(path)
+    if forced is not None:
+        _check_possible(forced, device)
+    plain = _exporting() or (only_plain_torch(device) if forced is None else forced == "reference")
+    if plain or (return_weights and torch.is_grad_enabled()):
         return "reference"
-    if (
-        FUSED_ON_CUDA
-        and not return_weights
-        and device.type == "cuda"
-        and channels <= FUSED_CHANNELS
-        and fused.available()
-    ):
+    if return_weights:
+        return "tiled"
+    if forced is not None:
+        return forced
+    if FUSED_ON_CUDA and device.type == "cuda" and channels <= FUSED_CHANNELS and fused.available():
         return "fused"
     return "tiled"
 
 
-def only_plain_torch(device: torch.device) -> bool:
+def only_plain_torch(device: torch.device, *, path: str | None = None) -> bool:
     """Whether this package's operators are not used on a device.
 
-    So it is where torch is older than 2.4, on MPS, where nobody has run them yet, and in torch.export (ONNX), whose
-    result must not need this package.
+    So it is where the reference is forced, and in torch.export (ONNX), whose result must not need this package. If no
+    other path is forced, it is so on MPS, too, where nobody has run them yet, and where torch is older than 2.4.
     """
+    forced = forced_path(path)
+    if forced is None:
+        return not CUSTOM_OPS or device.type == "mps" or _exporting()
+    _check_possible(forced, device)
+    return forced == "reference" or _exporting()
+
+
+def _exporting() -> bool:
     exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return not CUSTOM_OPS or device.type == "mps" or (exporting is not None and exporting())
+    return exporting is not None and exporting()
+
+
+def _check_possible(forced: Path, device: torch.device) -> None:
+    if forced == "reference":
+        return
+    lacking = None
+    if not CUSTOM_OPS:
+        lacking = f"torch {torch.__version__} is older than 2.4"
+    elif forced == "fused" and not fused.available():
+        lacking = "Triton cannot be imported"
+    elif forced == "fused" and device.type != ("cpu" if _INTERPRETED else "cuda"):
+        lacking = f"its kernels need CUDA, but the tensors are on {device.type}"
+    if lacking is not None:
+        others = "'reference'" if not CUSTOM_OPS else "'tiled' or 'reference'"
+        raise PathError(
+            f"the path {forced!r} is forced, but {lacking}: force {others}, "
+            f"or none (use_path(None), and {VARIABLE} unset)"
+        )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from nnunet_xattnres.ops import resize_to_each
+from nnunet_xattnres.ops.choice import forced_path
 
 
 class Stage(NamedTuple):
@@ -28,17 +29,26 @@ class Stage(NamedTuple):
 
 
 class History:
-    """The stage outputs so far; a map that is read at coarser sizes is resized to them once, for all its readers."""
+    """The stage outputs so far; a map that is read at coarser sizes is resized to them once, for all its readers.
 
-    def __init__(self) -> None:
+    Where the reference is forced, it is left to the reads: the specification resizes every map itself.
+
+    Args:
+        path: the path of the reads, if it is forced.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = forced_path(path)
         self.maps: list[Tensor] = []
         self._resized: list[dict[tuple[int, ...], Tensor]] = []
 
     def append(self, x: Tensor, coarser: Sequence[tuple[int, ...]] = ()) -> None:
         """Add the next stage's output, (B, C, *spatial), and the sizes at which it will be read resized."""
         sizes = [size for size in dict.fromkeys(coarser) if size != tuple(x.shape[2:])]
+        if self.path == "reference":
+            sizes = []
         self.maps.append(x)
-        self._resized.append(dict(zip(sizes, resize_to_each(x, sizes), strict=True)))
+        self._resized.append(dict(zip(sizes, resize_to_each(x, sizes, path=self.path), strict=True)))
 
     def at(self, size: Sequence[int]) -> list[Tensor]:
         """The pool of a read at ``size``: the maps, in the order computed."""

@@ -1,7 +1,7 @@
 """The read of a pool as a module: its parameters, its start, and what it asks of its sources."""
 
 from collections.abc import Collection, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class HistoryRead(nn.Module):
         key_scale: g of the RMSNorm, (C), starts at one; None for a pool of one.
         projections: one 1x1 ``conv_op`` without bias for each source, ``nn.Identity`` for the direct ones.
         gate: the scale of the read, (C), starts at zero; None if the read is not gated.
+        path: forces the path of ``ops.history_read``; None, as at the start, leaves it to the rule.
 
     Raises:
         ValueError: for an empty pool, and for a direct source whose channels are not the target's.
@@ -39,6 +40,7 @@ class HistoryRead(nn.Module):
     pseudo_query: Tensor | None
     key_scale: Tensor | None
     gate: Tensor | None
+    path: str | None = None  # also of a module that was pickled before there was one
 
     def __init__(
         self,
@@ -108,10 +110,9 @@ class HistoryRead(nn.Module):
         projections = [  # (C, C_k)
             None if k in self.direct else cast(_ConvNd, p).weight.flatten(1) for k, p in enumerate(self.projections)
         ]
+        options: dict[str, Any] = {"return_weights": return_weights, "path": self.path}
         if self.gate is None and without is None:
-            return history_read(
-                pool, projections, query, scale, size, skip=skip, below=below, return_weights=return_weights
-            )
+            return history_read(pool, projections, query, scale, size, skip=skip, below=below, **options)
         # what the operator is not given below, or would number otherwise
         if without is not None:
             check_maps(pool, size)
@@ -119,7 +120,7 @@ class HistoryRead(nn.Module):
             check_below(below, pool[0], size)
         kept = [k for k in range(len(pool)) if k != without]
         maps, their_projections = [pool[k] for k in kept], [projections[k] for k in kept]
-        found = history_read(maps, their_projections, query, scale, size, return_weights=return_weights)
+        found = history_read(maps, their_projections, query, scale, size, **options)
         read, weights = found if isinstance(found, tuple) else (found, None)
         out = self._around(read, None if skip is None else pool[skip], below)
         return out if weights is None else (out, weights)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from benchmarks.cost import __main__ as cost
 from benchmarks.cost import contestants, memory, profiling, report, scaling
 from benchmarks.cost.configurations import CONFIGURATIONS, MODES, Configuration
+from nnunet_xattnres import ops
 
 TINY = Configuration("tiny", 1, (16, 16), (2, 4, 4), ((2, 2), (2, 2)), quick=True)
 SMALL = Configuration("small", 1, (256, 256), (8, 8, 8), ((2, 2), (2, 2)))
@@ -94,19 +95,21 @@ def test_resident_memory_is_of_one_network():
 def test_each_kind_runs_its_own_read(kind, monkeypatch):
     called = []
 
-    def record(name):
+    def record(path):
+        original = getattr(ops, path).history_read
+
         def read(pool, *args, **kwargs):
-            called.append((name, len({tuple(h.shape[2:]) for h in pool})))
+            called.append((path, len({tuple(h.shape[2:]) for h in pool})))
             return original(pool, *args, **kwargs)
 
-        return read
+        monkeypatch.setattr(getattr(ops, path), "history_read", read)
 
-    original = contestants.reference.history_read
-    monkeypatch.setattr("nnunet_xattnres.reads.history_read.history_read", record("fast"))
-    monkeypatch.setattr(contestants.reference, "history_read", record("reference"))
+    for path in ("reference", "tiled"):
+        record(path)
     contestant = contestants.Contestant(TINY, "add", kind, contestants.make_input(TINY, "cpu"), compiled=False)
     contestant.run("training")
-    assert {name for name, _ in called} == ({kind} if kind != "plain" else set())
+    expected = {"plain": set(), "reference": {"reference"}, "fast": {"tiled"}}
+    assert {path for path, _ in called} == expected[kind]
     if kind == "reference":
         assert called[0][1] == 2  # e3 reads e1 and e2: nobody resized e1 for the reference
 

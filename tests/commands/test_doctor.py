@@ -182,6 +182,16 @@ def test_the_path_of_the_reads_is_shown(monkeypatch):
     assert "Triton kernels up to 64 channels" in finding.message
 
 
+def test_a_forced_path_is_shown(monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.ops.choice._FROM_ENVIRONMENT", "reference")
+    (finding,) = doctor.check_reads()
+    assert finding.level == "ok" and "NNUNET_XATTNRES_PATH forces it" in finding.message
+    monkeypatch.setattr("nnunet_xattnres.ops.choice._FROM_ENVIRONMENT", "fast")
+    (finding,) = doctor.check_reads()
+    assert finding.level == "error" and "NNUNET_XATTNRES_PATH is 'fast'" in finding.message
+    assert finding.remedy.endswith(" NNUNET_XATTNRES_PATH") or finding.remedy == "set NNUNET_XATTNRES_PATH="
+
+
 def test_the_reference_on_mps_is_no_old_torch(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -11,7 +11,6 @@ import torch
 from helpers.networks import make_input, make_network
 
 from nnunet_xattnres import ops
-from nnunet_xattnres.ops import reference
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
@@ -40,7 +39,7 @@ def test_what_reads_takes_the_path_that_the_rule_names(monkeypatch):
     w, x = torch.randn(4), torch.randn(1, 4, 4, 4)
     for path in ("reference", "tiled", "fused"):
         monkeypatch.setattr(getattr(ops, path), "history_read", named(path))
-        monkeypatch.setattr(ops, "read_path", lambda device, channels, weights, path=path: path)
+        monkeypatch.setattr(ops, "read_path", lambda device, channels, weights, *, path, named=path: named)
         assert ops.history_read([x], [None], w, w, (4, 4)) == path
     monkeypatch.setattr(ops.reference, "resize_to_each", named("reference"))
     monkeypatch.setattr(ops.resize, "resize_to_each", named("resize"))
@@ -73,9 +72,10 @@ def test_a_network_is_the_same_by_the_reference(dimension, encoder, shape, mode,
         }
 
     found = run()
-    unshared = patch("nnunet_xattnres.reads.history.resize_to_each", lambda x, sizes: [x] * len(sizes))
-    with patch("nnunet_xattnres.reads.history_read.history_read", reference.history_read), unshared:
+    network.use_path("reference")
+    with patch.object(ops.reference, "history_read", wraps=ops.reference.history_read) as called:
         expected = run()
+    assert called.call_count == len(network.reads)
     for name, value in expected.items():
         error, scale = (found[name] - value).abs().max(), value.abs().max()
         assert error <= 1e-10 * max(scale, 1e-3), f"{name}: {error:.1e} on {scale:.1e}"
@@ -84,10 +84,17 @@ def test_a_network_is_the_same_by_the_reference(dimension, encoder, shape, mode,
 def test_a_map_is_resized_once_for_all_its_readers():
     network = make_network(2, "plain conv", "add", n_stages=4)
     calls = []
-    original = ops.resize_to_each
-    with patch("nnunet_xattnres.reads.history.resize_to_each", lambda x, s: (calls.append(len(s)), original(x, s))[1]):
+
+    def resize(x, sizes, *, path):
+        calls.append(len(sizes))
+        return ops.resize_to_each(x, sizes, path=path)
+
+    with patch("nnunet_xattnres.reads.history.resize_to_each", resize):
         network(make_input(network))
-    assert calls == [2, 1, 0, 0, 0, 0, 0]  # e1 for the reads at e2 and e3, e2 for those at e3
+        assert calls == [2, 1, 0, 0, 0, 0, 0]  # e1 for the reads at e2 and e3, e2 for those at e3
+        network.use_path("reference")
+        network(make_input(network))
+        assert calls[7:] == [0] * 7  # the specification resizes every map itself
 
 
 def test_torch_before_custom_operators_falls_back_to_the_reference():

@@ -1,0 +1,1 @@
+"""What every path of the reads computes and takes on one GPU, within minutes; nnU-Net need not be installed."""

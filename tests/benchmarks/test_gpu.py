@@ -1,0 +1,265 @@
+"""benchmarks/gpu.sh: every step of it on the CPU, and what becomes of candidates that fail."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.cost import __main__ as cost
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import plans, proofs, timings
+from benchmarks.gpu.processes import results
+from benchmarks.gpu.table import tables
+
+ROOT = Path(__file__).parents[2]
+FAKE = "helpers.candidates:fake"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
+def run(*does, limit=30.0, seconds=90.0):
+    items = [{"does": d} for d in does]
+    return list(results(FAKE, items, {}, limit=limit, deadline=time.monotonic() + seconds))
+
+
+def test_what_fails_is_written_and_the_rest_goes_on():
+    found = run("ok", "wrong", "raise", "memory", "spoil", "crash", "ok")
+    expected = ["ok", "wrong", "failed", "out of memory", "failed", "crashed", "ok"]
+    assert [r["status"] for r in found] == expected
+    assert found[2]["why"] == "RuntimeError: no kernel image" and "139" in found[5]["why"]
+
+
+def test_what_hangs_is_ended():
+    found = run("hang", "ok", limit=10.0)
+    assert [r["status"] for r in found] == ["too slow", "ok"]
+
+
+def test_the_time_is_kept():
+    start = time.monotonic()
+    found = run("ok", "hang", "ok", seconds=15.0)
+    assert [r["status"] for r in found] == ["ok", "no time", "no time"]
+    assert time.monotonic() - start < 25
+    assert [r["status"] for r in run("ok", seconds=0)] == ["no time"]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Run with one tiny network, one read and made-up processes, and read what was written."""
+    monkeypatch.setattr(plans, "TINY", plans.TINY[:1])
+    monkeypatch.setattr(plans, "TINY_PROVED", [(4, (4, 8))])
+    monkeypatch.setattr(plans, "DTYPES", ("float32",))
+    out = tmp_path / "results" / "reads-made-up.json"
+
+    def command(*options):
+        gpu.main(["--device", "cpu", "--tiny", "--out", str(out), *options])
+        return json.loads(out.read_text())
+
+    return command
+
+
+PHASE = {
+    "seconds": 0.2,
+    "plain_seconds": 0.1,
+    "ratio": 2.0,
+    "all": [[0.2], [0.1]],
+    "memory": None,
+    "memory_ratio": None,
+}
+WELL = {"status": "ok", "first_steps": 1.0, "training": PHASE, "inference": PHASE}
+
+
+def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, capsys, tmp_path):
+    asked = []
+
+    def made_up(function, items, arguments, *, limit, deadline, environment):
+        for item in items:
+            asked.append(item)
+            if function == gpu.PROVE:
+                yield {"status": "crashed", "why": "it fell"} if item["path"] == "fused" else {"status": "ok"}
+            elif item["kind"] == "tiled":
+                written = json.loads((tmp_path / "results" / "reads-made-up.json").read_text())
+                assert written["timings"][-1]["kind"] == "plain"  # before this line there is
+                yield {"status": "out of memory", "why": "80 GiB"}
+            else:
+                yield WELL if item["kind"] == "plain" else {"status": "no time"}
+
+    monkeypatch.setattr(gpu, "results", made_up)
+    result = command()
+    assert result["rows"] == [] and result["machine"]["torch"] and "triton" in result["machine"]
+    assert {(r["path"], r["status"]) for r in result["proofs"]} == {("fused", "crashed"), ("tiled", "ok")}
+    states = {(r["compiled"], r["kind"]): r["status"] for r in result["timings"]}
+    assert len(states) == 2 * len(plans.KINDS)
+    for compiled in (False, True):
+        assert states[compiled, "plain"] == "ok" and states[compiled, "tiled"] == "out of memory"
+        assert states[compiled, "fused"] == states[compiled, "fused everywhere"] == "not tried"
+        assert states[compiled, "reference"] == "no time"
+    shown = capsys.readouterr().out
+    assert "timings: tiny 2D, eager, plain, 200 ms (2.00)" in shown and "80 GiB" in shown and "it fell" in shown
+    table = (tmp_path / "results" / "reads-made-up.md").read_text()
+    assert table in shown and "| tiny 2D | compiled | tiled | out of memory |" in table
+
+    asked.clear()
+    again = command()  # goes on with what had no time, and with nothing else
+    assert {item["kind"] for item in asked} == {"reference"} and len(again["timings"]) == len(result["timings"])
+    asked.clear()
+    command("--again", "--only", "compiled")
+    assert {item["compiled"] for item in asked if "kind" in item} == {True}
+
+
+def test_no_time_is_no_result_but_a_whole_file(command, tmp_path):
+    result = command("--minutes", "0")
+    rows = result["proofs"] + result["timings"]
+    assert len(rows) == 2 + 2 * len(plans.KINDS) and {row["status"] for row in rows} == {"no time"}
+    assert "Proofs: 0 of 0 ok, 2 not tried" in (tmp_path / "results" / "reads-made-up.md").read_text()
+
+
+def test_a_run_that_is_ended_leaves_its_lines(tmp_path):
+    """As by ``timeout``: a whole file, and no process."""
+    out = tmp_path / "reads.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 1
+        process.stdout.read()  # it ends only when no process of it is left
+    assert "proofs: " in first and json.loads(out.read_text())["proofs"][0]["status"] in ("ok", "failed")
+
+
+def test_all_of_it_on_the_cpu(command, monkeypatch):
+    """Real processes and networks; eager, for compiling takes long."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(plans, "KINDS", ("plain", "fused", "tiled", "reference"))
+    result = command("--only", "eager", "--minutes", "4")
+    assert [r["status"] for r in result["proofs"]] == ["ok"] * 2
+    assert {r["kind"]: (r["status"], r.get("why")) for r in result["timings"]} == dict.fromkeys(
+        plans.KINDS, ("ok", None)
+    )
+    for row in result["timings"]:
+        for phase in timings.PHASES:
+            assert row[phase]["seconds"] > 0 and row[phase]["ratio"] > 0 and len(row[phase]["all"][0]) == 2
+    assert {r["kind"]: r["proved"] for r in result["timings"]} == {
+        **{"plain": None, "reference": None},  # in float32 the reference is what the others are compared with
+        **{"fused": True, "tiled": True},
+    }
+
+
+def test_a_wrong_path_is_written_as_wrong(monkeypatch):
+    item = {"path": "tiled", "dtype": "float16", "channels": 4, "size": [3, 4]}
+    (well,) = proofs.prove([item], device="cpu")
+    assert well["status"] == "ok" and well["worst_error"] <= well["tolerance"]
+    read = proofs.history_read
+
+    def half_a_gradient(*args, **options):
+        out = read(*args, **options)
+        return out.lerp(out.detach(), 0.5)
+
+    monkeypatch.setattr(proofs, "history_read", half_a_gradient)
+    (wrong,) = proofs.prove([item], device="cpu")
+    assert wrong["status"] == "wrong" and wrong["worst"] != "out" and wrong["worst_error"] > 0.1
+    monkeypatch.setattr(proofs, "history_read", lambda *args, **options: read(*args, **options) * float("nan"))
+    (wrong,) = proofs.prove([item], device="cpu")
+    assert wrong["status"] == "wrong" and wrong["worst_error"] == float("inf")
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_without_a_plain_network_the_others_are_timed(backend, monkeypatch):
+    build = timings.build
+
+    def broken(configuration, kind):
+        if kind == "plain":
+            raise torch.cuda.OutOfMemoryError("of the plain one")
+        return build(configuration, kind)
+
+    monkeypatch.setattr(timings, "build", broken)
+    items = [{"kind": "plain"}, {"kind": "tiled"}]
+    options = {"backend": backend, "device": "cpu", "pairs": 1, "seconds": 0.0}
+    plain, tiled = timings.time_kinds(items, configuration=plans.TINY[0], **options)
+    assert plain["status"] == "out of memory"
+    assert tiled["training"]["seconds"] > 0 and tiled["training"]["ratio"] is None
+    torch.compiler.reset()
+
+
+def test_fused_means_the_kernels_where_they_are_made_for(monkeypatch):
+    monkeypatch.setattr(plans, "FUSED_CHANNELS", 2)
+    paths = {kind: {r.path for r in plans.build(plans.TINY[0], kind).reads.values()} for kind in plans.KINDS[1:]}
+    assert paths == {
+        **{"fused": {"fused", "tiled"}, "fused everywhere": {"fused"}},
+        **{"tiled": {"tiled"}, "reference": {"reference"}},
+    }
+
+
+@pytest.mark.parametrize("configuration", plans.CONFIGURATIONS, ids=lambda c: c.name)
+def test_configurations_build(configuration):
+    with torch.device("meta"):
+        network = configuration.build("add")
+    assert all(n % d == 0 for n, d in zip(configuration.patch, network.encoder_stages[-1].strides, strict=True))
+
+
+def test_it_needs_neither_nnunet_nor_the_libraries_of_commands():
+    script = """
+import sys
+for name in ("nnunetv2", "typer", "rich", "timm", "acvl_utils", "scipy", "matplotlib"):
+    sys.modules[name] = None
+import benchmarks.gpu.__main__, benchmarks.gpu.proofs, benchmarks.gpu.timings
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=environment)
+
+
+def test_without_cuda_it_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"no CUDA device.*--device cpu --tiny"):
+        gpu.main([])
+
+
+def test_the_script_takes_a_wheel(tmp_path):
+    """The library comes from the wheel alone."""
+    import zipfile
+
+    wheel = tmp_path / "dynamic_network_architectures-0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("dynamic_network_architectures/__init__.py", "raise SystemExit('from the wheel')")
+    environment = {**os.environ, "PYTHON": sys.executable}
+    command = ["bash", str(ROOT / "benchmarks/gpu.sh"), "--wheel"]
+    found = subprocess.run([*command, str(wheel)], env=environment, capture_output=True, text=True)
+    assert found.returncode and "from the wheel" in found.stderr
+    missing = subprocess.run([*command, "none.whl"], env=environment, capture_output=True, text=True)
+    assert missing.returncode == 1 and "there is no wheel none.whl" in missing.stderr
+
+
+def test_the_two_benchmarks_do_not_write_over_each_other(tmp_path, monkeypatch):
+    path = tmp_path / "results" / "reads-made-up.json"
+    path.parent.mkdir()
+    monkeypatch.setattr(gpu, "HERE", tmp_path)
+    machine, options = {"gpu": "Made Up"}, Namespace(device="cuda", tiny=False)
+    assert gpu.default_path(machine, options) == path
+    path.write_text('{"rows": [{}]}')
+    assert gpu.default_path(machine, options).name == "reads-made-up-paths.json"
+    path.write_text('{"rows": [], "timings": []}')
+    with pytest.raises(cost.typer.BadParameter, match=r"is of benchmarks/gpu\.sh"):
+        cost.start_result(path, {}, {}, keep=False)
+
+
+def test_the_table_tells_what_was_not_proved():
+    machine = {"gpu": "Made Up", "cpu": "", "torch": "2", "triton": "3", "commit": "abc"}
+    bad = {"path": "fused", "dtype": "float16", "channels": 32, "size": [4, 8], "status": "wrong"}
+    bad |= {"worst": "out", "worst_error": 0.5}
+    timing = {"configuration": "a", "compiled": True, "kind": "fused", "proved": False, **WELL}
+    text = tables({"machine": machine, "proofs": [bad, {**bad, "status": "no time"}], "timings": [timing]})
+    assert (
+        "0 of 1 ok, 1 not tried" in text and "| fused | float16 | 32 channels | 4x8 | wrong | 5.0e-01 (out) |" in text
+    )
+    assert "| a | compiled | fused | 200 ms (2.00) | 200 ms (2.00) |  |  | not proved |" in text
