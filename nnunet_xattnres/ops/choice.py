@@ -10,7 +10,7 @@ if CUSTOM_OPS:
     from nnunet_xattnres.ops import fused
 
 FUSED_ON_CUDA = False  # the Triton kernels are tested with Triton's interpreter only: no GPU has timed them yet
-FUSED_CHANNELS = 64  # nnU-Net's two highest resolutions: there a position's channels fit into registers
+FUSED_CHANNELS = 128  # there a position's channels fit into registers
 
 Path = Literal["reference", "tiled", "fused"]
 
@@ -19,7 +19,7 @@ def read_path(device: torch.device, channels: int, return_weights: bool = False)
     """The path of a read of so many channels on a device.
 
     The reference where the weights are asked for while gradients are recorded, and wherever there is only plain torch;
-    the Triton kernels on CUDA, if they are switched on, for at most 64 channels; the tiles everywhere else.
+    the Triton kernels on CUDA, if they are switched on, for at most 128 channels; the tiles everywhere else.
     """
     if only_plain_torch(device) or (return_weights and torch.is_grad_enabled()):
         return "reference"

@@ -4,8 +4,9 @@ Off by default: its logic is tested with Triton's interpreter; on a GPU it is un
 
 A source is projected at its own resolution and resized along its last axis in plain torch; the results stand in one
 buffer, one (B, C, depth, height, W of the read) after the other, so that all loads of a kernel run along the last
-axis. A kernel program takes a part of a row with all its channels and interpolates along the two other axes. The
-softmax over the sources is online: running maximum, sum and total. A map of two axes is seen as one of three.
+axis; the rows are padded there, so that the loads are wide at every W. A kernel program takes a part of a row with all
+its channels and interpolates along the two other axes. The softmax over the sources is online: running maximum, sum
+and total. A map of two axes is seen as one of three.
 
 Only the inputs and the log-sum-exp L of the scores are kept for the backward. With q = w * g,
 rho_k = rsqrt(mean_c v_k^2 + eps), l_k = <q, v_k> rho_k and a_k = exp(l_k - L), it needs one number more per position,
@@ -58,28 +59,30 @@ class _Packed:
     ) -> None:
         self.depth, self.height, self.width = _three_axes(size)
         self.maps, self.projections, self.query = maps, projections, query
-        shapes = [(len(h), len(query), *_three_axes(h.shape[2:])[:2], self.width) for h in maps]
-        starts = [0, *accumulate(-(-prod(s) // 16) * 16 for s in shapes)]  # aligned for wide loads
+        self.stride = kernels.row_stride(self.width)
+        shapes = [(len(h), len(query), *_three_axes(h.shape[2:])[:2], self.stride) for h in maps]
+        starts = [0, *accumulate(map(prod, shapes))]
         dtype = widest_dtype(maps) if maps else query.dtype
-        self.buffer = torch.empty(starts[-1], dtype=dtype, device=query.device)
+        new = torch.empty if self.stride == self.width else torch.zeros
+        self.buffer = new(starts[-1], dtype=dtype, device=query.device)
         self.table = _table(tuple((n, *s[2:4]) for n, s in zip(starts, shapes, strict=False)), query.device)
         self.sources = [self.buffer[n : n + prod(s)].view(s) for n, s in zip(starts, shapes, strict=False)]
         for source, h, projection in zip(self.sources, maps, projections, strict=True):
             x = h.flatten(2).to(query.dtype)
             if projection is not None:
                 x = torch.bmm(projection.to(query.dtype).expand(len(x), -1, -1), x)
-            source.copy_(resize_axis(x.view(*source.shape[:4], -1), 4, self.width))
+            source[..., : self.width] = resize_axis(x.view(*source.shape[:4], -1), 4, self.width)
 
     def backward(self, grad: Tensor, log_sum: Tensor, delta: Tensor, eps: float) -> tuple[list[Tensor], Tensor]:
         """The gradients of the projected maps, (B, C, positions), and of the query."""
         d_maps, d_query = [], torch.zeros_like(self.query)
         channels, blocks = len(self.query), kernels.blocks(len(self.query), self.width)
         for source, h in zip(self.sources, self.maps, strict=True):
-            batch, _, in_depth, in_height, width = source.shape
-            grid = batch * self.depth * in_height, -(-width // blocks["BLOCK"])
-            d = self.query.new_empty(batch, channels, self.depth, in_height, width)
+            batch, _, in_depth, in_height, _ = source.shape
+            grid = batch * self.depth * in_height, -(-self.width // blocks["BLOCK"])
+            d = self.query.new_empty(batch, channels, self.depth, in_height, self.width)
             d_query_parts = self.query.new_empty(prod(grid), channels)
-            sizes = in_depth, in_height, self.depth, self.height, width
+            sizes = in_depth, in_height, self.depth, self.height, self.width, self.stride
             before = grad.shape[1] - channels
             kernels.backward_source[grid](
                 source, self.query, grad, log_sum, delta, d, d_query_parts, eps, channels, before, *sizes, **blocks
@@ -116,7 +119,7 @@ def _read(
     with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
         packed = _Packed([*direct[1:], *others], [*[None] * len(direct[1:]), *projections], query, size)
         grid = len(out) * prod(size[:-1]), -(-size[-1] // blocks["BLOCK"])
-        sizes = channels, before, *_three_axes(size)
+        sizes = channels, before, packed.depth, packed.height, packed.width, packed.stride
         kernels.forward[grid](
             *(first, packed.buffer, packed.table, query, out, log_sum, len(packed.maps), eps, *sizes),
             **{"HAS_DIRECT": bool(direct), "SKIP": skip, **blocks},
@@ -167,7 +170,8 @@ def _read_backward(
     d_query_parts = query.new_zeros(prod(grid), channels)
     with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
         packed = _Packed([*direct[1:], *others], [*[None] * len(direct[1:]), *projections], query, size)
-        sizes = channels, grad.shape[1] - channels, *_three_axes(size)
+        before = grad.shape[1] - channels
+        sizes = channels, before, packed.depth, packed.height, packed.width, packed.stride
         kernels.backward_positions[grid](
             *(first, packed.buffer, packed.table, query, grad, log_sum, delta, d_first, d_query_parts),
             *(len(packed.maps), eps, *sizes),

@@ -7,6 +7,7 @@ computes. What Triton makes of each kernel for each GPU is in benchmarks/results
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any
 
 try:
@@ -35,16 +36,16 @@ def _linear(position, n_in, n_out, dtype: tl.constexpr):  # type: ignore[no-unty
 
 
 @_jit
-def _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width):  # type: ignore[no-untyped-def]
+def _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, stride):  # type: ignore[no-untyped-def]
     """v_k at a block of positions, (channels, positions). A neighbour of weight zero is not loaded."""
-    plane = in_height * width
-    here = source + channel[:, None] * (in_depth * plane) + (z_left * plane + y_left * width + x)[None, :]
+    plane = in_height * stride
+    here = source + channel[:, None] * (in_depth * plane) + (z_left * plane + y_left * stride + x)[None, :]
     z1, y1 = z_weight[None, :], y_weight[None, :]
     mask_y, mask_z = mask & (y1 > 0), mask & (z1 > 0)
     v = tl.load(here, mask=mask, other=0).to(z1.dtype) * (1 - y1)
-    v += tl.load(here + width, mask=mask_y, other=0).to(z1.dtype) * y1
+    v += tl.load(here + stride, mask=mask_y, other=0).to(z1.dtype) * y1
     v_right = tl.load(here + plane, mask=mask_z, other=0).to(z1.dtype) * (1 - y1)
-    v_right += tl.load(here + (plane + width), mask=mask_z & mask_y, other=0).to(z1.dtype) * y1
+    v_right += tl.load(here + (plane + stride), mask=mask_z & mask_y, other=0).to(z1.dtype) * y1
     return v * (1 - z1) + v_right * z1
 
 
@@ -80,6 +81,8 @@ def forward(  # type: ignore[no-untyped-def]
     depth,
     height,
     width,
+    stride,  # of a row in ``packed``
+    ALIGN: tl.constexpr,  # noqa: N803  # divides the width
     HAS_DIRECT: tl.constexpr,  # noqa: N803
     SKIP: tl.constexpr,  # noqa: N803
     BLOCK_C: tl.constexpr,  # noqa: N803
@@ -88,11 +91,13 @@ def forward(  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     y, z = row % height, row // height % depth
     sample = (row // height // depth).to(tl.int64)
+    width = width // ALIGN * ALIGN  # so the compiler knows it: loads from maps are as wide as their rows allow
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     position = (z * height + y) * width + x
     positions = depth * height * width
     channel = tl.arange(0, BLOCK_C).to(tl.int64)
     mask = (channel < channels)[:, None] & (x < width)[None, :]
+    packed_mask = (channel < channels)[:, None] & (x < stride)[None, :]
     q = tl.load(query + channel, mask=channel < channels, other=0)
     tile = channel[:, None] * positions + position[None, :]
     direct += sample * channels * positions
@@ -109,10 +114,10 @@ def forward(  # type: ignore[no-untyped-def]
         start = tl.multiple_of(tl.load(table + 3 * k), 16)
         in_depth = tl.load(table + 3 * k + 1).to(tl.int32)
         in_height = tl.load(table + 3 * k + 2).to(tl.int32)
-        source = packed + start + sample * channels * (in_depth * in_height * width)
+        source = packed + start + sample * channels * (in_depth * in_height * stride)
         z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
         y_left, y_weight = _linear(y, in_height, height, q.dtype)
-        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width)
+        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, packed_mask, in_depth, in_height, stride)
         score, _ = _score(v, q, channels, eps)
         new_maximum = tl.maximum(maximum, score)
         shrink, weight = tl.exp(maximum - new_maximum), tl.exp(score - new_maximum)
@@ -146,6 +151,8 @@ def backward_positions(  # type: ignore[no-untyped-def]
     depth,
     height,
     width,
+    stride,  # of a row in ``packed``
+    ALIGN: tl.constexpr,  # noqa: N803  # divides the width
     HAS_DIRECT: tl.constexpr,  # noqa: N803
     SKIP: tl.constexpr,  # noqa: N803
     BLOCK_C: tl.constexpr,  # noqa: N803
@@ -155,11 +162,13 @@ def backward_positions(  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     y, z = row % height, row // height % depth
     sample = (row // height // depth).to(tl.int64)
+    width = width // ALIGN * ALIGN  # so the compiler knows it: loads from maps are as wide as their rows allow
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     position = (z * height + y) * width + x
     positions = depth * height * width
     channel = tl.arange(0, BLOCK_C).to(tl.int64)
     mask = (channel < channels)[:, None] & (x < width)[None, :]
+    packed_mask = (channel < channels)[:, None] & (x < stride)[None, :]
     q = tl.load(query + channel, mask=channel < channels, other=0)
     tile = channel[:, None] * positions + position[None, :]
     grad += (sample * (channels_before + channels) + channels_before) * positions
@@ -171,10 +180,10 @@ def backward_positions(  # type: ignore[no-untyped-def]
         start = tl.multiple_of(tl.load(table + 3 * k), 16)
         in_depth = tl.load(table + 3 * k + 1).to(tl.int32)
         in_height = tl.load(table + 3 * k + 2).to(tl.int32)
-        source = packed + start + sample * channels * (in_depth * in_height * width)
+        source = packed + start + sample * channels * (in_depth * in_height * stride)
         z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
         y_left, y_weight = _linear(y, in_height, height, q.dtype)
-        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width)
+        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, packed_mask, in_depth, in_height, stride)
         score, _ = _score(v, q, channels, eps)
         delta_here += tl.exp(score - log_sum_here) * tl.sum(v * d_read, 0)
     if HAS_DIRECT:
@@ -193,7 +202,7 @@ def backward_positions(  # type: ignore[no-untyped-def]
 
 @_jit
 def backward_source(  # type: ignore[no-untyped-def]
-    source,  # (B, C, in_depth, in_height, width)
+    source,  # (B, C, in_depth, in_height, stride)
     query,
     grad,
     log_sum,
@@ -208,6 +217,8 @@ def backward_source(  # type: ignore[no-untyped-def]
     depth,
     height,
     width,
+    stride,
+    ALIGN: tl.constexpr,  # noqa: N803
     BLOCK_C: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
 ):
@@ -215,12 +226,14 @@ def backward_source(  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     in_y, z = row % in_height, row // in_height % depth
     sample = (row // in_height // depth).to(tl.int64)
+    width = width // ALIGN * ALIGN  # so the compiler knows it: loads from maps are as wide as their rows allow
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     positions = depth * height * width
     channel = tl.arange(0, BLOCK_C).to(tl.int64)
     mask = (channel < channels)[:, None] & (x < width)[None, :]
+    packed_mask = (channel < channels)[:, None] & (x < stride)[None, :]
     q = tl.load(query + channel, mask=channel < channels, other=0)
-    source += sample * channels * (in_depth * in_height * width)
+    source += sample * channels * (in_depth * in_height * stride)
     grad += (sample * (channels_before + channels) + channels_before) * positions
     log_sum += sample * positions
     delta += sample * positions
@@ -233,7 +246,7 @@ def backward_source(  # type: ignore[no-untyped-def]
     z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
     for y in range(first, stop):
         y_left, y_weight = _linear(y, in_height, height, q.dtype)
-        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width)
+        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, packed_mask, in_depth, in_height, stride)
         position = (z * height + y) * width + x
         d_read = tl.load(grad + channel[:, None] * positions + position[None, :], mask=mask, other=0).to(q.dtype)
         log_sum_here = tl.load(log_sum + position, mask=x < width, other=0)
@@ -249,8 +262,19 @@ def backward_source(  # type: ignore[no-untyped-def]
     tl.store(d_query + program * channels + channel, tl.sum(n_times_v, 1), mask=channel < channels)
 
 
+ROW = 16  # rows in the packed buffer are padded to a multiple of so many numbers: all its loads have 128 bits
+
+
+def row_stride(width: int) -> int:
+    """Of a row in the packed buffer; what is behind the width are zeros."""
+    return -(-width // ROW) * ROW
+
+
 def blocks(channels: int, width: int) -> dict[str, int]:
     """About 2048 numbers in a tile, and no fewer than 16 positions: one sector of memory in half precision."""
     block_c = triton.next_power_of_2(channels)
     block = max(16, min(64, 2048 // block_c, triton.next_power_of_2(width)))
-    return {"BLOCK_C": block_c, "BLOCK": block, "num_warps": 4 if block_c * block <= 4096 else 8}
+    found = {"ALIGN": gcd(width, 16), "BLOCK_C": block_c, "BLOCK": block}
+    found["num_warps"] = 4 if block_c * block <= 4096 else 8
+    # three programs a multiprocessor; left alone, ptxas spills a little in float32 to get four
+    return found | {"maxnreg": 168} if block_c <= 128 else found
