@@ -13,7 +13,7 @@ if CUSTOM_OPS:
     from nnunet_xattnres.ops import fused
 
 FUSED_ON_CUDA = False  # the Triton kernels are tested with Triton's interpreter only: no GPU has timed them yet
-FUSED_CHANNELS = 64  # nnU-Net's two highest resolutions: there a position's channels fit into registers
+FUSED_CHANNELS = 128  # there a position's channels fit into registers
 
 Path = Literal["fused", "tiled", "reference"]
 PATHS: tuple[Path, ...] = get_args(Path)
@@ -43,7 +43,7 @@ def read_path(device: torch.device, channels: int, return_weights: bool = False,
 
     The forced one, if there is one. Otherwise the reference where the weights are asked for while gradients are
     recorded, and wherever there is only plain torch; the Triton kernels on CUDA, if they are switched on, for at most
-    64 channels; the tiles everywhere else. Forced or not, torch.export takes the reference; weights come from the
+    128 channels; the tiles everywhere else. Forced or not, torch.export takes the reference; weights come from the
     tiles, or while gradients are recorded from the reference.
 
     Args:

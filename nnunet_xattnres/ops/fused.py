@@ -4,8 +4,9 @@ Off by default: its logic is tested with Triton's interpreter; on a GPU it is un
 
 A source is projected at its own resolution and resized along its last axis in plain torch; the results stand in one
 buffer, one (B, C, depth, height, W of the read) after the other, so that all loads of a kernel run along the last
-axis. A kernel program takes a part of a row with all its channels and interpolates along the two other axes. The
-softmax over the sources is online: running maximum, sum and total. A map of two axes is seen as one of three.
+axis; the rows are padded there, so that the loads are wide at every W. A kernel program takes a part of a row with all
+its channels and interpolates along the two other axes. The softmax over the sources is online: running maximum, sum
+and total. A map of two axes is seen as one of three.
 
 Only the inputs and the log-sum-exp L of the scores are kept for the backward. With q = w * g,
 rho_k = rsqrt(mean_c v_k^2 + eps), l_k = <q, v_k> rho_k and a_k = exp(l_k - L), it needs one number more per position,
@@ -20,7 +21,7 @@ it; the other axes follow as products with the transposed matrices. There are no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from math import prod
@@ -29,260 +30,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.ops import kernels
 from nnunet_xattnres.ops.arguments import check_read
 from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.resize import resize_axis, resized_first
 
-try:
-    import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
-except Exception:  # not there (macOS, Windows), or not usable
-    triton = None
-
 
 def available() -> bool:
     """Whether Triton can be imported; the kernels run on CUDA tensors only."""
-    return triton is not None
-
-
-def _jit(kernel: Callable[..., Any]) -> Any:
-    return kernel if triton is None else triton.jit(kernel)
-
-
-@_jit
-def _linear(position, n_in, n_out, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The left of the two neighbours of a position, and the weight of the right one: (1), from exact integers."""
-    numerator = tl.maximum((2 * position + tl.full([1], 1, tl.int32)) * n_in - n_out, 0)
-    left = numerator // (2 * n_out)
-    right_weight = (numerator - left * (2 * n_out)).to(dtype) / (2 * n_out)
-    return left, tl.where(left < n_in - 1, right_weight, 0.0)
-
-
-@_jit
-def _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width):  # type: ignore[no-untyped-def]
-    """v_k at a block of positions, (channels, positions). A neighbour of weight zero is not loaded."""
-    plane = in_height * width
-    here = source + channel[:, None] * (in_depth * plane) + (z_left * plane + y_left * width + x)[None, :]
-    z1, y1 = z_weight[None, :], y_weight[None, :]
-    mask_y, mask_z = mask & (y1 > 0), mask & (z1 > 0)
-    v = tl.load(here, mask=mask, other=0).to(z1.dtype) * (1 - y1)
-    v += tl.load(here + width, mask=mask_y, other=0).to(z1.dtype) * y1
-    v_right = tl.load(here + plane, mask=mask_z, other=0).to(z1.dtype) * (1 - y1)
-    v_right += tl.load(here + (plane + width), mask=mask_z & mask_y, other=0).to(z1.dtype) * y1
-    return v * (1 - z1) + v_right * z1
-
-
-@_jit
-def _score(v, query, channels, eps):  # type: ignore[no-untyped-def]
-    """l_k and rho_k, (positions)."""
-    rho = tl.rsqrt(tl.sum(v * v, 0) / channels + eps)
-    return tl.sum(v * query[:, None], 0) * rho, rho
-
-
-@_jit
-def _gradient(v, d_read, query, log_sum, delta, channels, eps):  # type: ignore[no-untyped-def]
-    """dv_k, (channels, positions), and n_k, (positions)."""
-    score, rho = _score(v, query, channels, eps)
-    weight = tl.exp(score - log_sum)
-    n = weight * (tl.sum(v * d_read, 0) - delta) * rho
-    d_v = weight[None, :] * d_read - (n * score * rho / channels)[None, :] * v + n[None, :] * query[:, None]
-    return d_v, n
-
-
-@_jit
-def _forward_kernel(  # type: ignore[no-untyped-def]
-    direct,  # (B, C, positions), any pointer without HAS_DIRECT
-    packed,
-    table,  # for each source in ``packed``: where it starts, its depth, its height
-    query,
-    out,  # (B, channels before the read + C, positions)
-    log_sum,  # (B, positions)
-    n_packed,
-    eps,
-    channels,
-    channels_before,
-    depth,
-    height,
-    width,
-    HAS_DIRECT: tl.constexpr,  # noqa: N803
-    SKIP: tl.constexpr,  # noqa: N803
-    BLOCK_C: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-):
-    row = tl.program_id(0)
-    y, z = row % height, row // height % depth
-    sample = (row // height // depth).to(tl.int64)
-    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    position = (z * height + y) * width + x
-    positions = depth * height * width
-    channel = tl.arange(0, BLOCK_C).to(tl.int64)
-    mask = (channel < channels)[:, None] & (x < width)[None, :]
-    q = tl.load(query + channel, mask=channel < channels, other=0)
-    tile = channel[:, None] * positions + position[None, :]
-    direct += sample * channels * positions
-
-    if HAS_DIRECT:
-        total = tl.load(direct + tile, mask=mask, other=0).to(q.dtype)
-        maximum, _ = _score(total, q, channels, eps)
-        denominator = tl.full([BLOCK], 1, q.dtype)
-    else:
-        total = tl.zeros([BLOCK_C, BLOCK], q.dtype)
-        maximum = tl.full([BLOCK], float("-inf"), q.dtype)
-        denominator = tl.zeros([BLOCK], q.dtype)
-    for k in range(n_packed):
-        start = tl.multiple_of(tl.load(table + 3 * k), 16)
-        in_depth = tl.load(table + 3 * k + 1).to(tl.int32)
-        in_height = tl.load(table + 3 * k + 2).to(tl.int32)
-        source = packed + start + sample * channels * (in_depth * in_height * width)
-        z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
-        y_left, y_weight = _linear(y, in_height, height, q.dtype)
-        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width)
-        score, _ = _score(v, q, channels, eps)
-        new_maximum = tl.maximum(maximum, score)
-        shrink, weight = tl.exp(maximum - new_maximum), tl.exp(score - new_maximum)
-        total = total * shrink[None, :] + v * weight[None, :]
-        denominator = denominator * shrink + weight
-        maximum = new_maximum
-
-    read = total / denominator[None, :]
-    if SKIP:
-        read += tl.load(direct + tile, mask=mask, other=0).to(q.dtype)
-    out += (sample * (channels_before + channels) + channels_before) * positions
-    tl.store(out + tile, read.to(out.dtype.element_ty), mask=mask)
-    tl.store(log_sum + sample * positions + position, maximum + tl.log(denominator), mask=x < width)
-
-
-@_jit
-def _backward_positions_kernel(  # type: ignore[no-untyped-def]
-    direct,
-    packed,
-    table,
-    query,
-    grad,  # (B, channels before the read + C, positions)
-    log_sum,
-    delta,  # written, (B, positions)
-    d_direct,  # written, (B, C, positions)
-    d_query,  # written, (programs, C)
-    n_packed,
-    eps,
-    channels,
-    channels_before,
-    depth,
-    height,
-    width,
-    HAS_DIRECT: tl.constexpr,  # noqa: N803
-    SKIP: tl.constexpr,  # noqa: N803
-    BLOCK_C: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-):
-    """delta, and all there is to know of the direct source."""
-    row = tl.program_id(0)
-    y, z = row % height, row // height % depth
-    sample = (row // height // depth).to(tl.int64)
-    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    position = (z * height + y) * width + x
-    positions = depth * height * width
-    channel = tl.arange(0, BLOCK_C).to(tl.int64)
-    mask = (channel < channels)[:, None] & (x < width)[None, :]
-    q = tl.load(query + channel, mask=channel < channels, other=0)
-    tile = channel[:, None] * positions + position[None, :]
-    grad += (sample * (channels_before + channels) + channels_before) * positions
-    d_read = tl.load(grad + tile, mask=mask, other=0).to(q.dtype)
-    log_sum_here = tl.load(log_sum + sample * positions + position, mask=x < width, other=0)
-
-    delta_here = tl.zeros([BLOCK], q.dtype)
-    for k in range(n_packed):
-        start = tl.multiple_of(tl.load(table + 3 * k), 16)
-        in_depth = tl.load(table + 3 * k + 1).to(tl.int32)
-        in_height = tl.load(table + 3 * k + 2).to(tl.int32)
-        source = packed + start + sample * channels * (in_depth * in_height * width)
-        z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
-        y_left, y_weight = _linear(y, in_height, height, q.dtype)
-        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width)
-        score, _ = _score(v, q, channels, eps)
-        delta_here += tl.exp(score - log_sum_here) * tl.sum(v * d_read, 0)
-    if HAS_DIRECT:
-        here = sample * channels * positions + tile
-        v = tl.load(direct + here, mask=mask, other=0).to(q.dtype)
-        score, _ = _score(v, q, channels, eps)
-        delta_here += tl.exp(score - log_sum_here) * tl.sum(v * d_read, 0)
-        d_v, n = _gradient(v, d_read, q, log_sum_here, delta_here, channels, eps)
-        if SKIP:
-            d_v += d_read
-        tl.store(d_direct + here, d_v.to(d_direct.dtype.element_ty), mask=mask)
-        program = row.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-        tl.store(d_query + program * channels + channel, tl.sum(v * n[None, :], 1), mask=channel < channels)
-    tl.store(delta + sample * positions + position, delta_here, mask=x < width)
-
-
-@_jit
-def _backward_source_kernel(  # type: ignore[no-untyped-def]
-    source,  # (B, C, in_depth, in_height, width)
-    query,
-    grad,
-    log_sum,
-    delta,
-    d_rows,  # written, (B, C, depth, in_height, width)
-    d_query,  # written, (programs, C)
-    eps,
-    channels,
-    channels_before,
-    in_depth,
-    in_height,
-    depth,
-    height,
-    width,
-    BLOCK_C: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-):
-    """One source: the gradient of its aligned map, gathered along the middle axis."""
-    row = tl.program_id(0)
-    in_y, z = row % in_height, row // in_height % depth
-    sample = (row // in_height // depth).to(tl.int64)
-    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    positions = depth * height * width
-    channel = tl.arange(0, BLOCK_C).to(tl.int64)
-    mask = (channel < channels)[:, None] & (x < width)[None, :]
-    q = tl.load(query + channel, mask=channel < channels, other=0)
-    source += sample * channels * (in_depth * in_height * width)
-    grad += (sample * (channels_before + channels) + channels_before) * positions
-    log_sum += sample * positions
-    delta += sample * positions
-
-    # the rows y whose place on the coarse axis is strictly between in_y - 1 and in_y + 1, and those beyond its ends
-    first = tl.maximum((2 * in_y - 1) * height + in_height, 0) // (2 * in_height)
-    stop = tl.minimum(tl.maximum((2 * in_y + 3) * height + in_height - 1, 0) // (2 * in_height), height)
-    d_row = tl.zeros([BLOCK_C, BLOCK], q.dtype)
-    n_times_v = tl.zeros([BLOCK_C, BLOCK], q.dtype)
-    z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
-    for y in range(first, stop):
-        y_left, y_weight = _linear(y, in_height, height, q.dtype)
-        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_depth, in_height, width)
-        position = (z * height + y) * width + x
-        d_read = tl.load(grad + channel[:, None] * positions + position[None, :], mask=mask, other=0).to(q.dtype)
-        log_sum_here = tl.load(log_sum + position, mask=x < width, other=0)
-        delta_here = tl.load(delta + position, mask=x < width, other=0)
-        d_v, n = _gradient(v, d_read, q, log_sum_here, delta_here, channels, eps)
-        weight = tl.where(y_left == in_y, 1 - y_weight, y_weight)
-        d_row += weight[None, :] * d_v
-        n_times_v += (weight * n)[None, :] * v  # over the rows that share a position, the weights sum to one
-
-    row_of_channel = (sample * channels + channel) * depth * in_height + z * in_height + in_y
-    tl.store(d_rows + row_of_channel[:, None] * width + x[None, :], d_row, mask=mask)
-    program = row.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(d_query + program * channels + channel, tl.sum(n_times_v, 1), mask=channel < channels)
+    return kernels.available()
 
 
 def _three_axes(size: Sequence[int]) -> tuple[int, int, int]:
     depth, height, width = (1,) * (3 - len(size)) + tuple(size)
     return depth, height, width
-
-
-def _blocks(channels: int, width: int) -> dict[str, int]:
-    """About 2048 numbers in a tile, and no fewer than 16 positions: one sector of memory in half precision."""
-    block_c = triton.next_power_of_2(channels)
-    block = max(16, min(64, 2048 // block_c, triton.next_power_of_2(width)))
-    return {"BLOCK_C": block_c, "BLOCK": block, "num_warps": 4 if block_c * block <= 4096 else 8}
 
 
 @lru_cache(maxsize=256)
@@ -300,11 +61,13 @@ class _Packed:
         self, maps: Sequence[Tensor], projections: Sequence[Tensor | None], query: Tensor, size: Sequence[int]
     ) -> None:
         self.depth, self.height, self.width = _three_axes(size)
+        self.stride = kernels.row_stride(self.width)
         dtype = widest_dtype(maps) if maps else query.dtype
         self.maps, self.projections, self.query = maps, _all_to(projections, dtype), query
-        shapes = [(len(h), len(query), *_three_axes(h.shape[2:])[:2], self.width) for h in maps]
-        starts = [0, *accumulate(-(-prod(s) // 16) * 16 for s in shapes)]  # aligned for wide loads
-        self.buffer = torch.empty(starts[-1], dtype=dtype, device=query.device)
+        shapes = [(len(h), len(query), *_three_axes(h.shape[2:])[:2], self.stride) for h in maps]
+        starts = [0, *accumulate(map(prod, shapes))]
+        new = torch.empty if self.stride == self.width else torch.zeros
+        self.buffer = new(starts[-1], dtype=dtype, device=query.device)
         self.table = _table(tuple((n, *s[2:4]) for n, s in zip(starts, shapes, strict=False)), query.device)
         self.sources = [self.buffer[n : n + prod(s)].view(s) for n, s in zip(starts, shapes, strict=False)]
         for source, h, projection in zip(self.sources, maps, self.projections, strict=True):
@@ -312,7 +75,7 @@ class _Packed:
             if projection is not None:
                 x = self._project(x, projection, source)
             if x is not source:
-                resize_axis(x.reshape(*source.shape[:4], -1), 4, self.width, out=source)
+                resize_axis(x.reshape(*source.shape[:4], -1), 4, self.width, out=source[..., : self.width])
 
     def _project(self, h: Tensor, projection: Tensor, source: Tensor) -> Tensor:
         """The projected map, in ``source`` if it has its size already."""
@@ -323,7 +86,7 @@ class _Packed:
 
     def programs(self) -> list[int]:
         """Of each source, in the backward."""
-        n_blocks = triton.cdiv(self.width, _blocks(len(self.query), self.width)["BLOCK"])
+        n_blocks = -(-self.width // kernels.blocks(len(self.query), self.width)["BLOCK"])
         return [len(source) * self.depth * source.shape[3] * n_blocks for source in self.sources]
 
     def backward(
@@ -333,14 +96,14 @@ class _Packed:
 
         That of the query is written in parts, (programs, C) for each source.
         """
-        channels, blocks = len(self.query), _blocks(len(self.query), self.width)
+        channels, blocks = len(self.query), kernels.blocks(len(self.query), self.width)
         for source, h, d_query in zip(self.sources, self.maps, d_query_parts, strict=True):
-            batch, _, in_depth, in_height, width = source.shape
-            grid = batch * self.depth * in_height, triton.cdiv(width, blocks["BLOCK"])
-            d = source.new_empty(batch, channels, self.depth, in_height, width)
-            sizes = in_depth, in_height, self.depth, self.height, width
+            batch, _, in_depth, in_height, _ = source.shape
+            grid = batch * self.depth * in_height, -(-self.width // blocks["BLOCK"])
+            d = source.new_empty(batch, channels, self.depth, in_height, self.width)
+            sizes = in_depth, in_height, self.depth, self.height, self.width, self.stride
             before = grad.shape[1] - channels
-            _backward_source_kernel[grid](
+            kernels.backward_source[grid](
                 source, self.query, grad, log_sum, delta, d, d_query, eps, channels, before, *sizes, **blocks
             )
             d = resize_axis(resize_axis(d, 2, in_depth, adjoint=True), 4, h.shape[-1], adjoint=True)
@@ -388,16 +151,16 @@ def _read(
 ) -> tuple[Tensor, Tensor]:
     """The read after ``below``, and L; with ``skip`` the first direct map is added to the read."""
     out, log_sum = _read_fake(direct, others, projections, query, below, size, eps, skip)
-    channels, blocks = len(query), _blocks(len(query), size[-1])
+    channels, blocks = len(query), kernels.blocks(len(query), size[-1])
     before = out.shape[1] - channels
     if below is not None:
         out[:, :before] = below
     first = direct[0].contiguous() if direct else query
     with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
         packed = _Packed([*direct[1:], *others], [*[None] * len(direct[1:]), *projections], query, size)
-        grid = len(out) * prod(size[:-1]), triton.cdiv(size[-1], blocks["BLOCK"])
-        sizes = channels, before, *_three_axes(size)
-        _forward_kernel[grid](
+        grid = len(out) * prod(size[:-1]), -(-size[-1] // blocks["BLOCK"])
+        sizes = channels, before, packed.depth, packed.height, packed.width, packed.stride
+        kernels.forward[grid](
             *(first, packed.buffer, packed.table, query, out, log_sum, len(packed.maps), eps, *sizes),
             **{"HAS_DIRECT": bool(direct), "SKIP": skip, **blocks},
         )
@@ -440,17 +203,18 @@ def _read_backward(
     """The gradients of the direct maps, of the others, of the projections and of the query."""
     found = _read_backward_fake(grad, direct, others, projections, query, log_sum, eps, skip)
     size, grad = grad.shape[2:], grad.contiguous()
-    channels, blocks = len(query), _blocks(len(query), size[-1])
+    channels, blocks = len(query), kernels.blocks(len(query), size[-1])
     first, d_first = (direct[0].contiguous(), found[0]) if direct else (query, query)
     delta = torch.empty_like(log_sum)
-    grid = len(grad) * prod(size[:-1]), triton.cdiv(size[-1], blocks["BLOCK"])
+    grid = len(grad) * prod(size[:-1]), -(-size[-1] // blocks["BLOCK"])
     with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
         packed = _Packed([*direct[1:], *others], [*[None] * len(direct[1:]), *projections], query, size)
         programs = [prod(grid) if direct else 0, *packed.programs()]
         d_query = query.new_empty(sum(programs), channels)
         d_query_parts = d_query.split(programs)
-        sizes = channels, grad.shape[1] - channels, *_three_axes(size)
-        _backward_positions_kernel[grid](
+        before = grad.shape[1] - channels
+        sizes = channels, before, packed.depth, packed.height, packed.width, packed.stride
+        kernels.backward_positions[grid](
             *(first, packed.buffer, packed.table, query, grad, log_sum, delta, d_first, d_query_parts[0]),
             *(len(packed.maps), eps, *sizes),
             **{"HAS_DIRECT": bool(direct), "SKIP": skip, **blocks},

@@ -179,7 +179,7 @@ def test_the_path_of_the_reads_is_shown(monkeypatch):
     assert finding.level == "warning" and "older than 2.4" in finding.message and finding.remedy
     monkeypatch.setattr("nnunet_xattnres.ops.read_path", lambda *args, **kwargs: "fused")
     (finding,) = doctor.check_reads()
-    assert "Triton kernels up to 64 channels" in finding.message
+    assert "Triton kernels up to 128 channels" in finding.message
 
 
 def test_a_forced_path_is_shown(monkeypatch):

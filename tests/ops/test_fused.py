@@ -43,6 +43,13 @@ CASES = {  # channels and spatial sizes of the sources, channels and size of the
         {"direct": (1,), "skip": 1, "below": 3},
     ),
     "3d, finer maps": ([(2, (4, 5, 7)), (2, (3, 4, 5)), (3, (2, 3, 4))], 2, (2, 3, 4), {}),
+    "3d, 128 channels, padded rows": (
+        [(128, (2, 3, 20)), (5, (2, 2, 10)), (3, (1, 1, 7))],
+        128,
+        (2, 3, 20),
+        {"direct": (0,), "skip": 0, "below": 2, "batch": 3},
+    ),
+    "2d, several blocks of padded rows": ([(64, (2, 40)), (5, (1, 20))], 64, (2, 40), {"direct": (0,)}),
     "one source": ([(3, (2, 3))], 2, (5, 7), {}),
     "one direct source": ([(3, (4, 5))], 3, (4, 5), {"direct": (0,), "skip": 0, "below": 1}),
 }

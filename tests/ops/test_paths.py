@@ -24,7 +24,7 @@ def test_the_rule(monkeypatch):
     monkeypatch.setattr(ops.choice, "FUSED_ON_CUDA", True)
     monkeypatch.setattr(ops.fused, "available", lambda: True)
     assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled", "fused", "reference"]
-    assert ops.read_path(CUDA, 128) == "tiled"
+    assert [ops.read_path(CUDA, n) for n in (128, 129)] == ["fused", "tiled"]
     assert ops.read_path(CUDA, 32, return_weights=True) == "reference"
     monkeypatch.setattr(ops.fused, "available", lambda: False)
     assert ops.read_path(CUDA, 32) == "tiled"
