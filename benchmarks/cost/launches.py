@@ -129,9 +129,10 @@ def _bytes(tensor: Tensor) -> int:
 def _on_meta(counter: Counter, fused_channels: int) -> Iterator[None]:
     """Reads of up to so many channels by the Triton kernels, the others by tiles; both counted."""
 
-    def history_read(pool: Any, projections: Any, query: Tensor, *args: Any, return_weights: bool, **rest: Any) -> Any:
-        path = fused if len(query) <= fused_channels else tiled
-        return path.history_read(pool, projections, query, *args, **rest)
+    def history_read(pool: Any, projections: Any, query: Tensor, *args: Any, **options: Any) -> Any:
+        chosen = fused if len(query) <= fused_channels else tiled
+        taken = {name: options[name] for name in ("skip", "below")}
+        return chosen.history_read(pool, projections, query, *args, **taken)
 
     with ExitStack() as stack:
         stack.enter_context(patch("nnunet_xattnres.reads.history_read.history_read", history_read))

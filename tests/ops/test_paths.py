@@ -15,7 +15,7 @@ from nnunet_xattnres import ops
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 
-@pytest.mark.skipif(not ops._CUSTOM_OPS, reason="the reference alone before torch 2.4")
+@pytest.mark.skipif(not ops.choice.CUSTOM_OPS, reason="the reference alone before torch 2.4")
 def test_the_rule(monkeypatch):
     assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled", "tiled", "reference"]
     assert ops.read_path(CPU, 32, return_weights=True) == "reference"
