@@ -145,6 +145,10 @@ class _HistoryUNet(nn.Module):
             )
 
 
+if not hasattr(torch.library, "custom_op"):  # torch.compile fails on it before 2.4, and leaves it as it is
+    _HistoryUNet.forward = torch.compiler.disable(_HistoryUNet.forward)  # type: ignore[method-assign]
+
+
 class _History:
     """The stage outputs so far; a map that is read at coarser sizes is resized to them once, for all its readers."""
 
