@@ -44,8 +44,8 @@ def export_onnx(
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"{' and '.join(missing)} not installed: pip install 'nnunet-xattnres[onnx]'")
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
-        raise UserError(f"torch {torch.__version__} is older than 2.8: pip install 'nnunet-xattnres[onnx]'")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        raise UserError(f"torch {torch.__version__} is older than 2.7: pip install 'nnunet-xattnres[onnx]'")
     if out.suffix != ".onnx":
         raise UserError(f"{out} must end in .onnx; the description beside it gets the ending .json")
     way_out = "name one fold with -f, and its checkpoint with -chk"

@@ -18,7 +18,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from nnunet_xattnres.networks.upstream import make_picklable, with_idle_heads
-from nnunet_xattnres.ops.choice import forced_path
+from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history import History, Stage
 from nnunet_xattnres.reads.history_read import HistoryRead
@@ -152,6 +152,10 @@ class _HistoryUNet(nn.Module):
                 f"the input has the spatial size {size}, which the network's strides do not divide: "
                 f"its axes must be multiples of {divisors}. Change patch_size in the plans."
             )
+
+
+if not CUSTOM_OPS:  # torch.compile fails on it before torch 2.4, and leaves it as it is
+    _HistoryUNet.forward = torch.compiler.disable(_HistoryUNet.forward)  # type: ignore[method-assign]
 
 
 class XAttnResUNet(_HistoryUNet, PlainConvUNet):
