@@ -157,7 +157,7 @@ def _loads(compiled: Any) -> dict[str, set[int]]:
         if fresh and (at := re.match(r"\s*\.loc\s+\d+ (\d+)", text)):
             line, fresh = int(at[1]), False
         if load := re.search(r"ld\.global\S*?(?:\.v(\d))?\.b(\d+)", text):
-            pointer = re.search(r"tl\.load\((\w+)", lines[line - 1])
+            pointer = re.search(r"tl\.load\((?:_row\()?(\w+)", lines[line - 1])
             found.setdefault(pointer[1] if pointer else "?", set()).add(int(load[1] or 1) * int(load[2]))
     return found
 
@@ -170,8 +170,8 @@ def rows_of(variant: Variant) -> list[Row]:
         compiled = compile_call(kernel, values, variant.target)
         loads = _loads(compiled)
         maps = [n for name in ("direct", "grad") for n in loads.get(name, ())]
-        widest, packed = max(max(n) for n in loads.values()), min(loads["here"])
-        found = *_usage(compiled), compiled.metadata.shared, -widest, -packed, -min(maps, default=128)
+        widest = max(max(n) for n in loads.values())
+        found = *_usage(compiled), compiled.metadata.shared, -widest, -min(loads["here"]), -min(maps, default=128)
         figures.setdefault(kernel.__name__, []).append(found)
     described = asdict(variant) | {"target": f"sm_{variant.target}"}
     row_bits = variant.width * bits

@@ -15,8 +15,9 @@ delta = sum over k of a_k <dr, v_k>, and then each source stands alone:
     n_k = a_k (<dr, v_k> - delta) rho_k
     dv_k = a_k dr - (n_k l_k rho_k / C) v_k + n_k q,    dq = sum over k and x of n_k v_k
 
-The gradient of a resize gathers: a program owns a row of the coarse map and sums over the rows of the read that touch
-it; the other axes follow as products with the transposed matrices. There are no atomics: the same bits every time.
+The gradient of a resize gathers: a program owns some rows of the coarse map, and sums over the rows of the read that
+have one of them as their left neighbour; what it finds for the first row of the next program is added afterwards. The
+other axes follow as products with the transposed matrices. There are no atomics: the same bits every time.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class _Packed:
     def programs(self) -> list[int]:
         """Of each source, in the backward."""
         n_blocks = -(-self.width // kernels.blocks(len(self.query), self.width)["BLOCK"])
-        return [len(source) * self.depth * source.shape[3] * n_blocks for source in self.sources]
+        groups = [-(-source.shape[3] // kernels.group_rows(source.shape[3])) for source in self.sources]
+        return [len(s) * self.depth * n * n_blocks for s, n in zip(self.sources, groups, strict=True)]
 
     def backward(
         self, grad: Tensor, log_sum: Tensor, delta: Tensor, eps: float, d_query_parts: Sequence[Tensor]
@@ -99,13 +101,19 @@ class _Packed:
         channels, blocks = len(self.query), kernels.blocks(len(self.query), self.width)
         for source, h, d_query in zip(self.sources, self.maps, d_query_parts, strict=True):
             batch, _, in_depth, in_height, _ = source.shape
-            grid = batch * self.depth * in_height, -(-self.width // blocks["BLOCK"])
+            rows, has_next = kernels.group_rows(in_height), in_height != self.height
+            groups = -(-in_height // rows)
+            grid = batch * self.depth * groups, -(-self.width // blocks["BLOCK"])
             d = source.new_empty(batch, channels, self.depth, in_height, self.width)
-            sizes = in_depth, in_height, self.depth, self.height, self.width, self.stride
+            d_next = self.query.new_empty(batch, channels, self.depth, groups, self.width) if has_next else d
+            sizes = in_depth, in_height, self.depth, self.height, self.width, self.stride, rows
             before = grad.shape[1] - channels
             kernels.backward_source[grid](
-                source, self.query, grad, log_sum, delta, d, d_query, eps, channels, before, *sizes, **blocks
+                *(source, self.query, grad, log_sum, delta, d, d_next, d_query, eps, channels, before, *sizes),
+                **{"HAS_NEXT": has_next, **blocks},
             )
+            if has_next:
+                d[:, :, :, rows::rows] += d_next[:, :, :, : groups - 1]
             d = resize_axis(resize_axis(d, 2, in_depth, adjoint=True), 4, h.shape[-1], adjoint=True)
             yield d.flatten(2)
 

@@ -50,19 +50,19 @@ def _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, mask, in_de
 
 
 @_jit
-def _score(v, query, channels, eps):  # type: ignore[no-untyped-def]
-    """l_k and rho_k, (positions)."""
-    rho = tl.rsqrt(tl.sum(v * v, 0) / channels + eps)
+def _score(v, query, share, eps):  # type: ignore[no-untyped-def]
+    """l_k and rho_k, (positions); ``share`` is 1 / C."""
+    rho = tl.rsqrt(tl.sum(v * v, 0) * share + eps)
     return tl.sum(v * query[:, None], 0) * rho, rho
 
 
 @_jit
-def _gradient(v, d_read, query, log_sum, delta, channels, eps):  # type: ignore[no-untyped-def]
+def _gradient(v, d_read, query, log_sum, delta, share, eps):  # type: ignore[no-untyped-def]
     """dv_k, (channels, positions), and n_k, (positions)."""
-    score, rho = _score(v, query, channels, eps)
+    score, rho = _score(v, query, share, eps)
     weight = tl.exp(score - log_sum)
     n = weight * (tl.sum(v * d_read, 0) - delta) * rho
-    d_v = weight[None, :] * d_read - (n * score * rho / channels)[None, :] * v + n[None, :] * query[:, None]
+    d_v = weight[None, :] * d_read - (n * score * rho * share)[None, :] * v + n[None, :] * query[:, None]
     return d_v, n
 
 
@@ -76,7 +76,7 @@ def forward(  # type: ignore[no-untyped-def]
     log_sum,  # (B, positions)
     n_packed,
     eps,
-    channels,
+    channels: tl.constexpr,  # few, and all their masks fall away
     channels_before,
     depth,
     height,
@@ -99,12 +99,13 @@ def forward(  # type: ignore[no-untyped-def]
     mask = (channel < channels)[:, None] & (x < width)[None, :]
     packed_mask = (channel < channels)[:, None] & (x < stride)[None, :]
     q = tl.load(query + channel, mask=channel < channels, other=0)
+    share = tl.full([1], 1, q.dtype) / channels
     tile = channel[:, None] * positions + position[None, :]
     direct += sample * channels * positions
 
     if HAS_DIRECT:
         total = tl.load(direct + tile, mask=mask, other=0).to(q.dtype)
-        maximum, _ = _score(total, q, channels, eps)
+        maximum, _ = _score(total, q, share, eps)
         denominator = tl.full([BLOCK], 1, q.dtype)
     else:
         total = tl.zeros([BLOCK_C, BLOCK], q.dtype)
@@ -118,7 +119,7 @@ def forward(  # type: ignore[no-untyped-def]
         z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
         y_left, y_weight = _linear(y, in_height, height, q.dtype)
         v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, packed_mask, in_depth, in_height, stride)
-        score, _ = _score(v, q, channels, eps)
+        score, _ = _score(v, q, share, eps)
         new_maximum = tl.maximum(maximum, score)
         shrink, weight = tl.exp(maximum - new_maximum), tl.exp(score - new_maximum)
         total = total * shrink[None, :] + v * weight[None, :]
@@ -146,7 +147,7 @@ def backward_positions(  # type: ignore[no-untyped-def]
     d_query,  # written, (programs, C)
     n_packed,
     eps,
-    channels,
+    channels: tl.constexpr,  # few, and all their masks fall away
     channels_before,
     depth,
     height,
@@ -170,6 +171,7 @@ def backward_positions(  # type: ignore[no-untyped-def]
     mask = (channel < channels)[:, None] & (x < width)[None, :]
     packed_mask = (channel < channels)[:, None] & (x < stride)[None, :]
     q = tl.load(query + channel, mask=channel < channels, other=0)
+    share = tl.full([1], 1, q.dtype) / channels
     tile = channel[:, None] * positions + position[None, :]
     grad += (sample * (channels_before + channels) + channels_before) * positions
     d_read = tl.load(grad + tile, mask=mask, other=0).to(q.dtype)
@@ -184,20 +186,41 @@ def backward_positions(  # type: ignore[no-untyped-def]
         z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
         y_left, y_weight = _linear(y, in_height, height, q.dtype)
         v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, packed_mask, in_depth, in_height, stride)
-        score, _ = _score(v, q, channels, eps)
+        score, _ = _score(v, q, share, eps)
         delta_here += tl.exp(score - log_sum_here) * tl.sum(v * d_read, 0)
     if HAS_DIRECT:
         here = sample * channels * positions + tile
         v = tl.load(direct + here, mask=mask, other=0).to(q.dtype)
-        score, _ = _score(v, q, channels, eps)
+        score, _ = _score(v, q, share, eps)
         delta_here += tl.exp(score - log_sum_here) * tl.sum(v * d_read, 0)
-        d_v, n = _gradient(v, d_read, q, log_sum_here, delta_here, channels, eps)
+        d_v, n = _gradient(v, d_read, q, log_sum_here, delta_here, share, eps)
         if SKIP:
             d_v += d_read
         tl.store(d_direct + here, d_v.to(d_direct.dtype.element_ty), mask=mask)
         program = row.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
         tl.store(d_query + program * channels + channel, tl.sum(v * n[None, :], 1), mask=channel < channels)
     tl.store(delta + sample * positions + position, delta_here, mask=x < width)
+
+
+@_jit
+def _first(in_y, in_height, height):  # type: ignore[no-untyped-def]
+    """The first row of the read whose left neighbour on the coarse axis is ``in_y`` or beyond it."""
+    first = ((2 * in_y + 1) * height + in_height - 1) // (2 * in_height)
+    return tl.where(in_y > 0, tl.minimum(first, height), 0)
+
+
+@_jit
+def _row(pointer, row, width, x):  # type: ignore[no-untyped-def]
+    """Where the positions ``x`` of one row for each channel are, (channels, positions)."""
+    return pointer + row.to(tl.int64)[:, None] * width + x[None, :]
+
+
+@_jit
+def _coarse_row(here, z_weight, mask, plane):  # type: ignore[no-untyped-def]
+    """A row of a source between two planes, (channels, positions)."""
+    z1 = z_weight[None, :]
+    row = tl.load(here, mask=mask, other=0).to(z1.dtype) * (1 - z1)
+    return row + tl.load(here + plane, mask=mask & (z1 > 0), other=0).to(z1.dtype) * z1
 
 
 @_jit
@@ -208,9 +231,10 @@ def backward_source(  # type: ignore[no-untyped-def]
     log_sum,
     delta,
     d_rows,  # written, (B, C, depth, in_height, width)
+    d_next,  # written, (B, C, depth, groups, width), what a group finds for the row behind it; with HAS_NEXT
     d_query,  # written, (programs, C)
     eps,
-    channels,
+    channels: tl.constexpr,  # few, and all their masks fall away
     channels_before,
     in_depth,
     in_height,
@@ -218,48 +242,75 @@ def backward_source(  # type: ignore[no-untyped-def]
     height,
     width,
     stride,
+    rows,  # of a group
+    HAS_NEXT: tl.constexpr,  # noqa: N803  # else no row of the read has a right neighbour
     ALIGN: tl.constexpr,  # noqa: N803
     BLOCK_C: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
 ):
-    """One source: the gradient of its aligned map, gathered along the middle axis."""
+    """One source: the gradient of its aligned map, gathered along the middle axis.
+
+    A program owns a group of coarse rows, and visits once each row y of the read that has one of them as its left
+    neighbour; a coarse row is loaded once, too.
+    """
+    groups = tl.cdiv(in_height, rows)
     row = tl.program_id(0)
-    in_y, z = row % in_height, row // in_height % depth
-    sample = (row // in_height // depth).to(tl.int64)
-    width = width // ALIGN * ALIGN  # so the compiler knows it: loads from maps are as wide as their rows allow
+    group, z = row % groups, row // groups % depth
+    sample = row // groups // depth
+    width = width // ALIGN * ALIGN
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    positions = depth * height * width
-    channel = tl.arange(0, BLOCK_C).to(tl.int64)
+    channel = tl.arange(0, BLOCK_C)
     mask = (channel < channels)[:, None] & (x < width)[None, :]
     packed_mask = (channel < channels)[:, None] & (x < stride)[None, :]
     q = tl.load(query + channel, mask=channel < channels, other=0)
-    source += sample * channels * (in_depth * in_height * stride)
-    grad += (sample * (channels_before + channels) + channels_before) * positions
-    log_sum += sample * positions
-    delta += sample * positions
+    share = tl.full([1], 1, q.dtype) / channels
 
-    # the rows y whose place on the coarse axis is strictly between in_y - 1 and in_y + 1, and those beyond its ends
-    first = tl.maximum((2 * in_y - 1) * height + in_height, 0) // (2 * in_height)
-    stop = tl.minimum(tl.maximum((2 * in_y + 3) * height + in_height - 1, 0) // (2 * in_height), height)
-    d_row = tl.zeros([BLOCK_C, BLOCK], q.dtype)
-    n_times_v = tl.zeros([BLOCK_C, BLOCK], q.dtype)
     z_left, z_weight = _linear(z, in_depth, depth, q.dtype)
-    for y in range(first, stop):
-        y_left, y_weight = _linear(y, in_height, height, q.dtype)
-        v = _aligned(source, channel, z_left, z_weight, y_left, y_weight, x, packed_mask, in_depth, in_height, stride)
-        position = (z * height + y) * width + x
-        d_read = tl.load(grad + channel[:, None] * positions + position[None, :], mask=mask, other=0).to(q.dtype)
-        log_sum_here = tl.load(log_sum + position, mask=x < width, other=0)
-        delta_here = tl.load(delta + position, mask=x < width, other=0)
-        d_v, n = _gradient(v, d_read, q, log_sum_here, delta_here, channels, eps)
-        weight = tl.where(y_left == in_y, 1 - y_weight, y_weight)
-        d_row += weight[None, :] * d_v
-        n_times_v += (weight * n)[None, :] * v  # over the rows that share a position, the weights sum to one
+    # numbers of rows: held across the loops they take half as many registers as pointers
+    grad_row = ((sample * (channels_before + channels) + channels_before + channel) * depth + z) * height
+    source_row = ((sample * channels + channel) * in_depth + z_left) * in_height
+    d_row = ((sample * channels + channel) * depth + z) * in_height
+    start = group * rows
+    stop = tl.minimum(start + rows, in_height)
+    left = _coarse_row(_row(source, source_row + start, stride, x), z_weight, packed_mask, in_height * stride)
+    d_left = tl.zeros([BLOCK_C, BLOCK], q.dtype)
+    d_q = tl.zeros([BLOCK_C], q.dtype)
+    for in_y in range(start, stop):
+        if HAS_NEXT:
+            there = _row(source, source_row + in_y + 1, stride, x)
+            right = _coarse_row(there, z_weight, packed_mask & (in_y + 1 < in_height), in_height * stride)
+        else:
+            right = tl.zeros([BLOCK_C, BLOCK], q.dtype)
+        d_right = tl.zeros([BLOCK_C, BLOCK], q.dtype)
+        for y in range(_first(in_y, in_height, height), _first(in_y + 1, in_height, height)):
+            _, t = _linear(y, in_height, height, q.dtype)
+            v = left * (1 - t)[None, :] + right * t[None, :]
+            position = ((sample * depth + z) * height + y).to(tl.int64) * width + x
+            d_read = tl.load(_row(grad, grad_row + y, width, x), mask=mask, other=0).to(q.dtype)
+            log_sum_here = tl.load(log_sum + position, mask=x < width, other=0)
+            delta_here = tl.load(delta + position, mask=x < width, other=0)
+            # as _gradient, in the order that needs the fewest registers
+            slope = tl.sum(v * d_read, 0) - delta_here
+            score, rho = _score(v, q, share, eps)
+            weight = tl.exp(score - log_sum_here)
+            n = weight * slope * rho
+            d_v = weight[None, :] * d_read - (n * score * rho * share)[None, :] * v + n[None, :] * q[:, None]
+            d_left += (1 - t)[None, :] * d_v
+            d_right += t[None, :] * d_v
+            d_q += tl.sum(n[None, :] * v, 1)
+        tl.store(_row(d_rows, d_row + in_y, width, x), d_left, mask=mask)
+        left, d_left = right, d_right
 
-    row_of_channel = (sample * channels + channel) * depth * in_height + z * in_height + in_y
-    tl.store(d_rows + row_of_channel[:, None] * width + x[None, :], d_row, mask=mask)
+    if HAS_NEXT:
+        next_row = ((sample * channels + channel) * depth + z) * groups + group
+        tl.store(_row(d_next, next_row, width, x), d_left, mask=mask)
     program = row.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(d_query + program * channels + channel, tl.sum(n_times_v, 1), mask=channel < channels)
+    tl.store(d_query + program * channels + channel, d_q, mask=channel < channels)
+
+
+def group_rows(in_height: int) -> int:
+    """Coarse rows that a program of ``backward_source`` owns: few, so that there are enough programs."""
+    return max(1, min(4, in_height // 8))
 
 
 ROW = 16  # rows in the packed buffer are padded to a multiple of so many numbers: all its loads have 128 bits
@@ -276,5 +327,5 @@ def blocks(channels: int, width: int) -> dict[str, int]:
     block = max(16, min(64, 2048 // block_c, triton.next_power_of_2(width)))
     found = {"ALIGN": gcd(width, 16), "BLOCK_C": block_c, "BLOCK": block}
     found["num_warps"] = 4 if block_c * block <= 4096 else 8
-    # three programs a multiprocessor; left alone, ptxas spills a little in float32 to get four
-    return found | {"maxnreg": 168} if block_c <= 128 else found
+    # three programs a multiprocessor; left alone, ptxas spills a little to get four
+    return found | {"maxnreg": 168} if block_c <= 64 else found

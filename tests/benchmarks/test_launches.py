@@ -23,7 +23,7 @@ def test_the_standard_network_by_tiles():
 
 
 @pytest.mark.skipif(not fused.available(), reason="Triton is not installed")
-@pytest.mark.parametrize(("channels", "at_most_launches", "at_most_gigabytes"), [(64, 1_104, 20.5), (128, 906, 11.2)])
+@pytest.mark.parametrize(("channels", "at_most_launches", "at_most_gigabytes"), [(64, 1_136, 21.7), (128, 948, 12.5)])
 def test_the_standard_network_by_the_kernels(channels, at_most_launches, at_most_gigabytes):
     counts = count(fused_channels=channels)
     within(counts, at_most_launches, at_most_gigabytes)

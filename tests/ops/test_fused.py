@@ -50,6 +50,13 @@ CASES = {  # channels and spatial sizes of the sources, channels and size of the
         {"direct": (0,), "skip": 0, "below": 2, "batch": 3},
     ),
     "2d, several blocks of padded rows": ([(64, (2, 40)), (5, (1, 20))], 64, (2, 40), {"direct": (0,)}),
+    "2d, groups of coarse rows": (
+        [(2, (16, 3)), (4, (33, 2)), (3, (37, 3)), (2, (24, 1))],
+        3,
+        (37, 3),
+        {"direct": (2,), "skip": 2, "batch": 2},
+    ),
+    "3d, groups of coarse rows": ([(2, (2, 17, 2)), (3, (1, 9, 1))], 3, (3, 34, 2), {}),
     "one source": ([(3, (2, 3))], 2, (5, 7), {}),
     "one direct source": ([(3, (4, 5))], 3, (4, 5), {"direct": (0,), "skip": 0, "below": 1}),
 }
