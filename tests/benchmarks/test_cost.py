@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.reads import needs_operators
 from typer.testing import CliRunner
 
 from benchmarks.cost import __main__ as cost
@@ -91,6 +92,7 @@ def test_resident_memory_is_of_one_network():
     assert above["training"] > above["inference"] > 4 * 8 * 256**2  # bytes of one map
 
 
+@needs_operators
 @pytest.mark.parametrize("kind", contestants.KINDS)
 def test_each_kind_runs_its_own_read(kind, monkeypatch):
     called = []
@@ -138,7 +140,7 @@ def test_scaling_measures_reads():
     assert scaling.growth("voxels", [1, 2, 4], [1, 4, 16])["doubling"] == pytest.approx(4)
 
 
-@pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="the operators need torch 2.4")
+@needs_operators
 def test_profile_counts_what_happens_inside_the_reads_and_nothing_else(monkeypatch):
     monkeypatch.setattr(profiling, "CONFIGURATIONS", [TINY])
     monkeypatch.setattr(profiling, "PROFILED", ("tiny",))

@@ -2,9 +2,15 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 
 from nnunet_xattnres.ops import reference
+from nnunet_xattnres.ops.choice import CUSTOM_OPS
+
+needs_operators = pytest.mark.skipif(not CUSTOM_OPS, reason="the operators need torch 2.4")
+# those that this torch's autocast takes on a CPU: bfloat16 alone at first
+AUTOCAST_DTYPES = [dtype for dtype in (torch.float16, torch.bfloat16) if torch.autocast("cpu", dtype=dtype)._enabled]
 
 
 @dataclass

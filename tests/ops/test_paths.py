@@ -9,13 +9,14 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers.networks import make_input, make_network
+from helpers.reads import needs_operators
 
 from nnunet_xattnres import ops
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 
-@pytest.mark.skipif(not ops.choice.CUSTOM_OPS, reason="the reference alone before torch 2.4")
+@needs_operators
 def test_the_rule(monkeypatch):
     assert [ops.read_path(device, 32) for device in (CPU, CUDA, MPS)] == ["tiled", "tiled", "reference"]
     assert ops.read_path(CPU, 32, return_weights=True) == "reference"
@@ -30,6 +31,7 @@ def test_the_rule(monkeypatch):
     assert ops.read_path(CUDA, 32) == "tiled"
 
 
+@needs_operators
 def test_what_reads_takes_the_path_that_the_rule_names(monkeypatch):
     """The public functions ask the rule, with the device of their tensors."""
 
@@ -118,6 +120,7 @@ assert all(p.grad is not None for p in network.parameters())
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])
 
 
+@needs_operators
 @pytest.mark.parametrize("path", ["reference", "tiled"])
 def test_parameters_in_half_precision_are_multiplied_in_float32(path):
     """As of a network after ``half()``: w and g are exact there, their product is not."""

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers.reads import AUTOCAST_DTYPES
 from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.ops.reference import history_read
@@ -119,7 +120,7 @@ def test_low_precision_maps_are_scored_in_float32(dtype):
     torch.testing.assert_close(read, torch.full_like(read, 150.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", AUTOCAST_DTYPES)
 def test_norm_scores_and_softmax_are_in_float32_under_autocast(dtype):
     """Not so the projection, which autocast takes as it takes any 1x1 convolution."""
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.reads import CASES, Case, assert_parity, make, outputs_and_gradients
+from helpers.reads import AUTOCAST_DTYPES, CASES, Case, assert_parity, make, outputs_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
@@ -52,7 +52,7 @@ def test_the_weights(name, tiles):
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", AUTOCAST_DTYPES)
 def test_low_precision_maps(name, dtype):
     """Maps in low precision, parameters in float32: what a network under autocast hands over."""
     case = CASES[name]
@@ -70,7 +70,7 @@ def test_low_precision_maps(name, dtype):
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", AUTOCAST_DTYPES)
 def test_autocast_changes_nothing_of_float32_maps(name, dtype):
     """Not a bit: norm, scores and softmax are in float32, and here the alignment is, too."""
     tensors, read = make(CASES[name], torch.float32)
@@ -93,7 +93,7 @@ NONE_IS_RESIZED_FIRST = [  # a finer map is, and one without a projection: to th
 
 
 @pytest.mark.parametrize("name", NONE_IS_RESIZED_FIRST)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", AUTOCAST_DTYPES)
 def test_weights_of_low_precision_maps_under_autocast(name, dtype):
     """Those of the same maps in float64, as near as float32 comes: 3e-7 was the largest error when this was written."""
     tensors, read = make(CASES[name], torch.float32)

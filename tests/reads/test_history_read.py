@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from helpers.reads import AUTOCAST_DTYPES, needs_operators
 from torch import nn
 
 from nnunet_xattnres import HistoryRead
@@ -45,7 +46,8 @@ def test_forward_is_the_reference_with_its_parameters():
     torch.testing.assert_close(read(pool, (4, 4)), result)  # the fast path
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@needs_operators  # the reference projects in autocast's precision
+@pytest.mark.parametrize("dtype", AUTOCAST_DTYPES)
 @pytest.mark.parametrize("gated", [False, True])
 def test_autocast_changes_nothing_of_float32_maps(gated, dtype):
     """Neither the read nor the weights nor the gate: float32 stays float32."""
