@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from nnunet_xattnres.common.files import replacing, write_json
-from nnunet_xattnres.ops import fused, kernels
+from nnunet_xattnres.ops import kernels, operator
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 KERNELS = "forward", "backward_positions", "backward_source"
@@ -112,7 +112,7 @@ def calls_of(variant: Variant) -> list[tuple[Any, dict[str, Any]]]:
     skip = 0 if variant.direct else None
     with _recorded_calls() as calls:
         query = torch.zeros(channels), torch.ones(channels)
-        fused.history_read(pool, projections, *query, size, skip=skip, below=below).sum().backward()
+        operator.history_read(pool, projections, *query, size, skip=skip, below=below, path="fused").sum().backward()
     return calls
 
 

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.cost.configurations import Configuration
-from nnunet_xattnres.ops import choice, fused, kernels, resize, tiled
+from nnunet_xattnres.ops import choice, fused, kernels, operator, resize
 from nnunet_xattnres.reads.history import History
 
 STANDARD = Configuration("3D, 6 stages, 128^3, batch 2", 2, (128,) * 3, (32, 64, 128, 256, 320, 320), ((2, 2, 2),) * 5)
@@ -103,7 +103,7 @@ class Counter(TorchDispatchMode):
 
 def _implementations() -> dict[str, Callable[..., Any]]:
     """What really runs for each of this package's operators, by its name."""
-    values = [value for module in (resize, tiled, fused) for value in vars(module).values()]
+    values = [value for module in (resize, operator) for value in vars(module).values()]
     found = [value for value in values if isinstance(value, torch.library.CustomOpDef)]
     return {operator._qualname: operator._init_fn for operator in found}
 
@@ -130,9 +130,9 @@ def _on_meta(counter: Counter, fused_channels: int) -> Iterator[None]:
     """Reads of up to so many channels by the Triton kernels, the others by tiles; both counted."""
 
     def history_read(pool: Any, projections: Any, query: Tensor, *args: Any, **options: Any) -> Any:
-        chosen = fused if len(query) <= fused_channels else tiled
+        path = "fused" if len(query) <= fused_channels else "tiled"
         taken = {name: options[name] for name in ("skip", "below")}
-        return chosen.history_read(pool, projections, query, *args, **taken)
+        return operator.history_read(pool, projections, query, *args, **taken, path=path)
 
     with ExitStack() as stack:
         stack.enter_context(patch("nnunet_xattnres.reads.history_read.history_read", history_read))

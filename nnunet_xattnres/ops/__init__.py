@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from nnunet_xattnres.ops.choice import (
 )
 
 if CUSTOM_OPS:
-    from nnunet_xattnres.ops import fused, resize, tiled
+    from nnunet_xattnres.ops import operator, resize
 
 __all__ = ["FUSED_CHANNELS", "PATHS", "VARIABLE", "forced_path", "history_read", "read_path", "resize_to_each"]
 
@@ -89,9 +90,8 @@ def history_read(
             cannot compute there.
     """
     arguments = pool, projections, pseudo_query, key_scale, size
-    taken = read_path(pseudo_query.device, pseudo_query.numel(), return_weights, path=path)  # it checks the arguments
-    if taken == "fused":
-        return fused.history_read(*arguments, skip=skip, below=below, eps=eps)
-    return (reference if taken == "reference" else tiled).history_read(
-        *arguments, skip=skip, below=below, eps=eps, return_weights=return_weights
-    )
+    options: dict[str, Any] = {"skip": skip, "below": below, "eps": eps, "return_weights": return_weights}
+    taken = read_path(pseudo_query.device, pseudo_query.numel(), return_weights, path=path)
+    if taken == "reference":
+        return reference.history_read(*arguments, **options)
+    return operator.history_read(*arguments, **options, path=forced_path(path))

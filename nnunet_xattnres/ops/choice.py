@@ -63,8 +63,11 @@ def read_path(device: torch.device, channels: int, return_weights: bool = False,
         return "reference"
     if return_weights:
         return "tiled"
-    if forced is not None:
-        return forced
+    return forced or path_by_rule(device, channels)
+
+
+def path_by_rule(device: torch.device, channels: int) -> Literal["fused", "tiled"]:
+    """What the operator takes where no path is forced; it asks when it runs."""
     if FUSED_ON_CUDA and device.type == "cuda" and channels <= FUSED_CHANNELS and fused.available():
         return "fused"
     return "tiled"

@@ -26,15 +26,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnunet_xattnres.ops import kernels
-from nnunet_xattnres.ops.arguments import check_read
 from nnunet_xattnres.ops.reference import widest_dtype
-from nnunet_xattnres.ops.resize import resize_axis, resized_first
+from nnunet_xattnres.ops.resize import resize_axis
 
 
 def available() -> bool:
@@ -141,180 +139,80 @@ def _d_projected(d: Tensor, h: Tensor, projection: Tensor, d_h: Tensor, d_projec
         torch.sum(per_sample, 0, dtype=d_projection.dtype, out=d_projection)
 
 
-@torch.library.custom_op(
-    "nnunet_xattnres::fused_read",
-    mutates_args=(),
-    schema="(Tensor[] direct, Tensor[] others, Tensor[] projections, Tensor query, Tensor? below, SymInt[] size, "
-    "float eps, bool skip) -> (Tensor, Tensor)",
-)
-def _read(
-    direct: list[Tensor],
-    others: list[Tensor],
-    projections: list[Tensor],
+def _order(projections: Sequence[Tensor | None], skip: int | None) -> list[int]:
+    """The sources without a projection first, and of them the skip: the first one is never copied.
+
+    The softmax does not care for the order.
+    """
+    return sorted(range(len(projections)), key=lambda k: (projections[k] is not None, k != skip))
+
+
+def forward(
+    pool: Sequence[Tensor],
+    projections: Sequence[Tensor | None],
     query: Tensor,
-    below: Tensor | None,
-    size: list[int],
+    size: Sequence[int],
+    *,
+    skip: int | None,
     eps: float,
-    skip: bool,
-) -> tuple[Tensor, Tensor]:
-    """The read after ``below``, and L; with ``skip`` the first direct map is added to the read."""
-    out, log_sum = _read_fake(direct, others, projections, query, below, size, eps, skip)
+    out: Tensor,
+    log_sum: Tensor,
+) -> None:
+    """Write the read of a pool; the arguments are ``tiled.forward``'s. Projected maps are kept in the maps' dtype."""
+    order = _order(projections, skip)
+    has_direct = projections[order[0]] is None
+    first, rest = (pool[order[0]].contiguous(), order[1:]) if has_direct else (query, order)
     channels, blocks = len(query), kernels.blocks(len(query), size[-1])
     before = out.shape[1] - channels
-    if below is not None:
-        out[:, :before] = below
-    first = direct[0].contiguous() if direct else query
     with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
-        packed = _Packed([*direct[1:], *others], [*[None] * len(direct[1:]), *projections], query, size)
+        packed = _Packed([pool[k] for k in rest], [projections[k] for k in rest], query, size)
         grid = len(out) * prod(size[:-1]), -(-size[-1] // blocks["BLOCK"])
         sizes = channels, before, packed.depth, packed.height, packed.width, packed.stride
         kernels.forward[grid](
             *(first, packed.buffer, packed.table, query, out, log_sum, len(packed.maps), eps, *sizes),
-            **{"HAS_DIRECT": bool(direct), "SKIP": skip, **blocks},
+            **{"HAS_DIRECT": has_direct, "SKIP": skip is not None, **blocks},
         )
-    return out, log_sum
 
 
-@_read.register_fake
-def _read_fake(
-    direct: list[Tensor],
-    others: list[Tensor],
-    projections: list[Tensor],
-    query: Tensor,
-    below: Tensor | None,
-    size: list[int],
-    eps: float,
-    skip: bool,
-) -> tuple[Tensor, Tensor]:
-    pool = direct + others
-    batch, before = pool[0].shape[0], 0 if below is None else below.shape[1]
-    dtype = widest_dtype(pool if below is None else [*pool, below])
-    return query.new_empty(batch, before + len(query), *size, dtype=dtype), query.new_empty(batch, *size)
-
-
-@torch.library.custom_op(
-    "nnunet_xattnres::fused_read_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor[] direct, Tensor[] others, Tensor[] projections, Tensor query, Tensor log_sum, "
-    "float eps, bool skip) -> Tensor[]",
-)
-def _read_backward(
+def backward(
     grad: Tensor,
-    direct: list[Tensor],
-    others: list[Tensor],
-    projections: list[Tensor],
-    query: Tensor,
     log_sum: Tensor,
+    pool: Sequence[Tensor],
+    projections: Sequence[Tensor | None],
+    query: Tensor,
+    *,
+    skip: int | None,
     eps: float,
-    skip: bool,
-) -> list[Tensor]:
-    """The gradients of the direct maps, of the others, of the projections and of the query."""
-    found = _read_backward_fake(grad, direct, others, projections, query, log_sum, eps, skip)
+    d_pool: Sequence[Tensor],
+    d_projections: Sequence[Tensor | None],
+    d_query: Tensor,
+) -> None:
+    """Write the gradients of a read; the arguments are ``tiled.backward``'s."""
     size, grad = grad.shape[2:], grad.contiguous()
+    order = _order(projections, skip)
+    has_direct = projections[order[0]] is None
+    first, rest = (pool[order[0]].contiguous(), order[1:]) if has_direct else (query, order)
+    d_first = d_pool[order[0]] if has_direct else query
     channels, blocks = len(query), kernels.blocks(len(query), size[-1])
-    first, d_first = (direct[0].contiguous(), found[0]) if direct else (query, query)
     delta = torch.empty_like(log_sum)
     grid = len(grad) * prod(size[:-1]), -(-size[-1] // blocks["BLOCK"])
     with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
-        packed = _Packed([*direct[1:], *others], [*[None] * len(direct[1:]), *projections], query, size)
-        programs = [prod(grid) if direct else 0, *packed.programs()]
-        d_query = query.new_empty(sum(programs), channels)
-        d_query_parts = d_query.split(programs)
+        packed = _Packed([pool[k] for k in rest], [projections[k] for k in rest], query, size)
+        programs = [prod(grid) if has_direct else 0, *packed.programs()]
+        d_queries = query.new_empty(sum(programs), channels)
+        d_query_parts = d_queries.split(programs)
         before = grad.shape[1] - channels
         sizes = channels, before, packed.depth, packed.height, packed.width, packed.stride
         kernels.backward_positions[grid](
             *(first, packed.buffer, packed.table, query, grad, log_sum, delta, d_first, d_query_parts[0]),
             *(len(packed.maps), eps, *sizes),
-            **{"HAS_DIRECT": bool(direct), "SKIP": skip, **blocks},
+            **{"HAS_DIRECT": has_direct, "SKIP": skip is not None, **blocks},
         )
-        d_projections = [None] * len(direct[1:]) + found[len(direct) + len(others) : -1]
         d_maps = packed.backward(grad, log_sum, delta, eps, d_query_parts[1:])
-        gradients = found[len(direct[:1]) :]
-        for d, h, p, d_h, d_p in zip(d_maps, packed.maps, packed.projections, gradients, d_projections, strict=False):
-            if p is None or d_p is None:
-                d_h.copy_(d.view_as(d_h))
+        for k, d, projection in zip(rest, d_maps, packed.projections, strict=True):
+            d_projection = d_projections[k]
+            if projection is None or d_projection is None:
+                d_pool[k].copy_(d.view_as(d_pool[k]))
             else:
-                _d_projected(d, h, p, d_h, d_p)
-        torch.sum(d_query, 0, out=found[-1])
-    return found
-
-
-@_read_backward.register_fake
-def _read_backward_fake(
-    grad: Tensor,
-    direct: list[Tensor],
-    others: list[Tensor],
-    projections: list[Tensor],
-    query: Tensor,
-    log_sum: Tensor,
-    eps: float,
-    skip: bool,
-) -> list[Tensor]:
-    return [t.new_empty(t.shape) for t in (*direct, *others, *projections, query)]
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    direct, others, projections, query, below, _, ctx.eps, ctx.skip = inputs
-    ctx.n_direct, ctx.n_others = len(direct), len(others)
-    ctx.below = None if below is None else (below.shape[1], below.dtype)
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*direct, *others, *projections, query, output[1])
-
-
-def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
-    *maps, query, log_sum = ctx.saved_tensors
-    cuts = ctx.n_direct, ctx.n_direct + ctx.n_others
-    parts = maps[: cuts[0]], maps[cuts[0] : cuts[1]], maps[cuts[1] :]
-    *found, d_query = _read_backward(grad, *parts, query, log_sum, ctx.eps, ctx.skip)
-    d_below = None if ctx.below is None else grad[:, : ctx.below[0]].to(ctx.below[1])
-    d_parts = found[: cuts[0]], found[cuts[0] : cuts[1]], found[cuts[1] :]
-    return *d_parts, d_query, d_below, None, None, None
-
-
-_read.register_autograd(_backward, setup_context=_setup_context)
-
-
-def history_read(
-    pool: Sequence[Tensor],
-    projections: Sequence[Tensor | None],
-    pseudo_query: Tensor,
-    key_scale: Tensor,
-    size: Sequence[int],
-    *,
-    skip: int | None = None,
-    below: Tensor | None = None,
-    eps: float = 1e-6,
-) -> Tensor:
-    """Read a pool as ``reference.history_read`` does; the tensors are CUDA tensors. It can be differentiated once.
-
-    Args:
-        pool: N maps, each (B, C_k, *spatial), of any floating dtypes.
-        projections: N weights (C, C_k); None for a map of C channels that is read as it is.
-        pseudo_query: (C).
-        key_scale: (C).
-        size: the spatial size of the read, 2 or 3 axes.
-        skip: the index of a source without a projection, at ``size``, that is added to the read.
-        below: a map (B, C_below, *size) to stand before the result.
-        eps: added to the mean square inside the RMSNorm.
-
-    Returns:
-        The read, (B, C, *size), or with ``below`` (B, C_below + C, *size), in the widest dtype of the maps. Projected
-        maps are kept in that dtype; all else is computed in float32 or wider.
-
-    Raises:
-        ValueError: for what is no read; it names the source by its index.
-    """
-    check_read(pool, projections, pseudo_query, key_scale, size, skip=skip, below=below)
-    dtype = torch.promote_types(widest_dtype(pool), torch.float32)  # of all that the kernels compute
-    query = pseudo_query.to(dtype) * key_scale.to(dtype)
-    direct, others, used = [], [], []
-    # the softmax does not care for the order: the skip comes first, because the first direct map is never copied
-    for k in sorted(range(len(pool)), key=lambda k: k != skip):
-        projection = projections[k]
-        h = resized_first(pool[k], projection, size)
-        if projection is None:
-            direct.append(h)
-        else:
-            others.append(h)
-            used.append(projection)
-    return _read(direct, others, used, query, below, list(size), eps, skip is not None)[0]
+                _d_projected(d, pool[k], projection, d_pool[k], d_projection)
+        torch.sum(d_queries, 0, out=d_query)

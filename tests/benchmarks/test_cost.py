@@ -97,17 +97,17 @@ def test_resident_memory_is_of_one_network():
 def test_each_kind_runs_its_own_read(kind, monkeypatch):
     called = []
 
-    def record(path):
-        original = getattr(ops, path).history_read
+    def record(path, module):
+        original = module.history_read
 
         def read(pool, *args, **kwargs):
             called.append((path, len({tuple(h.shape[2:]) for h in pool})))
             return original(pool, *args, **kwargs)
 
-        monkeypatch.setattr(getattr(ops, path), "history_read", read)
+        monkeypatch.setattr(module, "history_read", read)
 
-    for path in ("reference", "tiled"):
-        record(path)
+    record("reference", ops.reference)
+    record("tiled", ops.operator)
     contestant = contestants.Contestant(TINY, "add", kind, contestants.make_input(TINY, "cpu"), compiled=False)
     contestant.run("training")
     expected = {"plain": set(), "reference": {"reference"}, "fast": {"tiled"}}

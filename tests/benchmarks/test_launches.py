@@ -19,11 +19,11 @@ def within(counts, at_most_launches, at_most_gigabytes):
 
 
 def test_the_standard_network_by_tiles():
-    within(count(), 3_763, 173)
+    within(count(), 3_937, 171)
 
 
 @pytest.mark.skipif(not fused.available(), reason="Triton is not installed")
-@pytest.mark.parametrize(("channels", "at_most_launches", "at_most_gigabytes"), [(64, 1_136, 21.7), (128, 948, 12.5)])
+@pytest.mark.parametrize(("channels", "at_most_launches", "at_most_gigabytes"), [(64, 1_202, 21.4), (128, 992, 12.5)])
 def test_the_standard_network_by_the_kernels(channels, at_most_launches, at_most_gigabytes):
     counts = count(fused_channels=channels)
     within(counts, at_most_launches, at_most_gigabytes)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nnunet_xattnres import ops
-from nnunet_xattnres.ops import arguments, fused, reference, resize, tiled
+from nnunet_xattnres.ops import arguments, operator, reference, resize
 
-PATHS = {"reference": reference, "tiled": tiled, "fused": fused, "ops": ops}
+PATHS = {"reference": reference, "operator": operator, "ops": ops}
 every_path = pytest.mark.parametrize("path", PATHS)
 
 
@@ -154,7 +154,7 @@ def test_no_read(case, path):
         PATHS[path].history_read(**read)
 
 
-@pytest.mark.parametrize("path", ["reference", "tiled", "ops"])
+@every_path
 def test_what_is_spoilt_above_is_a_read(path):
     assert PATHS[path].history_read(**good()).shape == (2, 9, 4, 4)
 
@@ -162,7 +162,7 @@ def test_what_is_spoilt_above_is_a_read(path):
 @every_path
 def test_one_check_a_read(path, monkeypatch):
     calls = []
-    for module in (reference, tiled, fused):
+    for module in (reference, operator):
         monkeypatch.setattr(module, "check_read", lambda *_, **options: calls.append(options) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         PATHS[path].history_read(**good())
@@ -201,7 +201,7 @@ def read_of_one_input(x):
     half, quarter = x[..., ::2, ::2], x[..., ::4, ::4]
     w = torch.ones(x.shape[1])
     p = torch.eye(x.shape[1])
-    return tiled.history_read([x, half, quarter], [None, p, None], w, w, x.shape[2:], skip=0, below=x)
+    return operator.history_read([x, half, quarter], [None, p, None], w, w, x.shape[2:], skip=0, below=x)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -36,9 +36,8 @@ def taken(monkeypatch):
 
         return read
 
-    for path in ("reference", "tiled"):
-        module = getattr(ops, path)
-        monkeypatch.setattr(module, "history_read", record(path, module.history_read))
+    monkeypatch.setattr(ops.reference, "history_read", record("reference", ops.reference.history_read))
+    monkeypatch.setitem(ops.operator.FORWARD, "tiled", record("tiled", ops.operator.FORWARD["tiled"]))
     return taken
 
 

@@ -3,16 +3,18 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 
 import pytest
 import torch
 
-from nnunet_xattnres.ops import fused, reference
+from nnunet_xattnres.ops import fused, operator, reference
 
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
+read_fused = partial(operator.history_read, path="fused")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 CASES = {  # channels and spatial sizes of the sources, channels and size of the target, and the rest
@@ -95,7 +97,7 @@ class Read:
         return [out.detach(), *torch.autograd.grad(out, tensors, grad.to(out))]
 
     def fused(self):
-        return self.run(fused.history_read, self.tensors)
+        return self.run(read_fused, self.tensors)
 
     def expected(self):
         return self.run(reference.history_read, [t.detach().double().requires_grad_() for t in self.tensors])
@@ -149,6 +151,51 @@ def test_inputs_that_are_not_contiguous():
     assert_equals_the_reference(read, 1e-5)
 
 
+PAIRS = [(a, b) for a in operator.FORWARD for b in operator.BACKWARD]
+ODD = [  # 2D and 3D, odd sizes, anisotropic, without a direct source, batches of 1 to 3
+    "2d",
+    "2d, several direct",
+    "2d without a direct source",
+    "2d, one axis shrinks, one grows",
+    "3d, anisotropic",
+    "3d, odd",
+    "3d, 128 channels, padded rows",
+    "3d, finer maps",
+]
+
+
+@pytest.mark.parametrize(("forward", "backward"), PAIRS)
+@pytest.mark.parametrize("case", ODD)
+def test_any_backward_fits_any_forward(case, forward, backward, monkeypatch):
+    """They share what is saved: as the operator takes them where no path is forced."""
+    monkeypatch.setattr(operator, "path_by_rule", lambda *_: "chosen")
+    monkeypatch.setitem(operator.FORWARD, "chosen", operator.FORWARD[forward])
+    monkeypatch.setitem(operator.BACKWARD, "chosen", operator.BACKWARD[backward])
+    read = Read(*CASES[case])
+    for t in read.tensors:
+        if t.ndim == 1:  # scores of about one: the larger they are, the further apart are two paths' roundings of L
+            t.data /= t.numel() ** 0.25
+    found = read.run(operator.history_read, read.tensors)
+    for result, expected in zip(found, read.expected(), strict=True):
+        atol = 2e-5 * max(expected.abs().max().item(), 1e-3)  # as in benchmarks/gpu/proofs.py
+        torch.testing.assert_close(result.double(), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_every_forward_saves_the_same(case):
+    """L, the log-sum-exp of the scores, which a backward may start from."""
+    args, options = Read(*CASES[case]).arguments([t.detach() for t in Read(*CASES[case]).tensors])
+    saved = []
+    for path in operator.FORWARD:
+        pool, projections, query, scale, size = args
+        pool = [operator.resized_first(h, p, size) for h, p in zip(pool, projections, strict=True)]
+        given, direct = [p for p in projections if p is not None], [k for k, p in enumerate(projections) if p is None]
+        operands = pool, given, query * scale, options["below"], direct, list(size), options["skip"], 1e-6, path
+        saved.append(torch.ops.nnunet_xattnres.history_read(*operands)[1])
+    for other in saved[1:]:
+        torch.testing.assert_close(other, saved[0], rtol=1e-5, atol=1e-5)
+
+
 def test_the_same_bits_twice():
     read = Read(*CASES["2d, several direct"])
     for first, second in zip(read.fused(), read.fused(), strict=True):
@@ -168,18 +215,19 @@ SMALL = ([(2, (2, 3)), (2, (2, 3)), (3, (1, 2))], 2, (2, 3), {"direct": (0, 1), 
 @pytest.mark.parametrize("direct", [0, 2])
 def test_opcheck(direct):
     *maps, p, w, g, below = Read(*SMALL).tensors
-    projections = [p, *(torch.randn(2, 2, device=DEVICE, requires_grad=True) for _ in maps[direct:2])]
-    args = maps[:direct], maps[2:] + maps[direct:2], projections, w * g, below, [2, 3], 1e-6, direct > 0
-    torch.library.opcheck(torch.ops.nnunet_xattnres.fused_read.default, [*args])
-    out, log_sum = torch.ops.nnunet_xattnres.fused_read(*args)
-    args = torch.randn_like(out), *args[:4], log_sum, *args[6:]
+    projections = [*(torch.randn(2, 2, device=DEVICE, requires_grad=True) for _ in maps[direct:2]), p]
+    rest = list(range(direct)), [2, 3], 0 if direct else None, 1e-6, "fused"
+    args = maps, projections, w * g, below, *rest
+    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read.default, [*args])
+    out, log_sum = torch.ops.nnunet_xattnres.history_read(*args)
+    args = torch.randn_like(out), log_sum, maps, projections, w * g, rest[0], *rest[2:]
     args = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)
-    torch.library.opcheck(torch.ops.nnunet_xattnres.fused_read_backward.default, [*args])
+    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read_backward.default, [*args])
 
 
 def test_compiles_as_one_graph():
     read = Read(*SMALL)
-    compiled = torch.compile(fused.history_read, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(read_fused, fullgraph=True, backend="aot_eager")
     for found, expected in zip(read.run(compiled, read.tensors), read.fused(), strict=True):
         torch.testing.assert_close(found, expected)
 

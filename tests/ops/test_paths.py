@@ -39,10 +39,11 @@ def test_what_reads_takes_the_path_that_the_rule_names(monkeypatch):
         return lambda *_, **__: name
 
     w, x = torch.randn(4), torch.randn(1, 4, 4, 4)
-    for path in ("reference", "tiled", "fused"):
-        monkeypatch.setattr(getattr(ops, path), "history_read", named(path))
+    for module in ("reference", "operator"):
+        monkeypatch.setattr(getattr(ops, module), "history_read", named(module))
+    for path, module in (("reference", "reference"), ("tiled", "operator"), ("fused", "operator")):
         monkeypatch.setattr(ops, "read_path", lambda device, channels, weights, *, path, named=path: named)
-        assert ops.history_read([x], [None], w, w, (4, 4)) == path
+        assert ops.history_read([x], [None], w, w, (4, 4)) == module
     monkeypatch.setattr(ops.reference, "resize_to_each", named("reference"))
     monkeypatch.setattr(ops.resize, "resize_to_each", named("resize"))
     assert ops.resize_to_each(x, [(2, 2)]) == "resize"
@@ -127,8 +128,8 @@ def test_parameters_in_half_precision_are_multiplied_in_float32(path):
     torch.manual_seed(0)
     pool, projections = [torch.randn(1, 8, 4, 4), torch.randn(1, 6, 2, 2)], [None, torch.randn(8, 6)]
     w, g = (8 * torch.randn(8)).half(), torch.rand(8).half()
-    history_read = getattr(ops, path).history_read
+    options = {"return_weights": True, "path": path}
     with torch.no_grad():
-        _, found = history_read(pool, projections, w, g, (4, 4), return_weights=True)
-        _, expected = history_read(pool, projections, w.float(), g.float(), (4, 4), return_weights=True)
+        _, found = ops.history_read(pool, projections, w, g, (4, 4), **options)
+        _, expected = ops.history_read(pool, projections, w.float(), g.float(), (4, 4), **options)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

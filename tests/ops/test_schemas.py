@@ -6,9 +6,8 @@ import torch
 from nnunet_xattnres import ops
 
 OPERATORS = [
-    *(ops.tiled._read, ops.tiled._read_backward),
+    *(ops.operator._read, ops.operator._read_backward),
     *(ops.resize._resize, ops.resize._resize_backward),
-    *(ops.fused._read, ops.fused._read_backward),
 ]
 
 

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_xattnres.ops import reference, resize, sources, tiled
+from nnunet_xattnres.ops import operator, reference, resize, sources
 from nnunet_xattnres.ops import tiles as tiles_module
 from nnunet_xattnres.ops.tiles import _TILE
 
+read_tiled = partial(operator.history_read, path="tiled")
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -30,12 +31,12 @@ def tiles(request, monkeypatch):
 
 @every_case
 def test_float64(name, tiles):
-    assert_parity(tiled.history_read, CASES[name], torch.float64, 1e-12, 1e-10)
+    assert_parity(read_tiled, CASES[name], torch.float64, 1e-12, 1e-10)
 
 
 @every_case
 def test_float32(name, tiles):
-    assert_parity(tiled.history_read, CASES[name], torch.float32, 1e-5)
+    assert_parity(read_tiled, CASES[name], torch.float32, 1e-5)
 
 
 @every_case
@@ -45,8 +46,8 @@ def test_the_weights(name, tiles):
     tensors, read = make(case)
     with torch.no_grad():
         expected, weights = read(partial(reference.history_read, return_weights=True), tensors)
-        found, found_weights = read(partial(tiled.history_read, return_weights=True), tensors)
-        assert torch.equal(found, read(tiled.history_read, tensors))
+        found, found_weights = read(partial(read_tiled, return_weights=True), tensors)
+        assert torch.equal(found, read(read_tiled, tensors))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found_weights, weights, rtol=1e-12, atol=1e-12)
 
@@ -61,7 +62,7 @@ def test_low_precision_maps(name, dtype):
         k: t if k in ("w", "g") or k[0] == "P" else t.detach().to(dtype).requires_grad_() for k, t in tensors.items()
     }
     wide = {k: t.detach().float().requires_grad_() for k, t in low.items()}
-    found = outputs_and_gradients(tiled.history_read, low, read, autocast=dtype)
+    found = outputs_and_gradients(read_tiled, low, read, autocast=dtype)
     expected = outputs_and_gradients(reference.history_read, wide, read)
     for k, value in expected.items():
         assert found[k].dtype == (dtype if k == "out" else low[k].dtype)
@@ -74,14 +75,14 @@ def test_low_precision_maps(name, dtype):
 def test_autocast_changes_nothing_of_float32_maps(name, dtype):
     """Not a bit: norm, scores and softmax are in float32, and here the alignment is, too."""
     tensors, read = make(CASES[name], torch.float32)
-    with_weights = partial(tiled.history_read, return_weights=True)
+    with_weights = partial(read_tiled, return_weights=True)
     with torch.no_grad():
         expected = read(with_weights, tensors)
         with torch.autocast("cpu", dtype=dtype):
             found = read(with_weights, tensors)
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
-    expected = outputs_and_gradients(tiled.history_read, tensors, read)
-    found = outputs_and_gradients(tiled.history_read, tensors, read, autocast=dtype)
+    expected = outputs_and_gradients(read_tiled, tensors, read)
+    found = outputs_and_gradients(read_tiled, tensors, read, autocast=dtype)
     assert all(torch.equal(found[k], expected[k]) for k in expected)
 
 
@@ -99,7 +100,7 @@ def test_weights_of_low_precision_maps_under_autocast(name, dtype):
     tensors, read = make(CASES[name], torch.float32)
     low = {k: t.detach().to(dtype) if k[0] == "h" or k == "below" else t for k, t in tensors.items()}
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
-        _, found = read(partial(tiled.history_read, return_weights=True), low)
+        _, found = read(partial(read_tiled, return_weights=True), low)
     _, expected = read(partial(reference.history_read, return_weights=True), {k: t.double() for k, t in low.items()})
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
@@ -107,7 +108,7 @@ def test_weights_of_low_precision_maps_under_autocast(name, dtype):
 
 def test_large_values_in_float16_do_not_overflow():
     pool = [torch.full((1, 4, 2, 2), 300.0, dtype=torch.float16), torch.ones(1, 4, 2, 2, dtype=torch.float16)]
-    read = tiled.history_read(pool, [None, None], torch.ones(4), torch.ones(4), (2, 2))
+    read = read_tiled(pool, [None, None], torch.ones(4), torch.ones(4), (2, 2))
     torch.testing.assert_close(read, torch.full_like(read, 150.5))
 
 
@@ -117,14 +118,14 @@ def test_channels_last(name):
         formats = {4: torch.channels_last, 5: torch.channels_last_3d}
         return t.contiguous(memory_format=formats[t.ndim]) if t.ndim in formats else t
 
-    assert_parity(tiled.history_read, CASES[name], torch.float64, 1e-12, 1e-10, change=channels_last)
+    assert_parity(read_tiled, CASES[name], torch.float64, 1e-12, 1e-10, change=channels_last)
 
 
 @every_case
 def test_views(name):
     """Maps whose last axis is not contiguous: every second position of a larger map."""
     assert_parity(
-        tiled.history_read,
+        read_tiled,
         CASES[name],
         torch.float64,
         1e-12,
@@ -154,7 +155,7 @@ def test_any_topology(case, numbers):
     before = _TILE["cpu"]
     try:
         _TILE["cpu"] = numbers
-        assert_parity(tiled.history_read, case, torch.float64, 1e-12, 1e-10)
+        assert_parity(read_tiled, case, torch.float64, 1e-12, 1e-10)
     finally:
         _TILE["cpu"] = before
 
@@ -170,7 +171,7 @@ def test_gradcheck(case, monkeypatch):
     monkeypatch.setitem(_TILE, "cpu", 2**4)
     tensors, read = make(case)
     inputs = tuple(tensors.values())
-    assert torch.autograd.gradcheck(lambda *values: read(tiled.history_read, dict(zip(tensors, values))), inputs)
+    assert torch.autograd.gradcheck(lambda *values: read(read_tiled, dict(zip(tensors, values))), inputs)
 
 
 @pytest.mark.parametrize("name", ["2d, finer and coarser", "3d, odd and not integer", "one source"])
@@ -178,25 +179,24 @@ def test_opcheck(name):
     case = CASES[name]
     tensors, _ = make(case, torch.float32)
     pool = [tensors[f"h{k}"] for k in range(len(case.sources))]
-    projections = [
-        torch.cat((tensors[f"P{k}"], tensors[f"P{k}"][:1])) if f"P{k}" in tensors else tensors["w"]
-        for k in range(len(case.sources))
-    ]
-    projections = [p.detach().requires_grad_() for p in projections]
-    arguments = pool, projections, tensors.get("below"), list(case.size), case.skip, 1e-6
-    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read.default, arguments)
+    projections = [tensors[f"P{k}"] for k in range(len(pool)) if f"P{k}" in tensors]
+    direct = [k for k in range(len(pool)) if f"P{k}" not in tensors]
+    query, below = tensors["w"].detach().requires_grad_(), tensors.get("below")
+    rest = direct, list(case.size), case.skip, 1e-6, None
+    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read.default, (pool, projections, query, below, *rest))
     with torch.no_grad():
-        grad = torch.randn_like(torch.ops.nnunet_xattnres.history_read(*arguments))
-    detached = [h.detach() for h in pool], [p.detach() for p in projections]
-    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read_backward.default, (grad, *detached, case.skip, 1e-6))
+        out, log_sum = torch.ops.nnunet_xattnres.history_read(pool, projections, query, below, *rest)
+        detached = [h.detach() for h in pool], [p.detach() for p in projections], query.detach()
+        arguments = torch.randn_like(out), log_sum, *detached, direct, case.skip, 1e-6, None
+    torch.library.opcheck(torch.ops.nnunet_xattnres.history_read_backward.default, arguments)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("name", ["2d, finer and coarser", "3d, anisotropic"])
 def test_compiles_as_one_graph(name, backend):
     tensors, read = make(CASES[name], torch.float32)
-    expected = outputs_and_gradients(tiled.history_read, tensors, read)
-    compiled = torch.compile(lambda t: read(tiled.history_read, t), fullgraph=True, backend=backend)
+    expected = outputs_and_gradients(read_tiled, tensors, read)
+    compiled = torch.compile(lambda t: read(read_tiled, t), fullgraph=True, backend=backend)
     found = outputs_and_gradients(None, tensors, lambda _, t: compiled(t))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
@@ -207,7 +207,7 @@ def test_same_bits_twice_and_deterministic(name):
     tensors, read = make(CASES[name], torch.float32)
     torch.use_deterministic_algorithms(True)
     try:
-        first, second = (outputs_and_gradients(tiled.history_read, tensors, read) for _ in range(2))
+        first, second = (outputs_and_gradients(read_tiled, tensors, read) for _ in range(2))
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -218,17 +218,17 @@ def test_inference_mode_then_training():
     case = Case([(3, (11, 13)), (4, (5, 6))], 3, (11, 13), skip=0)  # sizes that no other test uses
     tensors, read = make(case, torch.float32)
     with torch.inference_mode():
-        before = read(tiled.history_read, tensors)
-    found = outputs_and_gradients(tiled.history_read, tensors, read)
+        before = read(read_tiled, tensors)
+    found = outputs_and_gradients(read_tiled, tensors, read)
     torch.testing.assert_close(found["out"], before)
-    assert_parity(tiled.history_read, case, torch.float32, 1e-5)
+    assert_parity(read_tiled, case, torch.float32, 1e-5)
 
 
 def test_activation_checkpointing():
     tensors, read = make(CASES["3d, anisotropic"], torch.float32)
-    expected = outputs_and_gradients(tiled.history_read, tensors, read)
+    expected = outputs_and_gradients(read_tiled, tensors, read)
     found = outputs_and_gradients(
-        None, tensors, lambda _, t: checkpoint(lambda: read(tiled.history_read, t), use_reentrant=False)
+        None, tensors, lambda _, t: checkpoint(lambda: read(read_tiled, t), use_reentrant=False)
     )
     assert all(torch.equal(found[k], expected[k]) for k in expected)
 
@@ -237,17 +237,17 @@ def test_nothing_is_kept_but_the_inputs():
     tensors, read = make(CASES["2d, four levels of a decoder"], torch.float32)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
-        read(tiled.history_read, tensors)
+        read(read_tiled, tensors)
     inputs = sum(t.numel() for t in tensors.values())
     assert sum(kept) <= 2 * inputs  # the projections and the query are kept once more, extended by a row
 
 
 def test_only_some_inputs_need_a_gradient():
     tensors, read = make(CASES["3d, anisotropic"])
-    full = outputs_and_gradients(tiled.history_read, tensors, read)
+    full = outputs_and_gradients(read_tiled, tensors, read)
     for name in tensors:
         some = {k: t.detach().requires_grad_(k == name) for k, t in tensors.items()}
-        out = read(tiled.history_read, some)
+        out = read(read_tiled, some)
         d_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         (gradient,) = torch.autograd.grad(out, [some[name]], d_out)
         torch.testing.assert_close(gradient, full[name])
@@ -260,7 +260,7 @@ def test_a_source_is_widened_in_parts(dtype, monkeypatch):
     tensors = [t.requires_grad_() for t in (*pool, torch.randn(3, 4), torch.randn(3, 6))]
 
     def run():
-        out = tiled.history_read(tensors[:2], tensors[2:], torch.ones(3), torch.ones(3), (8, 6, 5))
+        out = read_tiled(tensors[:2], tensors[2:], torch.ones(3), torch.ones(3), (8, 6, 5))
         return [out, *torch.autograd.grad(out, tensors, torch.ones_like(out))]
 
     expected, widest = run(), []

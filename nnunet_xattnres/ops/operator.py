@@ -1,0 +1,179 @@
+"""The one operator of a read: which path computes it is decided when it runs, forward and backward apart (ours).
+
+Every path writes the read and L, the log-sum-exp of the scores, and every backward starts from the inputs and L. So any
+backward fits any forward, and unless a path is forced nothing depends on it: no graph, no compile cache, no checkpoint.
+It is not decided while tracing, because a traced size may be symbolic, and a graph outlives the GPU that it was traced
+on.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_xattnres.ops import fused, tiled
+from nnunet_xattnres.ops.arguments import check_read
+from nnunet_xattnres.ops.choice import path_by_rule
+from nnunet_xattnres.ops.reference import widest_dtype
+from nnunet_xattnres.ops.resize import resized_first
+
+FORWARD = {"fused": fused.forward, "tiled": tiled.forward}
+BACKWARD = {"fused": fused.backward, "tiled": tiled.backward}
+
+
+@torch.library.custom_op(
+    "nnunet_xattnres::history_read",
+    mutates_args=(),
+    schema="(Tensor[] pool, Tensor[] projections, Tensor query, Tensor? below, SymInt[] direct, SymInt[] size, "
+    "SymInt? skip, float eps, str? path) -> (Tensor, Tensor)",
+)
+def _read(
+    pool: list[Tensor],
+    projections: list[Tensor],
+    query: Tensor,
+    below: Tensor | None,
+    direct: list[int],
+    size: list[int],
+    skip: int | None,
+    eps: float,
+    path: str | None,
+) -> tuple[Tensor, Tensor]:
+    """The read after ``below``, and L; the maps in ``direct`` have no projection."""
+    out, log_sum = _read_fake(pool, projections, query, below, direct, size, skip, eps, path)
+    if below is not None:
+        out[:, : below.shape[1]] = below
+    compute = FORWARD[path or path_by_rule(query.device, len(query))]
+    used = _with_direct(projections, direct, len(pool))
+    compute(pool, used, query, size, skip=skip, eps=eps, out=out, log_sum=log_sum)
+    return out, log_sum
+
+
+@_read.register_fake
+def _read_fake(
+    pool: list[Tensor],
+    projections: list[Tensor],
+    query: Tensor,
+    below: Tensor | None,
+    direct: list[int],
+    size: list[int],
+    skip: int | None,
+    eps: float,
+    path: str | None,
+) -> tuple[Tensor, Tensor]:
+    batch, before = pool[0].shape[0], 0 if below is None else below.shape[1]
+    dtype = widest_dtype(pool if below is None else [*pool, below])
+    return query.new_empty(batch, before + query.shape[0], *size, dtype=dtype), query.new_empty(batch, *size)
+
+
+@torch.library.custom_op(
+    "nnunet_xattnres::history_read_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor log_sum, Tensor[] pool, Tensor[] projections, Tensor query, SymInt[] direct, "
+    "SymInt? skip, float eps, str? path) -> Tensor[]",
+)
+def _read_backward(
+    grad: Tensor,
+    log_sum: Tensor,
+    pool: list[Tensor],
+    projections: list[Tensor],
+    query: Tensor,
+    direct: list[int],
+    skip: int | None,
+    eps: float,
+    path: str | None,
+) -> list[Tensor]:
+    """The gradients of the maps, of the projections and of the query."""
+    gradients = _read_backward_fake(grad, log_sum, pool, projections, query, direct, skip, eps, path)
+    n = len(pool)
+    compute = BACKWARD[path or path_by_rule(query.device, len(query))]
+    compute(
+        *(grad, log_sum, pool, _with_direct(projections, direct, n), query),
+        **{"skip": skip, "eps": eps, "d_pool": gradients[:n], "d_query": gradients[-1]},
+        d_projections=_with_direct(gradients[n:-1], direct, n),
+    )
+    return gradients
+
+
+@_read_backward.register_fake
+def _read_backward_fake(
+    grad: Tensor,
+    log_sum: Tensor,
+    pool: list[Tensor],
+    projections: list[Tensor],
+    query: Tensor,
+    direct: list[int],
+    skip: int | None,
+    eps: float,
+    path: str | None,
+) -> list[Tensor]:
+    return [t.new_empty(t.shape) for t in (*pool, *projections, query)]
+
+
+def _with_direct(given: Sequence[Tensor], direct: Sequence[int], n: int) -> list[Tensor | None]:
+    """One for each of n sources: the next of those given, None for a direct one."""
+    rest = iter(given)
+    return [None if k in direct else next(rest) for k in range(n)]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    pool, projections, query, below, ctx.direct, _, ctx.skip, ctx.eps, ctx.path = inputs
+    ctx.n_pool = len(pool)
+    ctx.below = None if below is None else (below.shape[1], below.dtype)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*pool, *projections, query, output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    *tensors, query, log_sum = ctx.saved_tensors
+    n = ctx.n_pool
+    found = _read_backward(grad, log_sum, tensors[:n], tensors[n:], query, ctx.direct, ctx.skip, ctx.eps, ctx.path)
+    d_below = None if ctx.below is None else grad[:, : ctx.below[0]].to(ctx.below[1])
+    d_direct: list[Tensor] | None = None if ctx.direct else []  # torch takes an empty list for one of tensors
+    return found[:n], found[n:-1], found[-1], d_below, d_direct, None, None, None, None
+
+
+_read.register_autograd(_backward, setup_context=_setup_context)
+
+
+def history_read(
+    pool: Sequence[Tensor],
+    projections: Sequence[Tensor | None],
+    pseudo_query: Tensor,
+    key_scale: Tensor,
+    size: Sequence[int],
+    *,
+    skip: int | None = None,
+    below: Tensor | None = None,
+    eps: float = 1e-6,
+    return_weights: bool = False,
+    path: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Read a pool as ``reference.history_read`` does, whose arguments these are; it can be differentiated once.
+
+    Args:
+        return_weights: also return the weights of the sources; by the tiles, and without gradients.
+        path: ``"fused"`` or ``"tiled"``; None leaves it to the rule when the operator runs.
+
+    Returns:
+        The read, (B, C, *size), or with ``below`` (B, C_below + C, *size), in the widest dtype of the maps; with
+        ``return_weights`` also the weights, (B, N, *size), in float32 or wider, as norm, scores and softmax are.
+
+    Raises:
+        ValueError: for what is no read; it names the source by its index.
+    """
+    check_read(pool, projections, pseudo_query, key_scale, size, skip=skip, below=below)
+    dtype = torch.promote_types(widest_dtype(pool), torch.float32)
+    query = pseudo_query.to(dtype) * key_scale.to(dtype)
+    pool = [resized_first(h, p, size) for h, p in zip(pool, projections, strict=True)]
+    given = [p for p in projections if p is not None]
+    direct = [k for k, p in enumerate(projections) if p is None]
+    if not return_weights:
+        return _read(pool, given, query, below, direct, list(size), skip, eps, path)[0]
+    with torch.no_grad():
+        out, log_sum = _read_fake(pool, given, query, below, direct, list(size), skip, eps, path)
+        if below is not None:
+            out[:, : below.shape[1]] = below
+        weights = log_sum.new_empty(len(out), len(pool), *size)
+        tiled.forward(pool, projections, query, size, skip=skip, eps=eps, out=out, log_sum=log_sum, weights=weights)
+    return out, weights
