@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -14,11 +13,9 @@ import torch
 from benchmarks.cost import __main__ as cost
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import plans, proofs, timings
-from benchmarks.gpu.processes import results
 from benchmarks.gpu.table import tables
 
 ROOT = Path(__file__).parents[2]
-FAKE = "helpers.candidates:fake"
 
 
 @pytest.fixture(autouse=True)
@@ -27,31 +24,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n)
-
-
-def run(*does, limit=30.0, seconds=90.0):
-    items = [{"does": d} for d in does]
-    return list(results(FAKE, items, {}, limit=limit, deadline=time.monotonic() + seconds))
-
-
-def test_what_fails_is_written_and_the_rest_goes_on():
-    found = run("ok", "wrong", "raise", "memory", "spoil", "crash", "ok")
-    expected = ["ok", "wrong", "failed", "out of memory", "failed", "crashed", "ok"]
-    assert [r["status"] for r in found] == expected
-    assert found[2]["why"] == "RuntimeError: no kernel image" and "139" in found[5]["why"]
-
-
-def test_what_hangs_is_ended():
-    found = run("hang", "ok", limit=10.0)
-    assert [r["status"] for r in found] == ["too slow", "ok"]
-
-
-def test_the_time_is_kept():
-    start = time.monotonic()
-    found = run("ok", "hang", "ok", seconds=15.0)
-    assert [r["status"] for r in found] == ["ok", "no time", "no time"]
-    assert time.monotonic() - start < 25
-    assert [r["status"] for r in run("ok", seconds=0)] == ["no time"]
 
 
 @pytest.fixture
