@@ -12,8 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests/helpers
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/, which is no part of the package
 
 # Before torch 2.4 there are no custom operators, and of the reads the reference alone can be tested.
-_OPS = ("arguments", "forced_path", "fused", "kernels_compiled", "resize", "schemas", "tiled")
-_OF_OPERATORS = [*(f"ops/test_{name}.py" for name in _OPS), "benchmarks/test_gpu.py", "benchmarks/test_launches.py"]
+_OPS = ("arguments", "choice", "forced_path", "fused", "kernels_compiled", "resize", "schemas", "tiled")
+_OF_OPERATORS = [
+    *(f"ops/test_{name}.py" for name in _OPS),
+    "benchmarks/test_gpu.py",
+    "benchmarks/test_launches.py",
+    "benchmarks/test_saved.py",
+]
 collect_ignore = _OF_OPERATORS if tuple(map(int, version("torch").split(".")[:2])) < (2, 4) else []
 
 
