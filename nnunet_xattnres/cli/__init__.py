@@ -14,6 +14,7 @@ from nnunet_xattnres.cli.plan import plan
 from nnunet_xattnres.cli.profile import profile
 from nnunet_xattnres.cli.repeat import repeat
 from nnunet_xattnres.cli.trainers_dir import print_trainers_dir
+from nnunet_xattnres.cli.tune import tune
 from nnunet_xattnres.cli.upgrade import upgrade
 from nnunet_xattnres.cli.variadic import VariadicCommand
 
@@ -44,4 +45,5 @@ app.command("plan")(plan)
 app.command("profile")(profile)
 app.command("repeat")(repeat)
 app.command("trainers-dir")(print_trainers_dir)
+app.command("tune")(tune)
 app.command("upgrade")(upgrade)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nnunet_xattnres import autoregister
 
@@ -231,9 +231,22 @@ def check_reads() -> Iterator[Finding]:
             "the results are the same, but a training takes more time and memory",
             'pip install "torch>=2.4,!=2.9.*"',
         )
-    elif path == "fused":
-        yield Finding(
-            "ok", "reads", f"fused on {device.type}: Triton kernels up to {ops.FUSED_CHANNELS} channels, tiles beyond"
-        )
+    elif cuda:
+        yield from _chosen_reads(device)
     else:
         yield Finding("ok", "reads", f"tiled on {device.type}: exact, tile by tile, in plain torch")
+
+
+def _chosen_reads(device: Any) -> Iterator[Finding]:
+    """What has proved itself on this GPU, and is chosen."""
+    chosen = importlib.import_module("nnunet_xattnres.ops.chosen")
+    known = chosen.known(chosen.machine(device))
+    if not known:
+        message = "tiled on cuda, in plain torch; a training first tries the other paths on this GPU, once"
+        yield Finding("ok", "reads", f"{message} (or: nnunet-xattnres tune -d DATASET -c CONFIGURATION)")
+    for shape, results in known:
+        choice = chosen.decide(results, timed=True)
+        states = ", ".join(f"{name} {result['status']}" for name, result in results.items())
+        level: Level = "ok" if all(result["status"] == "ok" for result in results.values()) else "warning"
+        taken = f"forward {choice.forward}, backward {choice.backward}" if choice else chosen.FALLBACK
+        yield Finding(level, "reads", f"{shape}: {taken} ({states})")

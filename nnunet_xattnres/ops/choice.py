@@ -12,7 +12,6 @@ CUSTOM_OPS = hasattr(torch.library, "custom_op")  # since torch 2.4
 if CUSTOM_OPS:
     from nnunet_xattnres.ops import fused
 
-FUSED_ON_CUDA = False  # the Triton kernels are tested with Triton's interpreter only: no GPU has timed them yet
 FUSED_CHANNELS = 128  # there a position's channels fit into registers
 
 Path = Literal["fused", "tiled", "reference"]
@@ -39,16 +38,16 @@ def forced_path(path: str | None = None) -> Path | None:
 
 
 def read_path(device: torch.device, channels: int, return_weights: bool = False, *, path: str | None = None) -> Path:
-    """The path of a read of so many channels on a device.
+    """The path of a read on a device, as far as it stands before the read runs.
 
     The forced one, if there is one. Otherwise the reference where the weights are asked for while gradients are
-    recorded, and wherever there is only plain torch; the Triton kernels on CUDA, if they are switched on, for at most
-    128 channels; the tiles everywhere else. Forced or not, torch.export takes the reference; weights come from the
-    tiles, or while gradients are recorded from the reference.
+    recorded, and wherever there is only plain torch; the tiles everywhere else, unless on CUDA the operator finds when
+    it runs that another path was chosen on this GPU (``ops.tuning``). Forced or not, torch.export takes the reference;
+    weights come from the tiles, or while gradients are recorded from the reference.
 
     Args:
         device: of the tensors.
-        channels: C, of the read.
+        channels: C, of the read; the kernels are chosen for at most 128.
         return_weights: whether the weights are asked for.
         path: forces ``"fused"``, ``"tiled"`` or ``"reference"``, before NNUNET_XATTNRES_PATH does.
 
@@ -63,14 +62,7 @@ def read_path(device: torch.device, channels: int, return_weights: bool = False,
         return "reference"
     if return_weights:
         return "tiled"
-    return forced or path_by_rule(device, channels)
-
-
-def path_by_rule(device: torch.device, channels: int) -> Literal["fused", "tiled"]:
-    """What the operator takes where no path is forced; it asks when it runs."""
-    if FUSED_ON_CUDA and device.type == "cuda" and channels <= FUSED_CHANNELS and fused.available():
-        return "fused"
-    return "tiled"
+    return forced or "tiled"
 
 
 def only_plain_torch(device: torch.device, *, path: str | None = None) -> bool:

@@ -6,7 +6,7 @@ It is not decided while tracing, because a traced size may be symbolic, and a gr
 on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,22 @@ from torch import Tensor
 
 from nnunet_xattnres.ops import fused, tiled
 from nnunet_xattnres.ops.arguments import check_read
-from nnunet_xattnres.ops.choice import path_by_rule
+from nnunet_xattnres.ops.chosen import FALLBACK, anything_chosen, path_of
 from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.resize import resized_first
+from nnunet_xattnres.ops.shapes import ReadShape
 
-FORWARD = {"fused": fused.forward, "tiled": tiled.forward}
-BACKWARD = {"fused": fused.backward, "tiled": tiled.backward}
+FORWARD: dict[str, Callable[..., None]] = {
+    "fused": fused.forward,
+    "tiled": tiled.forward,
+    "tiled-small": tiled.forward_in_small_tiles,
+}
+BACKWARD: dict[str, Callable[..., None]] = {
+    "fused": fused.backward,
+    "tiled": tiled.backward,
+    "tiled-small": tiled.backward_in_small_tiles,
+}
+PATHS = {name: (FORWARD[name], BACKWARD[name]) for name in FORWARD}
 
 
 @torch.library.custom_op(
@@ -43,7 +53,7 @@ def _read(
     out, log_sum = _read_fake(pool, projections, query, below, direct, size, skip, eps, path)
     if below is not None:
         out[:, : below.shape[1]] = below
-    compute = FORWARD[path or path_by_rule(query.device, len(query))]
+    compute = FORWARD[path or _chosen("forward", pool, direct, query, skip, out)]
     used = _with_direct(projections, direct, len(pool))
     compute(pool, used, query, size, skip=skip, eps=eps, out=out, log_sum=log_sum)
     return out, log_sum
@@ -86,7 +96,7 @@ def _read_backward(
     """The gradients of the maps, of the projections and of the query."""
     gradients = _read_backward_fake(grad, log_sum, pool, projections, query, direct, skip, eps, path)
     n = len(pool)
-    compute = BACKWARD[path or path_by_rule(query.device, len(query))]
+    compute = BACKWARD[path or _chosen("backward", pool, direct, query, skip, grad)]
     compute(
         *(grad, log_sum, pool, _with_direct(projections, direct, n), query),
         **{"skip": skip, "eps": eps, "d_pool": gradients[:n], "d_query": gradients[-1]},
@@ -108,6 +118,14 @@ def _read_backward_fake(
     path: str | None,
 ) -> list[Tensor]:
     return [t.new_empty(t.shape) for t in (*pool, *projections, query)]
+
+
+def _chosen(
+    phase: str, pool: Sequence[Tensor], direct: Sequence[int], query: Tensor, skip: int | None, out: Tensor
+) -> str:
+    if not anything_chosen(query.device):
+        return FALLBACK
+    return path_of(phase, query.device, ReadShape.of(pool, direct, len(query), skip, out))
 
 
 def _with_direct(given: Sequence[Tensor], direct: Sequence[int], n: int) -> list[Tensor | None]:

@@ -11,11 +11,12 @@ fill a tile, are seen as (C, rows, middle, samples, columns); with two spatial a
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.tiles import TiledRead, samples_of
+from nnunet_xattnres.ops.tiles import SMALL_TILE, TiledRead, samples_of
 
 
 def forward(
@@ -29,6 +30,7 @@ def forward(
     out: Tensor,
     log_sum: Tensor,
     weights: Tensor | None = None,
+    numbers: int | None = None,
 ) -> None:
     """Write the read of a pool.
 
@@ -42,10 +44,11 @@ def forward(
         out: (B, channels before the read + C, *size); its last C channels are written.
         log_sum: L, (B, *size), written.
         weights: of the sources, (B, N, *size), written if given.
+        numbers: of one aligned map in a tile; by default what the device takes.
     """
     with torch.autocast(out.device.type, enabled=False):
         extended, _ = _with_query(projections, query * len(query) ** 0.5)
-        read = TiledRead(pool, extended, size, eps)
+        read = TiledRead(pool, extended, size, eps, numbers)
         for samples in read.samples:
             target, sources = samples_of(out[:, -read.channels :], samples), read.sources(samples)
             target_log_sum = samples_of(log_sum.unsqueeze(1), samples)
@@ -80,6 +83,7 @@ def backward(
     d_pool: Sequence[Tensor],
     d_projections: Sequence[Tensor | None],
     d_query: Tensor,
+    numbers: int | None = None,
 ) -> None:
     """Write the gradients of a read; the arguments are ``forward``'s.
 
@@ -93,7 +97,7 @@ def backward(
         extended, wide = _with_query(projections, query * scale)
         d_direct, d_wide = torch.zeros_like(query), None if wide is None else torch.zeros_like(wide)
         d_extended = _parts(projections, d_direct, d_wide)
-        read = TiledRead(pool, extended, grad.shape[2:], eps)
+        read = TiledRead(pool, extended, grad.shape[2:], eps, numbers)
         for samples in read.samples:
             d_out, sources = samples_of(grad[:, -read.channels :], samples), read.sources(samples)
             for source, d_h, d_p in zip(sources, d_pool, d_extended, strict=True):
@@ -116,6 +120,10 @@ def backward(
                 if d_projection is not None:
                     d_projection.copy_(found[:-1])
         torch.mul(d_direct, scale, out=d_query)
+
+
+forward_in_small_tiles = partial(forward, numbers=SMALL_TILE)
+backward_in_small_tiles = partial(backward, numbers=SMALL_TILE)
 
 
 def _with_query(projections: Sequence[Tensor | None], query: Tensor) -> tuple[list[Tensor], Tensor | None]:

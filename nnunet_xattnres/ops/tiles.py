@@ -14,7 +14,7 @@ from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile, cut
 # On a GPU a tile is many times the cache, and the fewer the calls the better, as long as there is memory for it.
 _TILE = {"cpu": 2**19}
 _TILE_ELSEWHERE = 2**24
-_SMALL_TILE = 2**22
+SMALL_TILE = 2**22
 _IN_CACHE = {
     "cpu"
 }  # where a source is aligned and reduced before the next one; elsewhere as many as possible by one call
@@ -52,12 +52,19 @@ class Part(NamedTuple):
 class TiledRead:
     """One read of a batch: its tiles, and its sources for some samples after the other."""
 
-    def __init__(self, pool: Sequence[Tensor], projections: Sequence[Tensor], size: Sequence[int], eps: float) -> None:
+    def __init__(
+        self,
+        pool: Sequence[Tensor],
+        projections: Sequence[Tensor],
+        size: Sequence[int],
+        eps: float,
+        numbers: int | None = None,
+    ) -> None:
         self.pool, self.projections = pool, projections
         self.channels, self.dtype = read_channels(projections), projections[0].dtype
         self.eps = self.channels * eps
         self.size = n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
-        numbers = numbers_of_a_tile(pool[0].device, len(pool))
+        numbers = numbers or numbers_of_a_tile(pool[0].device, len(pool))
         positions = max(1, numbers // ((self.channels + 1) * n_columns))  # of the samples, rows and the middle axis
         self.samples = cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
         middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
@@ -110,7 +117,7 @@ def numbers_of_a_tile(device: torch.device, n_sources: int) -> int:
     numbers = _TILE.get(device.type, _TILE_ELSEWHERE)
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
-        return numbers if 16 * 4 * (n_sources + 2) * numbers <= memory else _SMALL_TILE
+        return numbers if 16 * 4 * (n_sources + 2) * numbers <= memory else SMALL_TILE
     return numbers
 
 

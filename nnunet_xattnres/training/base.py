@@ -11,17 +11,28 @@ from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.helpers import empty_cache
 from torch import distributed as dist
 from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.checkpoints import Origin
+from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.training.resume import check_checkpoint
+
+if CUSTOM_OPS:
+    from nnunet_xattnres.ops.tuning import as_json, choose_paths
+    from nnunet_xattnres.reads.shapes import read_shapes
+
+
+_CHOSEN = "read_paths"  # among a checkpoint's init_args
 
 
 class GuardedTrainer(nnUNetTrainer):
     """nnU-Net's trainer, which also logs what its network costs and guards its checkpoints and its folder."""
+
+    my_init_kwargs: dict[str, Any]
 
     def initialize(self) -> None:
         super().initialize()
@@ -50,7 +61,29 @@ class GuardedTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         if self.local_rank == 0:
             self.training_lock = locked(Path(self.output_folder), self.print_to_log_file)
+        if not self.was_initialized:
+            self.initialize()
+        if CUSTOM_OPS and self.device.type == "cuda":
+            try:
+                self._choose_paths()
+            except UserError:
+                raise
+            except Exception as error:  # plain torch computes the reads, then
+                self.print_to_log_file(f"No path was chosen for the reads: {type(error).__name__}: {error}")
         super().on_train_start()
+
+    def _choose_paths(self) -> None:
+        """Before anything is traced; --c keeps what the checkpoint says, if it is of such a machine."""
+        network, device = self._bare_network(), self.device
+        if forced_path(getattr(network, "path", None)) is not None:
+            return
+        sizes = [(b, self.num_input_channels, *self.configuration_manager.patch_size) for b in (self.batch_size, 1)]
+        shapes = [shape for size in sizes for shape in read_shapes(network, size, device)]  # training, prediction
+        stored = self.my_init_kwargs.get(_CHOSEN, ())
+        found = choose_paths(shapes, device, self.print_to_log_file, stored=stored)
+        # nnU-Net writes these arguments into every checkpoint, and reads them back
+        self.my_init_kwargs = {**self.my_init_kwargs, _CHOSEN: as_json(found, device)}
+        empty_cache(device)
 
     def on_train_end(self) -> None:
         if self.device.type == "cuda":

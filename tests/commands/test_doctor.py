@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.reads import needs_operators
 from typer.testing import CliRunner
 
 from nnunet_xattnres import autoregister
@@ -177,9 +178,26 @@ def test_the_path_of_the_reads_is_shown(monkeypatch):
     monkeypatch.setattr("nnunet_xattnres.ops.read_path", lambda *args, **kwargs: "reference")
     (finding,) = doctor.check_reads()
     assert finding.level == "warning" and "older than 2.4" in finding.message and finding.remedy
-    monkeypatch.setattr("nnunet_xattnres.ops.read_path", lambda *args, **kwargs: "fused")
+
+
+@needs_operators
+def test_what_is_proved_and_chosen_on_a_gpu_is_shown(monkeypatch, tmp_path):
+    from nnunet_xattnres.ops import chosen
+    from nnunet_xattnres.ops.shapes import ReadShape
+
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(chosen, "machine", lambda device: "a made-up GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     (finding,) = doctor.check_reads()
-    assert "Triton kernels up to 128 channels" in finding.message
+    assert "a training first tries the other paths" in finding.message and "nnunet-xattnres tune" in finding.message
+    well = {"status": "ok", "forward": 2.0, "backward": 2.0}
+    for channels, fused in ((32, {**well, "forward": 1.0}), (64, {"status": "crashed", "why": "it fell"})):
+        shape = ReadShape("float16", 2, channels, (8, 8), ((channels, 8, 8),), (0,), None, 0)
+        chosen.save("a made-up GPU", shape, {"fused": fused, "tiled": well})
+    first, second = doctor.check_reads()
+    assert first.level == "ok" and "32 channels at 8x8" in first.message
+    assert "forward fused, backward fused (fused ok, tiled ok)" in first.message
+    assert second.level == "warning" and "forward tiled, backward tiled (fused crashed, tiled ok)" in second.message
 
 
 def test_a_forced_path_is_shown(monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.networks import KINDS
 from helpers.plans import CLASSES, build, make_plans
+from helpers.reads import needs_operators
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -180,6 +181,55 @@ def test_attributes_stringify(make_trainer):
     trainer.initialize()
     trainer.training_lock = locked(Path(trainer.output_folder), print)
     trainer._save_debug_information()
+
+
+@needs_operators
+def test_the_chosen_paths_are_in_the_checkpoint_and_kept(saved, monkeypatch, tmp_path):
+    """--c computes with them; on CUDA it is asked at the start of a training, here by hand."""
+    from nnunet_xattnres.ops import chosen, tuning
+
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "cache"))
+
+    def results(function, items, arguments, **limits):
+        for item in items:
+            seconds = {"tiled": 2.0, "tiled-small": 1.0}
+            if item["path"] in seconds:
+                yield {"status": "ok", "forward": seconds[item["path"]], "backward": 3.0}
+            else:
+                yield {"status": "crashed", "why": "it fell"}
+
+    monkeypatch.setattr(tuning, "results_of_children", results)
+    trainer, path = saved()
+    trainer._choose_paths()
+    log = Path(trainer.log_file).read_text()
+    assert log.count("forward tiled-small, backward tiled (tried)") == 6  # three reads, in training and in prediction
+    assert "fused crashed: it fell" in log or "fused" not in log  # without Triton
+    trainer.save_checkpoint(str(path))
+
+    monkeypatch.setattr(tuning, "results_of_children", lambda *_, **__: iter(()))  # nothing is tried again
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "another"))
+    again, _ = saved(file="other.pth")
+    chosen.forget()
+    again.load_checkpoint(str(path))
+    again._choose_paths()
+    assert "forward tiled-small, backward tiled (checkpoint)" in Path(again.log_file).read_text()
+
+    monkeypatch.setattr(tuning, "machine", lambda device: "another GPU")
+    monkeypatch.setattr(tuning, "results_of_children", results)
+    again._choose_paths()
+    assert "chosen anew: those of the checkpoint are of cpu" in Path(again.log_file).read_text()
+    chosen.forget()
+
+
+@needs_operators
+def test_a_forced_path_is_not_tried(make_trainer, monkeypatch):
+    from nnunet_xattnres.training import base
+
+    monkeypatch.setattr(base, "choose_paths", lambda *_, **__: pytest.fail("there is nothing to choose"))
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    trainer.network.use_path("tiled")
+    trainer._choose_paths()
 
 
 @pytest.fixture

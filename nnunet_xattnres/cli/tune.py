@@ -1,0 +1,62 @@
+"""``nnunet-xattnres tune``"""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Configuration, Dataset
+
+if TYPE_CHECKING:
+    from nnunet_xattnres.ops.tuning import Found
+
+
+def tune(
+    dataset: Dataset,
+    configuration: Configuration,
+    plans: Annotated[str, typer.Option("-p", "--plans", help="The plans.")] = "nnUNetPlans",
+    trainer: Annotated[str, typer.Option("-tr", "--trainer", help="The trainer.")] = "nnUNetTrainerXAttnRes",
+) -> None:
+    """Choose on this GPU how the reads are computed, ahead of a training.
+
+    Every path must first prove that it computes the right numbers here; the fastest one is taken. A training does the
+    same at its start, and finds what was chosen here. Without a CUDA device there is nothing to choose.
+    """
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    with shown_to_the_user():
+        import torch
+
+        if not torch.cuda.is_available():
+            console.print(
+                "There is no CUDA device here, so there is nothing to choose: plain torch computes the reads."
+            )
+            return
+        from nnunet_xattnres.commands.tune import tune as choose
+
+        with console.status("trying every path of the reads, each in a process of its own"):
+            found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), lambda _: None)
+        from nnunet_xattnres.ops.chosen import cache_folder
+    console.print(table(found) if found else "This network has no reads.")
+    console.print(f"kept in {cache_folder()}", soft_wrap=True)
+
+
+def table(found: "list[Found]") -> Table:
+    """What was chosen for each read, and what became of every path."""
+    shown = Table(box=SIMPLE)
+    for name in ("read", "forward", "backward", "what was tried (ms, forward + backward)"):
+        shown.add_column(name)
+    for one in found:
+        tried = "\n".join(f"{name}: {_result(result)}" for name, result in one.results.items())
+        shown.add_row(str(one.shape), one.choice.forward, one.choice.backward, tried)
+    return shown
+
+
+def _result(result: dict[str, object]) -> str:
+    if result["status"] != "ok":
+        return f"{result['status']} {result.get('why', '')}"
+    seconds = [result.get(phase) for phase in ("forward", "backward")]
+    return " + ".join(f"{1e3 * s:.3g}" for s in seconds if isinstance(s, float)) or "proved, not timed"

@@ -1,0 +1,46 @@
+"""Try the paths of a network's reads on this GPU ahead of a training, which then starts at once."""
+
+from collections.abc import Callable
+
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.nnunet.folders import preprocessed_folder
+from nnunet_xattnres.nnunet.plans import read_plans
+from nnunet_xattnres.ops.choice import forced_path
+from nnunet_xattnres.ops.tuning import Found, choose_paths
+from nnunet_xattnres.reads.shapes import read_shapes
+from nnunet_xattnres.training.build import PlannedNetwork
+
+
+def tune(
+    dataset: str, configuration: str, plans: str, trainer: str, device: torch.device, log: Callable[[str], object]
+) -> list[Found]:
+    """Choose the paths for training with the plan's batch, and for prediction with one image, and remember them.
+
+    Args:
+        dataset: its number or name.
+        configuration, plans, trainer: by name.
+        device: a GPU.
+        log: takes one line a read.
+
+    Raises:
+        UserError: when the data set, the plans, the configuration or the trainer is not there, or a path is forced.
+    """
+    if forced_path() is not None:
+        raise UserError("NNUNET_XATTNRES_PATH forces a path: unset it, or there is nothing to choose")
+    folder = preprocessed_folder(dataset)
+    content = read_plans(folder / f"{plans}.json")
+    if configuration not in content["configurations"]:
+        raise UserError(f"the plans have no {configuration!r}; they have {', '.join(content['configurations'])}")
+    planned = PlannedNetwork.of(content, read_json(folder / "dataset.json"), configuration)
+    try:
+        found = recursive_find_trainer_class_by_name(trainer)
+    except RuntimeError as error:
+        raise UserError(f"nnU-Net finds no trainer {trainer!r}: {error}") from None
+    network = planned.build(found)
+    sizes = [(b, planned.n_inputs, *planned.configuration.patch_size) for b in (planned.configuration.batch_size, 1)]
+    shapes = [shape for size in sizes for shape in read_shapes(network, size, device)]
+    return choose_paths(shapes, device, log)

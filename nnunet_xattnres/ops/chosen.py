@@ -1,0 +1,142 @@
+"""What has been tried and chosen on this machine: in memory, and in a cache folder (ours).
+
+The choice stands here and not in a graph: the operator asks when it runs. On a GPU where nothing has been tried it
+takes plain torch.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.ops.shapes import ReadShape
+
+CANDIDATES = ("fused", "tiled", "tiled-small")  # the fixed order
+FALLBACK = "tiled"  # plain torch
+VARIABLE = "NNUNET_XATTNRES_CACHE"
+_GAIN = 1.05  # for less another path is not taken: timings are noisy
+Results = dict[str, dict[str, Any]]  # by candidate, what ops.trial found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The path of a read's forward, and that of its backward."""
+
+    forward: str
+    backward: str
+
+
+_chosen: dict[tuple[torch.device, ReadShape], Choice] = {}
+
+
+def path_of(phase: str, device: torch.device, shape: ReadShape) -> str:
+    """The path of ``phase``, forward or backward, of a read: the chosen one, one that the cache knows, or tiles."""
+    choice = _chosen.get((device, shape))
+    if choice is None:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return FALLBACK  # no files are read meanwhile
+        choice = decide(load(machine(device), shape) or {}, timed=not torch.are_deterministic_algorithms_enabled())
+        remember(device, shape, choice or Choice(FALLBACK, FALLBACK))
+    return str(getattr(_chosen[device, shape], phase))
+
+
+def anything_chosen(device: torch.device) -> bool:
+    """Whether there can be a choice there at all; only then a shape is worth making."""
+    return device.type == "cuda" or bool(_chosen)
+
+
+def remember(device: torch.device, shape: ReadShape, choice: Choice) -> None:
+    _chosen[device, shape] = choice
+
+
+def forget() -> None:
+    """All choices of this process; those in the cache folder stay."""
+    _chosen.clear()
+
+
+def decide(results: Mapping[str, Mapping[str, Any]], *, timed: bool) -> Choice | None:
+    """The fastest of the paths that have proved themselves, the first in the fixed order if they are not timed.
+
+    Returns:
+        None if none has.
+    """
+    proved = [name for name, result in results.items() if result["status"] == "ok"]
+    if not proved:
+        return None
+    best = {"forward": proved[0], "backward": proved[0]}
+    for phase in best if timed else ():
+        for name in proved[1:]:
+            if results[name][phase] * _GAIN < results[best[phase]][phase]:
+                best[phase] = name
+    return Choice(**best)
+
+
+def machine(device: torch.device) -> str:
+    """All that what was tried depends on: the GPU, its driver and the libraries."""
+    parts = ["cpu"]
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
+        parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {driver}"]
+    return ", ".join([*parts, *(f"{name} {_version(name)}" for name in ("torch", "triton", "nnunet-xattnres"))])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def cache_folder() -> Path:
+    """Where the results are kept: what NNUNET_XATTNRES_CACHE names, or a folder of the user's."""
+    usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(os.environ.get(VARIABLE) or Path(usual) / "nnunet-xattnres")
+
+
+def load(machine: str, shape: ReadShape) -> Results | None:
+    """The results of an earlier process; None if there are none, or none that can be read."""
+    try:
+        content = json.loads(_file(machine, shape).read_text(encoding="utf-8"))
+        if (content["machine"], ReadShape.from_json(content["shape"])) != (machine, shape):
+            return None
+        return {name: content["results"][name] for name in content["order"]}
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save(machine: str, shape: ReadShape, results: Results) -> None:
+    """Keep results for other processes.
+
+    Raises:
+        OSError: when the folder cannot be written.
+    """
+    path = _file(machine, shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json({"machine": machine, "shape": asdict(shape), "order": list(results), "results": results}, path)
+
+
+def _file(machine: str, shape: ReadShape) -> Path:
+    key = json.dumps([machine, asdict(shape)], sort_keys=True)
+    return cache_folder() / f"{sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def known(machine: str) -> list[tuple[ReadShape, Results]]:
+    """All that the cache folder has of this machine, the widest reads last."""
+    found = []
+    for path in sorted(cache_folder().glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            shape = ReadShape.from_json(content["shape"])
+            if content["machine"] == machine and (results := load(machine, shape)):
+                found.append((shape, results))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return sorted(found, key=lambda one: (one[0].size, one[0].channels, one[0].batch))

@@ -1,0 +1,202 @@
+"""Try the paths of a network's reads on this GPU, and choose (ours)."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from nnunet_xattnres.common.children import results as results_of_children
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.ops import fused
+from nnunet_xattnres.ops.choice import FUSED_CHANNELS
+from nnunet_xattnres.ops.chosen import (
+    CANDIDATES,
+    FALLBACK,
+    Choice,
+    Results,
+    decide,
+    load,
+    machine,
+    remember,
+    save,
+)
+from nnunet_xattnres.ops.shapes import ReadShape
+
+TABLE = "nnunet_xattnres.ops.operator:PATHS"
+LIMIT = 60.0  # seconds for one path of one read, compiling its kernels included
+BUDGET = 600.0  # for all
+_TRIED = {"ok", "wrong", "failed", "out of memory", "crashed", "too slow"}  # what is worth keeping
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was chosen for a read, and why.
+
+    Attributes:
+        shape: of the read.
+        choice: the paths that it takes.
+        results: of each candidate, what became of it; empty where the choice of a checkpoint is kept.
+        source: "tried", "cache" or "checkpoint".
+    """
+
+    shape: ReadShape
+    choice: Choice
+    results: Results
+    source: str
+
+    def __str__(self) -> str:
+        text = f"{self.shape}: forward {self.choice.forward}, backward {self.choice.backward} ({self.source})"
+        failures = [
+            f"{name} {r['status']}: {r.get('why', '')}" for name, r in self.results.items() if r["status"] != "ok"
+        ]
+        return "; ".join([text, *failures])
+
+
+def choose_paths(
+    shapes: Sequence[ReadShape],
+    device: torch.device,
+    log: Callable[[str], object],
+    *,
+    stored: Sequence[Mapping[str, Any]] = (),
+    candidates: Sequence[str] = CANDIDATES,
+    table: str = TABLE,
+    limit: float = LIMIT,
+    budget: float = BUDGET,
+) -> list[Found]:
+    """Choose a path for every read, and remember it for the operator; under DDP all ranks call it, and agree.
+
+    A candidate is used only after it has proved itself here: in a child process, for an illegal access poisons a CUDA
+    context, and a hang would stop a training. Of those that have, the fastest is taken; with deterministic algorithms
+    the first in the fixed order, and nothing is timed.
+
+    Args:
+        shapes: of the reads.
+        device: where they will run.
+        log: takes one line a read.
+        stored: the choices of a checkpoint, kept where they were made on such a machine: ``as_json``.
+        candidates: the fixed order.
+        table: ``module:name`` of the paths.
+        limit: seconds for one path of one read.
+        budget: seconds for all.
+
+    Raises:
+        UserError: when every path that could be tried computes something else than the reference.
+    """
+    device = torch.empty(0, device=device).device  # with its index, as the maps have it
+    here, timed = machine(device), not torch.are_deterministic_algorithms_enabled()
+    shapes = list(dict.fromkeys(shapes))
+    kept = _kept(stored, here)
+    if not all(_everywhere([shape in kept for shape in shapes])):
+        if stored:
+            log(f"The paths of the reads are chosen anew: those of the checkpoint are of {stored[0]['machine']}")
+        kept = {}
+    found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if kept]
+    if not kept:
+        cached = {shape: results for shape in shapes if (results := load(here, shape)) and _complete(results, timed)}
+        missing = [shape for shape in shapes if shape not in cached]
+        tried = _try(missing, device, candidates, table, timed, limit, budget)
+        _save(here, tried, log)
+        for shape in shapes:
+            results = _agreed(cached.get(shape) or tried[shape])
+            found.append(
+                Found(shape, _choice(results, timed, device), results, "cache" if shape in cached else "tried")
+            )
+    for one in found:
+        remember(device, one.shape, one.choice)
+        log(f"Read {one}")
+    return found
+
+
+def as_json(found: Sequence[Found], device: torch.device) -> list[dict[str, Any]]:
+    """The choices for a checkpoint: ``stored`` of ``choose_paths``."""
+    return [{"machine": machine(device), "shape": asdict(one.shape), **asdict(one.choice)} for one in found]
+
+
+def _kept(stored: Sequence[Mapping[str, Any]], here: str) -> dict[ReadShape, Choice]:
+    same = [s for s in stored if s["machine"] == here]
+    return {ReadShape.from_json(s["shape"]): Choice(s["forward"], s["backward"]) for s in same}
+
+
+def _complete(results: Results, timed: bool) -> bool:
+    return not timed or all("forward" in r for r in results.values() if r["status"] == "ok")
+
+
+def _try(
+    shapes: Sequence[ReadShape],
+    device: torch.device,
+    candidates: Sequence[str],
+    table: str,
+    timed: bool,
+    limit: float,
+    budget: float,
+) -> dict[ReadShape, Results]:
+    pairs = [(shape, path) for shape in shapes for path in candidates if _possible(path, shape)]
+    items = [{"path": path, "shape": asdict(shape)} for shape, path in pairs]
+    arguments = {"device": str(device), "table": table, "timed": timed}
+    found = results_of_children(
+        "nnunet_xattnres.ops.trial:trials", items, arguments, limit=limit, deadline=time.monotonic() + budget
+    )
+    tried: dict[ReadShape, Results] = {shape: {} for shape in shapes}
+    for (shape, path), result in zip(pairs, found, strict=True):
+        tried[shape][path] = result
+    return tried
+
+
+def _possible(path: str, shape: ReadShape) -> bool:
+    return path != "fused" or (fused.available() and shape.channels <= FUSED_CHANNELS)
+
+
+def _save(here: str, tried: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+        return
+    for shape, results in tried.items():
+        states = {result["status"] for result in results.values()}
+        if states <= _TRIED and "ok" in states:  # where nothing works, the next process tries again
+            try:
+                save(here, shape, results)
+            except (OSError, RuntimeError) as error:  # no reason not to train
+                log(f"What was tried of the reads is not kept for the next time: {error}")
+                return
+
+
+def _choice(results: Results, timed: bool, device: torch.device) -> Choice:
+    choice = decide(results, timed=timed)
+    if choice is not None:
+        return choice
+    if results.get(FALLBACK, {}).get("status") == "wrong":
+        raise UserError(
+            f"no path of the reads computes on {device} what the reference computes: "
+            f"{FALLBACK} is wrong ({results[FALLBACK]['why']}). Train with NNUNET_XATTNRES_PATH=reference, which needs "
+            f"more memory, and send us the output of `nnunet-xattnres doctor`."
+        )
+    return Choice(FALLBACK, FALLBACK)  # plain torch, and nothing speaks against it
+
+
+def _agreed(results: Results) -> Results:
+    """Of all ranks: what failed for one has failed, and the slowest one's time counts."""
+    agreed = {}
+    for name in results:
+        ranks = _gathered(results[name])
+        bad = next((r for r in ranks if r["status"] != "ok"), None)
+        slowest = {
+            phase: max(r[phase] for r in ranks)
+            for phase in ("forward", "backward")
+            if bad is None and phase in results[name]
+        }
+        agreed[name] = bad or {**results[name], **slowest}
+    return agreed
+
+
+def _everywhere(values: list[bool]) -> list[bool]:
+    return [all(of_ranks) for of_ranks in zip(*_gathered(values), strict=True)]
+
+
+def _gathered(value: Any) -> list[Any]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -1,0 +1,61 @@
+"""`nnunet-xattnres tune`: it chooses for training and for prediction, and says what became of every path."""
+
+import json
+
+import pytest
+import torch
+from helpers.plans import make_plans
+from helpers.reads import needs_operators
+from typer.testing import CliRunner
+
+from nnunet_xattnres.cli import app
+from nnunet_xattnres.cli.tune import table
+from nnunet_xattnres.common.errors import UserError
+
+DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+
+
+@pytest.fixture
+def tune(monkeypatch, tmp_path):
+    from nnunet_xattnres.commands import tune as command
+    from nnunet_xattnres.ops import chosen
+
+    folder = tmp_path / "Dataset001_MadeUp"
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    (folder / "nnUNetPlans.json").write_text(json.dumps(make_plans()))
+    monkeypatch.setattr(command, "preprocessed_folder", lambda _: folder)
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "cache"))
+    yield lambda *names: command.tune("1", *names, torch.device("cpu"), [].append)
+    chosen.forget()
+
+
+def test_without_a_gpu_it_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = CliRunner().invoke(app, ["tune", "-d", "1", "-c", "2d"])
+    assert done.exit_code == 0 and "There is no CUDA device here" in done.stdout
+
+
+@needs_operators
+def test_every_read_is_tried_and_shown(tune):
+    """On the CPU, with real processes: the kernels fail there, and are not chosen."""
+    found = tune("2d", "nnUNetPlans", "nnUNetTrainerXAttnRes")
+    assert len(found) == 6 and {one.shape.batch for one in found} == {2, 1}
+    assert all(one.choice.forward.startswith("tiled") for one in found)
+    assert all(one.results["tiled"]["status"] == "ok" for one in found)
+    shown = table(found)
+    assert shown.row_count == 6
+    assert tune("2d", "nnUNetPlans", "nnUNetTrainerNoSkip") == []
+
+
+@needs_operators
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("3d_fullres", "nnUNetPlans", "nnUNetTrainerXAttnRes"), "the plans have no '3d_fullres'; they have 2d"),
+        (("2d", "nnUNetPlans", "nnUNetTrainerNone"), "nnU-Net finds no trainer 'nnUNetTrainerNone'"),
+    ],
+)
+def test_what_is_not_there_is_named(tune, names, message):
+    with pytest.raises(UserError, match=message):
+        tune(*names)

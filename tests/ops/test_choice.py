@@ -1,0 +1,196 @@
+"""The choice of a path on this machine, with made-up candidates: none that fails is ever used."""
+
+import json
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from helpers.networks import make_input, make_network
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.ops import chosen, operator, tuning
+from nnunet_xattnres.ops.chosen import Choice, decide
+from nnunet_xattnres.ops.shapes import ReadShape
+from nnunet_xattnres.ops.tuning import as_json, choose_paths
+from nnunet_xattnres.reads.shapes import read_shapes
+
+CPU = torch.device("cpu")
+SHAPE = ReadShape("float32", 2, 4, (6, 12), ((4, 6, 12), (3, 3, 6), (5, 2, 3)), (0,), 0, 2)
+MADE_UP = "helpers.made_up_paths:PATHS"
+BAD = {
+    "wrong output": "wrong",
+    "wrong gradient": "wrong",
+    "unwritten gradient": "wrong",
+    "raises": "failed",
+    "raises in the backward": "failed",
+    "out of memory": "out of memory",
+    "hangs": "too slow",
+    "crashes": "crashed",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "cache"))
+    chosen.forget()
+    yield tmp_path / "cache"
+    chosen.forget()
+
+
+def choose(*candidates, shapes=(SHAPE,), lines=None, **options):
+    log = [].append if lines is None else lines.append
+    options = {"table": MADE_UP, "limit": 15.0, "budget": 120.0, **options}
+    return choose_paths(shapes, CPU, log, candidates=candidates, **options)
+
+
+def test_what_fails_is_never_used_and_the_log_says_why():
+    """All in one, so that a process is started only after one that has crashed or hung."""
+    lines = []
+    (found,) = choose(*BAD, "slow", "good", lines=lines)
+    assert found.choice == Choice("good", "good") and found.source == "tried"
+    assert {name: found.results[name]["status"] for name in BAD} == BAD
+    assert len(lines) == 1 and all(name in lines[0] for name in BAD)
+    assert "the gradient of the query is off by" in lines[0] and "RuntimeError: no kernel image" in lines[0]
+    assert "tried to allocate 80 GiB" in lines[0] and "its process ended with 139" in lines[0]
+    assert chosen.path_of("forward", CPU, SHAPE) == "good"
+
+
+def test_forward_and_backward_are_chosen_apart():
+    (found,) = choose("slow", "slow backward")
+    assert found.choice == Choice("slow backward", "slow")
+
+
+def test_a_small_gain_changes_nothing():
+    def results(**seconds):
+        return {name: {"status": "ok", "forward": s, "backward": s} for name, s in seconds.items()}
+
+    assert decide(results(a=1.0, b=0.96), timed=True) == Choice("a", "a")
+    assert decide(results(a=1.0, b=0.94), timed=True) == Choice("b", "b")
+    assert decide(results(a=1.0, b=0.1), timed=False) == Choice("a", "a")
+    assert decide({"a": {"status": "wrong"}}, timed=True) is None
+
+
+def test_deterministic_algorithms_have_a_fixed_order():
+    torch.use_deterministic_algorithms(True)
+    try:
+        (found,) = choose("raises", "slow", "good")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found.choice == Choice("slow", "slow") and "forward" not in found.results["slow"]
+
+
+def test_what_was_tried_is_remembered(own_cache):
+    (first,) = choose("slow", "good")
+    chosen.forget()
+    with patch.object(tuning, "results_of_children", return_value=iter(())):  # or zip would miss its results
+        (second,) = choose("slow", "good")
+    assert second.choice == first.choice and second.source == "cache"
+    chosen.forget()
+    assert chosen.path_of("forward", CPU, SHAPE) == "good"  # as in prediction: by what the cache says
+    (file,) = own_cache.iterdir()
+    file.write_text("{")
+    chosen.forget()
+    assert chosen.path_of("forward", CPU, SHAPE) == chosen.FALLBACK
+
+
+def test_a_cache_of_another_machine_counts_for_nothing(own_cache):
+    chosen.save("another GPU", SHAPE, {"good": {"status": "ok", "forward": 1.0, "backward": 1.0}})
+    assert chosen.load(chosen.machine(CPU), SHAPE) is None and chosen.load("another GPU", SHAPE)
+    assert chosen.load("another GPU", replace(SHAPE, batch=3)) is None
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "file" / "below"))
+    lines = []
+    (found,) = choose("good", lines=lines)
+    assert found.choice == Choice("good", "good")
+    assert "is not kept for the next time" in lines[0]
+
+
+def test_where_nothing_could_be_tried_plain_torch_is_taken():
+    (found,) = choose("good", budget=0.0)
+    assert found.choice == Choice(chosen.FALLBACK, chosen.FALLBACK) and found.results["good"]["status"] == "no time"
+
+
+def test_where_nothing_is_right_there_is_an_error():
+    with pytest.raises(UserError, match=r"(?s)tiled is wrong \(the read is off.*NNUNET_XATTNRES_PATH=reference"):
+        choose("raises", "tiled")
+
+
+def test_a_checkpoint_keeps_its_choice_on_such_a_machine():
+    stored = [{**as_json(choose("good"), CPU)[0], "forward": "slow"}]
+    stored = json.loads(json.dumps(stored))
+    (found,) = choose("good", stored=stored)
+    assert found.choice == Choice("slow", "good") and found.source == "checkpoint"
+    assert chosen.path_of("forward", CPU, SHAPE) == "slow"
+    lines = []
+    (found,) = choose("good", stored=[{**stored[0], "machine": "another GPU"}], lines=lines)
+    assert (
+        found.choice == Choice("good", "good") and "chosen anew: those of the checkpoint are of another GPU" in lines[0]
+    )
+
+
+def test_ranks_agree(monkeypatch):
+    """What failed for one has failed, and the slowest one's time counts."""
+
+    def other_rank(value):
+        if isinstance(value, list):
+            return [value, value]
+        theirs = {1.0: 1.0, 2.0: 9.0, 3.0: 3.0}
+        if value["forward"] == 1.0:
+            return [value, {"status": "wrong", "why": "of the other"}]
+        return [value, {"status": "ok", "forward": theirs[value["forward"]], "backward": 3.5}]
+
+    monkeypatch.setattr(tuning, "_gathered", other_rank)
+    results = {str(s): {"status": "ok", "forward": float(s), "backward": 3.0} for s in (1, 2, 3)}
+    agreed = tuning._agreed(results)
+    assert agreed["1"]["status"] == "wrong" and agreed["2"]["forward"] == 9.0 and agreed["3"]["backward"] == 3.5
+    assert decide(agreed, timed=True) == Choice("3", "2")
+
+
+def test_a_network_computes_what_was_chosen(monkeypatch):
+    """For every shape that it reads, and by no graph: a compiled network follows."""
+    network = make_network(2, "plain conv", "add")
+    x = make_input(network)
+    parameters = [p.data_ptr() for p in network.parameters()]
+    shapes = read_shapes(network, x.shape, CPU)
+    assert len(shapes) == len(network.reads) and [p.data_ptr() for p in network.parameters()] == parameters
+    taken = []
+
+    def record(name, compute):
+        return lambda *args, **options: (taken.append(name), compute(*args, **options))[1]
+
+    forward, backward = operator.PATHS["tiled"]
+    for name in ("tiled", "fused"):
+        monkeypatch.setitem(operator.FORWARD, name, record(name, forward))
+        monkeypatch.setitem(operator.BACKWARD, name, record(f"{name} backward", backward))
+    compiled = torch.compile(network, backend="aot_eager")
+    for run in (network, compiled):
+        chosen.forget()
+        for shape in shapes:
+            chosen.remember(CPU, shape, Choice("fused", "tiled"))
+        taken.clear()
+        sum(o.square().mean() for o in run(x)).backward()
+        assert taken == ["fused"] * len(shapes) + ["tiled backward"] * len(shapes)
+        for shape in shapes:
+            chosen.remember(CPU, shape, Choice("tiled", "fused"))
+        taken.clear()
+        sum(o.square().mean() for o in run(x)).backward()
+        assert taken == ["tiled"] * len(shapes) + ["fused backward"] * len(shapes)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("path", ["tiled", "tiled-small"])
+def test_the_real_paths_prove_themselves(path):
+    anisotropic = ReadShape("float16", 1, 6, (3, 8, 20), ((6, 3, 8, 20), (4, 3, 4, 10), (6, 1, 2, 5)), (0,), None, 0)
+    found = choose_paths([SHAPE, anisotropic], CPU, [].append, candidates=[path])
+    assert [one.choice.forward for one in found] == [path, path], [one.results for one in found]
+
+
+def test_a_small_read_keeps_what_matters():
+    shape = ReadShape("float16", 12, 64, (96, 128, 40), ((64, 96, 128, 40), (320, 6, 8, 3)), (0,), 0, 64)
+    small = shape.small()
+    assert small.size == (8, 8, 40) and small.sources == ((64, 8, 8, 40), (320, 1, 1, 3)) and small.batch == 2
+    assert ReadShape.from_json(json.loads(json.dumps(tuning.asdict(shape)))) == shape
