@@ -168,7 +168,7 @@ ODD = [  # 2D and 3D, odd sizes, anisotropic, without a direct source, batches o
 @pytest.mark.parametrize("case", ODD)
 def test_any_backward_fits_any_forward(case, forward, backward, monkeypatch):
     """They share what is saved: as the operator takes them where no path is forced."""
-    monkeypatch.setattr(operator, "path_by_rule", lambda *_: "chosen")
+    monkeypatch.setattr(operator, "_chosen", lambda *_: "chosen")
     monkeypatch.setitem(operator.FORWARD, "chosen", operator.FORWARD[forward])
     monkeypatch.setitem(operator.BACKWARD, "chosen", operator.BACKWARD[backward])
     read = Read(*CASES[case])
