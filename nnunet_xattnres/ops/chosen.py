@@ -71,6 +71,9 @@ def decide(results: Mapping[str, Mapping[str, Any]], *, timed: bool) -> Choice |
     if not proved:
         return None
     best = {"forward": proved[0], "backward": proved[0]}
+    timed = timed and all(
+        phase in results[name] for name in proved for phase in best
+    )  # an earlier process may not have
     for phase in best if timed else ():
         for name in proved[1:]:
             if results[name][phase] * _GAIN < results[best[phase]][phase]:

@@ -33,6 +33,8 @@ def trials(items: Sequence[dict[str, Any]], *, device: str, table: str, timed: b
         timed: whether to time the path on the real shape.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # in what is compared with
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # whose streams and events are the current ones
     module, name = table.split(":")
     paths = getattr(importlib.import_module(module), name)
     for item in items:

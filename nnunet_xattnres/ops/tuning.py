@@ -99,11 +99,10 @@ def choose_paths(
         missing = [shape for shape in shapes if shape not in cached]
         tried = _try(missing, device, candidates, table, timed, limit, budget)
         _save(here, tried, log)
-        for shape in shapes:
-            results = _agreed(cached.get(shape) or tried[shape])
-            found.append(
-                Found(shape, _choice(results, timed, device), results, "cache" if shape in cached else "tried")
-            )
+        agreed = _agreed([cached.get(shape) or tried[shape] for shape in shapes])
+        for shape, results in zip(shapes, agreed, strict=True):
+            source = "cache" if shape in cached else "tried"
+            found.append(Found(shape, _choice(results, timed, device), results, source))
     for one in found:
         remember(device, one.shape, one.choice)
         log(f"Read {one}")
@@ -175,19 +174,19 @@ def _choice(results: Results, timed: bool, device: torch.device) -> Choice:
     return Choice(FALLBACK, FALLBACK)  # plain torch, and nothing speaks against it
 
 
-def _agreed(results: Results) -> Results:
-    """Of all ranks: what failed for one has failed, and the slowest one's time counts."""
-    agreed = {}
-    for name in results:
-        ranks = _gathered(results[name])
+def _agreed(of_shapes: list[Results]) -> list[Results]:
+    """Of all ranks, in one exchange: what failed for one has failed, and the slowest one's time counts."""
+    return [_merged(of_ranks) for of_ranks in zip(*_gathered(of_shapes), strict=True)]
+
+
+def _merged(of_ranks: Sequence[Results]) -> Results:
+    merged = {}
+    for name in of_ranks[0]:
+        ranks = [results.get(name, {"status": "not tried"}) for results in of_ranks]
         bad = next((r for r in ranks if r["status"] != "ok"), None)
-        slowest = {
-            phase: max(r[phase] for r in ranks)
-            for phase in ("forward", "backward")
-            if bad is None and phase in results[name]
-        }
-        agreed[name] = bad or {**results[name], **slowest}
-    return agreed
+        timed = [phase for phase in ("forward", "backward") if all(phase in r for r in ranks)]
+        merged[name] = bad or {"status": "ok", **{phase: max(r[phase] for r in ranks) for phase in timed}}
+    return merged
 
 
 def _everywhere(values: list[bool]) -> list[bool]:

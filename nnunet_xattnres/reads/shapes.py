@@ -42,6 +42,16 @@ def read_shapes(network: nn.Module, size: Sequence[int], device: torch.device) -
     Returns:
         Empty for a network without reads, and where a path is forced that is not this package's operator.
     """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()  # in training, SyncBatchNorm would talk to other processes
+    try:
+        return _read_shapes(network, size, device)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _read_shapes(network: nn.Module, size: Sequence[int], device: torch.device) -> list[ReadShape]:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         named = dict(network.named_parameters()) | dict(network.named_buffers())
         empty = {name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in named.items()}

@@ -1,6 +1,8 @@
 """The choice of a path on this machine, with made-up candidates: none that fails is ever used."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -69,6 +71,8 @@ def test_a_small_gain_changes_nothing():
     assert decide(results(a=1.0, b=0.94), timed=True) == Choice("b", "b")
     assert decide(results(a=1.0, b=0.1), timed=False) == Choice("a", "a")
     assert decide({"a": {"status": "wrong"}}, timed=True) is None
+    untimed = {"a": {"status": "ok"}, "b": {"status": "ok", "forward": 1.0, "backward": 1.0}}
+    assert decide(untimed, timed=True) == Choice("a", "a")  # with deterministic algorithms nothing was timed
 
 
 def test_deterministic_algorithms_have_a_fixed_order():
@@ -132,22 +136,42 @@ def test_a_checkpoint_keeps_its_choice_on_such_a_machine():
     )
 
 
-def test_ranks_agree(monkeypatch):
+RANK = """
+import sys
+sys.path[:0] = {path!r}
+import torch
+from torch import distributed as dist
+from nnunet_xattnres.ops import tuning
+from nnunet_xattnres.ops.shapes import ReadShape
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+seconds = [{{"a": 1.0, "b": 2.0, "c": 3.0}}, {{"a": None, "b": 9.0, "c": 3.0}}][rank]  # each alone: a, c
+
+
+def results(function, items, arguments, **limits):
+    for item in items:
+        s = seconds[item["path"]]
+        yield {{"status": "ok", "forward": s, "backward": 1.0}} if s else {{"status": "crashed", "why": "it fell"}}
+
+
+tuning.results_of_children = results
+shape = ReadShape("float32", 2, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
+if rank == 1:  # it knows one of two already
+    known = dict(zip("abc", results("", [{{"path": path}} for path in "abc"], {{}})))
+    tuning.load = lambda machine, asked: known if asked == shape else None
+other = ReadShape("float32", 1, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
+found = tuning.choose_paths([shape, other], torch.device("cpu"), lambda _: None, candidates="abc")
+print(*[(one.choice.forward, one.choice.backward) for one in found], found[0].results["a"]["status"])
+"""
+
+
+def test_ranks_that_would_choose_differently_agree(tmp_path):
     """What failed for one has failed, and the slowest one's time counts."""
-
-    def other_rank(value):
-        if isinstance(value, list):
-            return [value, value]
-        theirs = {1.0: 1.0, 2.0: 9.0, 3.0: 3.0}
-        if value["forward"] == 1.0:
-            return [value, {"status": "wrong", "why": "of the other"}]
-        return [value, {"status": "ok", "forward": theirs[value["forward"]], "backward": 3.5}]
-
-    monkeypatch.setattr(tuning, "_gathered", other_rank)
-    results = {str(s): {"status": "ok", "forward": float(s), "backward": 3.0} for s in (1, 2, 3)}
-    agreed = tuning._agreed(results)
-    assert agreed["1"]["status"] == "wrong" and agreed["2"]["forward"] == 9.0 and agreed["3"]["backward"] == 3.5
-    assert decide(agreed, timed=True) == Choice("3", "2")
+    script = RANK.format(path=sys.path)
+    commands = [[sys.executable, "-c", script, str(rank), str(tmp_path / "ranks")] for rank in (0, 1)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    said = [process.communicate(timeout=90)[0].split("\n")[-2] for process in processes]
+    assert said == ["('c', 'b') ('c', 'b') crashed"] * 2
 
 
 def test_a_network_computes_what_was_chosen(monkeypatch):
@@ -156,7 +180,8 @@ def test_a_network_computes_what_was_chosen(monkeypatch):
     x = make_input(network)
     parameters = [p.data_ptr() for p in network.parameters()]
     shapes = read_shapes(network, x.shape, CPU)
-    assert len(shapes) == len(network.reads) and [p.data_ptr() for p in network.parameters()] == parameters
+    assert len(shapes) == len(network.reads) and network.training
+    assert [p.data_ptr() for p in network.parameters()] == parameters
     taken = []
 
     def record(name, compute):
