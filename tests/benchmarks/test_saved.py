@@ -5,6 +5,8 @@ import pytest
 from benchmarks.cost import saved
 from benchmarks.cost.launches import STANDARD
 
+pytestmark = pytest.mark.skipif(not saved.possible(), reason="this torch does not pretend to have a GPU")
+
 
 @pytest.fixture(scope="module")
 def plain():
@@ -12,7 +14,8 @@ def plain():
 
 
 def test_the_plain_network(plain):
-    assert plain.total / 2**30 == pytest.approx(3.33, abs=0.01) and plain.widest < 1000
+    assert plain.total / 2**30 == pytest.approx(3.39, rel=0.01)
+    assert plain.largest_float32 < 1000  # of its norms
 
 
 @pytest.mark.parametrize("path", saved.PATHS)
@@ -20,5 +23,11 @@ def test_the_plain_network(plain):
 def test_the_reads_keep_little(plain, mode, path):
     found = saved.count(mode=mode, path=path)
     assert plain.total < found.total <= 1.05 * plain.total
-    positions = STANDARD.batch * 128**3
-    assert found.widest == positions  # L, one number a position; a source has as many in each channel
+    assert found.float32_maps == []
+    assert found.largest_float32 == STANDARD.batch * 128**3  # L, one number a position; a source has channels, too
+
+
+def test_what_is_too_much_is_seen(plain):
+    found = saved.count(path="reference")
+    assert found.total > 1.05 * plain.total
+    assert found.float32_maps
