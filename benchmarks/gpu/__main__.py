@@ -6,7 +6,6 @@ goes on where the first one ran out of time.
 
 import argparse
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -25,9 +24,9 @@ import torch
 
 from benchmarks.cost.configurations import Configuration
 from benchmarks.gpu import plans
-from benchmarks.gpu.processes import results
 from benchmarks.gpu.table import line, tables
 from benchmarks.machine import describe_machine
+from nnunet_xattnres.common.children import kill_all, results
 from nnunet_xattnres.common.files import replacing, write_json
 from nnunet_xattnres.ops import FUSED_CHANNELS, PATHS
 
@@ -213,8 +212,7 @@ def same(what: str, row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def stop(*_: object) -> None:
     """End at once, and all processes with it: what was found stands in the file."""
-    for process in multiprocessing.active_children():
-        process.kill()
+    kill_all()
     os._exit(1)
 
 

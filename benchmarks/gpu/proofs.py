@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.failures import attempt, is_poisoned
 from nnunet_xattnres import history_read
+from nnunet_xattnres.common.failures import attempt, is_poisoned
 from nnunet_xattnres.ops import reference
 
 TOLERANCES = {"float32": 2e-5, "float16": 6e-3, "bfloat16": 5e-2}  # on the scale of each tensor's largest number

@@ -12,9 +12,9 @@ import torch._dynamo
 from torch import Tensor
 
 from benchmarks.cost.configurations import Configuration
-from benchmarks.gpu.failures import attempt, is_poisoned
 from benchmarks.gpu.plans import build
 from nnunet_xattnres.common import measure
+from nnunet_xattnres.common.failures import attempt, is_poisoned
 
 PHASES = ("inference", "training")  # inference first, as long as there is no momentum
 _WARM_UP = 3  # compiles, tries out the algorithms of convolutions
