@@ -26,7 +26,7 @@ from benchmarks.cost.configurations import Configuration
 from benchmarks.gpu import plans
 from benchmarks.gpu.table import line, tables
 from benchmarks.machine import describe_machine
-from nnunet_xattnres.common.children import results
+from nnunet_xattnres.common.children import kill_all, results
 from nnunet_xattnres.common.files import replacing, write_json
 from nnunet_xattnres.ops import FUSED_CHANNELS, PATHS
 
@@ -211,7 +211,8 @@ def same(what: str, row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def stop(*_: object) -> None:
-    """End at once, and all processes with it, which see that: what was found stands in the file."""
+    """End at once, and all processes with it: what was found stands in the file."""
+    kill_all()
     os._exit(1)
 
 

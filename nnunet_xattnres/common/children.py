@@ -1,7 +1,7 @@
-"""Work in a process of its own: what crashes or hangs there costs one result, and the rest goes on.
+"""Work in a process of its own: what crashes or hangs there costs one item, and the rest goes on.
 
-The process is a new interpreter, and no fork or spawn of this one: that would run a user's script again which has no
-``if __name__ == "__main__"``.
+The process is a new interpreter that runs this module. It is none of multiprocessing's, which would run a user's script
+once more in it, and with it the training, if the script does not guard against that.
 """
 
 import importlib
@@ -11,17 +11,20 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from queue import Empty, Queue
-from typing import Any
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import IO, Any
 
 _LEAST = 5.0  # seconds: no process is begun for less
-_GRACE = 3.0  # seconds in which a process that has done its work may end
-_LONGEST = 200  # characters of what a process says at its end
+_GRACE = 3.0  # seconds in which a process that has done its work, or was killed, may end
+_LONGEST, _END = 300, 8192  # characters of the line that a process wrote last, bytes in which it is looked for
+_RUNNING: set["_Child"] = set()
+_LOCK = Lock()  # on Windows processes that are begun at the same time hold each other's pipes open
 Result = dict[str, Any]
-Work = tuple[str, list[dict[str, Any]], Mapping[str, Any]]
 
 
 def results(
@@ -37,15 +40,20 @@ def results(
 
     Args:
         function: ``module:name`` of a generator that is given items and yields a result for each in turn, a dictionary
-            with a ``status`` that JSON can hold. It may stop before the end: another process then goes on.
-        items: what is to be done.
+            with a ``status``, of what JSON can hold. It may stop before the end: another process then goes on.
+        items: what is to be done. They and the arguments are pickled; nothing of them may be defined in ``__main__``.
         arguments: the function's, by name.
-        limit: seconds for one item, after which its process is ended.
+        limit: seconds for one item, after which its process is ended; the start of the process counts.
         deadline: of ``time.monotonic()``, after which nothing is done any more.
-        environment: variables that are set in the process.
+        environment: variables that the process starts with, beside those of this one.
 
-    Yields:
-        What the function does; otherwise ``status`` is "crashed", "too slow" or "no time", with a ``why``.
+    Returns:
+        What the function yields; where it does not, ``status`` and mostly ``why``: "too slow", "crashed" (by an
+        exception, too), "no time".
+
+    Raises:
+        OSError: no process can be started.
+        pickle.PicklingError, TypeError, AttributeError: items or arguments cannot be pickled.
     """
     rest = list(items)
     while rest:
@@ -53,7 +61,7 @@ def results(
             yield from ({"status": "no time"} for _ in rest)
             return
         n_before = len(rest)
-        with _Child(environment or {}, (function, rest, arguments)) as child:
+        with _Child(pickle.dumps((function, rest, dict(arguments))), environment or {}) as child:
             failure = None
             while rest and failure is None:
                 now = time.monotonic()
@@ -66,79 +74,125 @@ def results(
             yield failure
 
 
+def kill_all() -> None:
+    """Kill every process that works for ``results``, in all threads; it waits for nothing: made for signal handlers."""
+    for child in tuple(_RUNNING):
+        child.process.kill()
+
+
 class _Child:
     """A process that works on items; when the block ends, it is gone."""
 
-    def __init__(self, environment: Mapping[str, str], work: Work) -> None:
-        path = os.pathsep.join(filter(None, sys.path))  # what this process imports, that one does
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from nnunet_xattnres.common.children import _serve; _serve()"],
-            env={**os.environ, "PYTHONPATH": path, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.said,
-        )
-        self.lines: Queue[bytes] = Queue()
-        threading.Thread(target=self._talk, args=(pickle.dumps(work),), daemon=True).start()
+    def __init__(self, work: bytes, environment: Mapping[str, str]) -> None:
+        self._found: SimpleQueue[Result | None] = SimpleQueue()
+        self._written = tempfile.TemporaryFile()  # noqa: SIM115
+        paths = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+        paths["PYTHONSAFEPATH"] = "1"  # or what lies in the current folder would go before all of them
+        try:
+            with _LOCK:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "nnunet_xattnres.common.children"],
+                    env={**os.environ, **paths, **environment},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._written,
+                )
+        except OSError:
+            self._written.close()
+            raise
+        _RUNNING.add(self)
+        self._talk = Thread(target=self._send_and_receive, args=(work,), daemon=True)
+        self._talk.start()
 
     def __enter__(self) -> "_Child":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.process.wait(_GRACE if self.process.poll() is None else None)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.said.close()
-
-    def _talk(self, work: bytes) -> None:
-        """Hand over the work, and take the results; an empty line is the end of the process."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(len(work).to_bytes(8, "big") + work)
-            self.process.stdin.flush()  # it stays open: when this process ends, that one sees it
-        except OSError:
-            pass  # it has ended already
-        for line in self.process.stdout:
-            self.lines.put(line)
-        self.lines.put(b"")
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self._wait()
+        self.process.kill()
+        self._wait()  # not for ever: what hangs in a driver cannot be killed
+        _RUNNING.discard(self)
+        self._talk.join(_GRACE)
+        if self.process.stdin is not None and not self._talk.is_alive():
+            with suppress(OSError):  # it still had something to send
+                self.process.stdin.close()
+        self._written.close()
 
     def next(self, until: float, too_long: str) -> tuple[Result | None, Result | None]:
         """The next result, or why there is none; an empty ``why`` if the work has merely stopped."""
         try:
-            line = self.lines.get(timeout=max(0.0, until - time.monotonic()))
+            result = self._found.get(timeout=max(0.0, until - time.monotonic()))
         except Empty:
-            self.process.kill()
-            return None, {"status": "too slow", "why": too_long}
-        if line:
-            result: Result = json.loads(line)
+            if self.process.poll() is None:
+                self.process.kill()
+                return None, {"status": "too slow", "why": too_long}
+            result = None  # something that it started holds the pipe open
+        if result is not None:
             return result, None
-        code = self.process.wait()
-        return None, {"status": "crashed", "why": f"its process ended with {code}{self._last_words()}" if code else ""}
+        self._wait()
+        code = self.process.poll()
+        why = ": ".join(filter(None, (f"its process ended with {code}", _last_line(self._written))))
+        return None, {"status": "crashed", "why": why if code != 0 else ""}
 
-    def _last_words(self) -> str:
-        self.said.seek(0)
-        lines = [line for line in self.said.read().decode(errors="replace").splitlines() if line.strip()]
-        return f": {lines[-1].strip()[:_LONGEST]}" if lines else ""
+    def _wait(self) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_GRACE)
+
+    def _send_and_receive(self, work: bytes) -> None:
+        """In a thread, for Windows cannot wait for a pipe; stdin stays open, and ends when this process does."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None and stdout is not None
+        with suppress(OSError):  # the process has ended already
+            stdin.write(len(work).to_bytes(8, "big") + work)
+            stdin.flush()
+        with stdout:
+            for line in stdout:
+                if line.startswith(b"{"):
+                    with suppress(ValueError):  # it was ended within the line
+                        self._found.put(json.loads(line))
+        self._found.put(None)
 
 
-def _serve() -> None:
-    """What the process does."""
-    results_to = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what compilers and drivers print is no result
-    n = int.from_bytes(sys.stdin.buffer.read(8), "big")
-    work = sys.stdin.buffer.read(n)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _last_line(file: IO[bytes]) -> str:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _END))
+    lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    return next(filter(None, reversed(lines)), "")[:_LONGEST]
+
+
+def _main() -> None:
+    """The process: from the work on standard input to a line of JSON on standard output for each result."""
+    stdin, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # what is started from here must not read it
+    os.close(nothing)
+    os.dup2(2, 1)  # Triton, ptxas and drivers print
+    work = stdin.read(int.from_bytes(stdin.read(8), "big"))
+    Thread(target=_end_with_parent, args=(stdin.fileno(),), daemon=True).start()
+    code = 0
+    try:
+        out.write(b"\n")  # something may have printed while the interpreter started
+        _do(work, out)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os._exit(code)  # CUDA, once it is spoilt, can crash or hang when an interpreter takes it down
+
+
+def _do(work: bytes, out: IO[bytes]) -> None:
     function, items, arguments = pickle.loads(work)
     module, name = function.split(":")
     for result in getattr(importlib.import_module(module), name)(items, **arguments):
-        print(json.dumps(result), file=results_to, flush=True)
-    sys.stdout.flush()
-    os._exit(0)  # at once: a thread still reads stdin
+        out.write(json.dumps(result).encode() + b"\n")
+        out.flush()
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+def _end_with_parent(stdin: int) -> None:
+    """Its end is the parent's, however that was ended."""
+    while os.read(stdin, 1):
+        pass
     os._exit(1)
+
+
+if __name__ == "__main__":
+    _main()
