@@ -10,8 +10,8 @@ from torch import Tensor
 from nnunet_xattnres import history_read
 from nnunet_xattnres.common.failures import attempt, is_poisoned
 from nnunet_xattnres.ops import reference
+from nnunet_xattnres.ops.trial import TOLERANCES, error_of
 
-TOLERANCES = {"float32": 2e-5, "float16": 6e-3, "bfloat16": 5e-2}  # on the scale of each tensor's largest number
 _MOST_CHANNELS = 320  # of nnU-Net's 3D networks
 _BELOW = 3
 
@@ -30,7 +30,7 @@ def _prove(path: str, dtype: str, channels: int, size: tuple[int, ...], device: 
     tensors = {name: t.to(device) for name, t in _read(channels, size, getattr(torch, dtype)).items()}
     found = _run(tensors, size, history_read, path=path)
     expected = _run({name: t.float() for name, t in tensors.items()}, size, reference.history_read)
-    errors = {name: _error(found[name], value) for name, value in expected.items()}
+    errors = {name: error_of(found[name], value) for name, value in expected.items()}
     worst = max(errors, key=lambda name: errors[name])
     tolerance = TOLERANCES[dtype]
     return {
@@ -69,9 +69,3 @@ def _run(tensors: dict[str, Tensor], size: tuple[int, ...], read: Any, **options
     d_out = torch.randn(prod(out.shape), generator=torch.Generator().manual_seed(1)).view(out.shape)
     gradients = torch.autograd.grad(out, list(t.values()), d_out.to(tensors["below"].dtype).to(out))
     return {"out": out.detach(), **dict(zip(t, gradients, strict=True))}
-
-
-def _error(found: Tensor, expected: Tensor) -> float:
-    if not found.isfinite().all():
-        return float("inf")
-    return ((found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-3)).item()

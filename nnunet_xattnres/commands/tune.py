@@ -11,7 +11,7 @@ from nnunet_xattnres.nnunet.folders import preprocessed_folder
 from nnunet_xattnres.nnunet.plans import read_plans
 from nnunet_xattnres.ops.choice import forced_path
 from nnunet_xattnres.ops.tuning import Found, choose_paths
-from nnunet_xattnres.reads.shapes import read_shapes
+from nnunet_xattnres.reads.shapes import shapes_to_choose
 from nnunet_xattnres.training.build import PlannedNetwork
 
 
@@ -40,7 +40,6 @@ def tune(
         found = recursive_find_trainer_class_by_name(trainer)
     except RuntimeError as error:
         raise UserError(f"nnU-Net finds no trainer {trainer!r}: {error}") from None
-    network = planned.build(found)
-    sizes = [(b, planned.n_inputs, *planned.configuration.patch_size) for b in (planned.configuration.batch_size, 1)]
-    shapes = [shape for size in sizes for shape in read_shapes(network, size, device)]
+    image = planned.n_inputs, *planned.configuration.patch_size
+    shapes = shapes_to_choose(planned.build(found), planned.configuration.batch_size, image, device)
     return choose_paths(shapes, device, log)

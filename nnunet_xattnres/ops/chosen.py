@@ -107,11 +107,18 @@ def cache_folder() -> Path:
 def load(machine: str, shape: ReadShape) -> Results | None:
     """The results of an earlier process; None if there are none, or none that can be read."""
     try:
-        content = json.loads(_file(machine, shape).read_text(encoding="utf-8"))
-        if (content["machine"], ReadShape.from_json(content["shape"])) != (machine, shape):
-            return None
-        return {name: content["results"][name] for name in content["order"]}
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        found = _read(_file(machine, shape))
+    except RuntimeError:  # there is no home
+        return None
+    return found[2] if found is not None and found[:2] == (machine, shape) else None
+
+
+def _read(path: Path) -> tuple[str, ReadShape, Results] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = {name: content["results"][name] for name in content["order"]}
+        return content["machine"], ReadShape.from_json(content["shape"]), results
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -133,13 +140,6 @@ def _file(machine: str, shape: ReadShape) -> Path:
 
 def known(machine: str) -> list[tuple[ReadShape, Results]]:
     """All that the cache folder has of this machine, the widest reads last."""
-    found = []
-    for path in sorted(cache_folder().glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            shape = ReadShape.from_json(content["shape"])
-            if content["machine"] == machine and (results := load(machine, shape)):
-                found.append((shape, results))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return sorted(found, key=lambda one: (one[0].size, one[0].channels, one[0].batch))
+    found = [content for path in cache_folder().glob("*.json") if (content := _read(path)) is not None]
+    of_machine = [(shape, results) for where, shape, results in found if where == machine]
+    return sorted(of_machine, key=lambda one: (one[0].size, one[0].channels, one[0].batch))

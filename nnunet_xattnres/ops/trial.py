@@ -73,7 +73,7 @@ def _errors(path: Path, shape: ReadShape, device: torch.device) -> dict[str, flo
     names = ["the read", *(f"the gradient of source {k}" for k in range(len(pool)))]
     names += [f"the gradient of a projection ({k})" for k in range(len(given))] + ["the gradient of the query"]
     found = [run.out[:, shape.before :], *run.d_pool, *(d for d in run.d_projections if d is not None), run.d_query]
-    return {name: _error(a, b) for name, a, b in zip(names, found, [out.detach(), *expected], strict=True)}
+    return {name: error_of(a, b) for name, a, b in zip(names, found, [out.detach(), *expected], strict=True)}
 
 
 class _Run:
@@ -100,7 +100,8 @@ class _Run:
         self.path[1](self.grad, self.log_sum, self.pool, self.projections, self.query, **options, **written)
 
 
-def _error(found: Tensor, expected: Tensor) -> float:
+def error_of(found: Tensor, expected: Tensor) -> float:
+    """The largest error on the scale of the largest expected number; infinite where a number is not finite."""
     if not found.isfinite().all():
         return float("inf")
     return ((found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-3)).item()

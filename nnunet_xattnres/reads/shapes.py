@@ -51,6 +51,11 @@ def read_shapes(network: nn.Module, size: Sequence[int], device: torch.device) -
             module.training = training
 
 
+def shapes_to_choose(network: nn.Module, batch: int, image: Sequence[int], device: torch.device) -> list[ReadShape]:
+    """The shapes of training with a batch of images, (channels, *spatial), and of prediction, one at a time."""
+    return [shape for n in (batch, 1) for shape in read_shapes(network, (n, *image), device)]
+
+
 def _read_shapes(network: nn.Module, size: Sequence[int], device: torch.device) -> list[ReadShape]:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         named = dict(network.named_parameters()) | dict(network.named_buffers())

@@ -23,7 +23,7 @@ from nnunet_xattnres.training.resume import check_checkpoint
 
 if CUSTOM_OPS:
     from nnunet_xattnres.ops.tuning import as_json, choose_paths
-    from nnunet_xattnres.reads.shapes import read_shapes
+    from nnunet_xattnres.reads.shapes import shapes_to_choose
 
 
 _CHOSEN = "read_paths"  # among a checkpoint's init_args
@@ -77,8 +77,8 @@ class GuardedTrainer(nnUNetTrainer):
         network, device = self._bare_network(), self.device
         if forced_path(getattr(network, "path", None)) is not None:
             return
-        sizes = [(b, self.num_input_channels, *self.configuration_manager.patch_size) for b in (self.batch_size, 1)]
-        shapes = [shape for size in sizes for shape in read_shapes(network, size, device)]  # training, prediction
+        image = self.num_input_channels, *self.configuration_manager.patch_size
+        shapes = shapes_to_choose(network, self.batch_size, image, device)
         stored = self.my_init_kwargs.get(_CHOSEN, ())
         found = choose_paths(shapes, device, self.print_to_log_file, stored=stored)
         # nnU-Net writes these arguments into every checkpoint, and reads them back
