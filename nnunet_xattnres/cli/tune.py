@@ -35,6 +35,14 @@ def tune(
                 "There is no CUDA device here, so there is nothing to choose: plain torch computes the reads."
             )
             return
+        from nnunet_xattnres.ops.choice import CUSTOM_OPS
+
+        if not CUSTOM_OPS:
+            console.print(
+                f"There is nothing to choose: with torch {torch.__version__}, older than 2.4, the reference "
+                "computes the reads."
+            )
+            return
         from nnunet_xattnres.commands.tune import tune as choose
 
         with console.status("trying every path of the reads, each in a process of its own"):

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import time
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ CANDIDATES = ("fused", "tiled", "tiled-small")  # the fixed order
 FALLBACK = "tiled"  # plain torch
 VARIABLE = "NNUNET_XATTNRES_CACHE"
 _GAIN = 1.05  # for less another path is not taken: timings are noisy
+_PASSING = {"out of memory", "too slow"}  # something else was on the GPU, or the kernels had first to be compiled
+_KEPT_FOR = 24 * 3600  # seconds, then a path with such a failure is tried again
 Results = dict[str, dict[str, Any]]  # by candidate, what ops.trial found
 
 
@@ -36,15 +39,14 @@ class Choice:
 _chosen: dict[tuple[torch.device, ReadShape], Choice] = {}
 
 
-def path_of(phase: str, device: torch.device, shape: ReadShape) -> str:
-    """The path of ``phase``, forward or backward, of a read: the chosen one, one that the cache knows, or tiles."""
-    choice = _chosen.get((device, shape))
-    if choice is None:
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return FALLBACK  # no files are read meanwhile
-        choice = decide(load(machine(device), shape) or {}, timed=not torch.are_deterministic_algorithms_enabled())
+def choice_of(device: torch.device, shape: ReadShape) -> Choice:
+    """The paths of a read: those chosen, those that the cache knows, or tiles."""
+    if (device, shape) not in _chosen:
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        known = {} if capturing else load(machine(device), shape) or {}  # no files are read while a graph is captured
+        choice = decide(known, timed=not torch.are_deterministic_algorithms_enabled())
         remember(device, shape, choice or Choice(FALLBACK, FALLBACK))
-    return str(getattr(_chosen[device, shape], phase))
+    return _chosen[device, shape]
 
 
 def anything_chosen(device: torch.device) -> bool:
@@ -105,7 +107,7 @@ def cache_folder() -> Path:
 
 
 def load(machine: str, shape: ReadShape) -> Results | None:
-    """The results of an earlier process; None if there are none, or none that can be read."""
+    """The results of an earlier process, as far as they still count; None if there are none that can be read."""
     try:
         found = _read(_file(machine, shape))
     except RuntimeError:  # there is no home
@@ -116,7 +118,9 @@ def load(machine: str, shape: ReadShape) -> Results | None:
 def _read(path: Path) -> tuple[str, ReadShape, Results] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        old = abs(time() - content["time"]) > _KEPT_FOR
         results = {name: content["results"][name] for name in content["order"]}
+        results = {name: r for name, r in results.items() if not (old and r["status"] in _PASSING)}
         return content["machine"], ReadShape.from_json(content["shape"]), results
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -130,7 +134,8 @@ def save(machine: str, shape: ReadShape, results: Results) -> None:
     """
     path = _file(machine, shape)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json({"machine": machine, "shape": asdict(shape), "order": list(results), "results": results}, path)
+    content = {"machine": machine, "shape": asdict(shape), "time": time()}
+    write_json({**content, "order": list(results), "results": results}, path)
 
 
 def _file(machine: str, shape: ReadShape) -> Path:

@@ -1,7 +1,8 @@
 """The one operator of a read: which path computes it is decided when it runs, forward and backward apart (ours).
 
-Every path writes the read and L, the log-sum-exp of the scores, and every backward starts from the inputs and L. So any
-backward fits any forward, and unless a path is forced nothing depends on it: no graph, no compile cache, no checkpoint.
+Every path can write the read and L, the log-sum-exp of the scores, and every backward starts from the inputs and L. So
+any backward fits any forward, and unless a path is forced nothing depends on it: no graph, no compile cache, no
+checkpoint. L is not written between tiles and tiles, whose backward makes its softmax anew.
 It is not decided while tracing, because a traced size may be symbolic, and a graph outlives the GPU that it was traced
 on.
 """
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from nnunet_xattnres.ops import fused, tiled
 from nnunet_xattnres.ops.arguments import check_read
-from nnunet_xattnres.ops.chosen import FALLBACK, anything_chosen, path_of
+from nnunet_xattnres.ops.chosen import FALLBACK, Choice, anything_chosen, choice_of
 from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.resize import resized_first
 from nnunet_xattnres.ops.shapes import ReadShape
@@ -30,6 +31,7 @@ BACKWARD: dict[str, Callable[..., None]] = {
     "tiled-small": tiled.backward_in_small_tiles,
 }
 PATHS = {name: (FORWARD[name], BACKWARD[name]) for name in FORWARD}
+_WITHOUT_LOG_SUM = {"tiled", "tiled-small"}
 
 
 @torch.library.custom_op(
@@ -49,13 +51,17 @@ def _read(
     eps: float,
     path: str | None,
 ) -> tuple[Tensor, Tensor]:
-    """The read after ``below``, and L; the maps in ``direct`` have no projection."""
+    """The read after ``below``, and L, -inf where nobody takes it; the maps in ``direct`` have no projection."""
     out, log_sum = _read_fake(pool, projections, query, below, direct, size, skip, eps, path)
     if below is not None:
         out[:, : below.shape[1]] = below
-    compute = FORWARD[path or _chosen("forward", pool, direct, query, skip, out)]
-    used = _with_direct(projections, direct, len(pool))
-    compute(pool, used, query, size, skip=skip, eps=eps, out=out, log_sum=log_sum)
+    choice = _choice(path, pool, direct, query, skip, out)
+    used: dict[str, Tensor] = {"log_sum": log_sum}
+    if {choice.forward, choice.backward} <= _WITHOUT_LOG_SUM:
+        log_sum.fill_(float("-inf"))  # so that no backward can take it unnoticed
+        used = {}
+    projected = _with_direct(projections, direct, len(pool))
+    FORWARD[choice.forward](pool, projected, query, size, skip=skip, eps=eps, out=out, **used)
     return out, log_sum
 
 
@@ -96,8 +102,7 @@ def _read_backward(
     """The gradients of the maps, of the projections and of the query."""
     gradients = _read_backward_fake(grad, log_sum, pool, projections, query, direct, skip, eps, path)
     n = len(pool)
-    compute = BACKWARD[path or _chosen("backward", pool, direct, query, skip, grad)]
-    compute(
+    BACKWARD[_choice(path, pool, direct, query, skip, grad).backward](
         *(grad, log_sum, pool, _with_direct(projections, direct, n), query),
         **{"skip": skip, "eps": eps, "d_pool": gradients[:n], "d_query": gradients[-1]},
         d_projections=_with_direct(gradients[n:-1], direct, n),
@@ -120,12 +125,12 @@ def _read_backward_fake(
     return [t.new_empty(t.shape) for t in (*pool, *projections, query)]
 
 
-def _chosen(
-    phase: str, pool: Sequence[Tensor], direct: Sequence[int], query: Tensor, skip: int | None, out: Tensor
-) -> str:
-    if not anything_chosen(query.device):
-        return FALLBACK
-    return path_of(phase, query.device, ReadShape.of(pool, direct, len(query), skip, out))
+def _choice(
+    path: str | None, pool: Sequence[Tensor], direct: Sequence[int], query: Tensor, skip: int | None, out: Tensor
+) -> Choice:
+    if path is None and anything_chosen(query.device):
+        return choice_of(query.device, ReadShape.of(pool, direct, len(query), skip, out))
+    return Choice(path or FALLBACK, path or FALLBACK)
 
 
 def _with_direct(given: Sequence[Tensor], direct: Sequence[int], n: int) -> list[Tensor | None]:
@@ -189,9 +194,9 @@ def history_read(
     if not return_weights:
         return _read(pool, given, query, below, direct, list(size), skip, eps, path)[0]
     with torch.no_grad():
-        out, log_sum = _read_fake(pool, given, query, below, direct, list(size), skip, eps, path)
+        out, _ = _read_fake(pool, given, query, below, direct, list(size), skip, eps, path)
         if below is not None:
             out[:, : below.shape[1]] = below
-        weights = log_sum.new_empty(len(out), len(pool), *size)
-        tiled.forward(pool, projections, query, size, skip=skip, eps=eps, out=out, log_sum=log_sum, weights=weights)
+        weights = query.new_empty(len(out), len(pool), *size)
+        tiled.forward(pool, projections, query, size, skip=skip, eps=eps, out=out, weights=weights)
     return out, weights

@@ -28,7 +28,7 @@ def forward(
     skip: int | None,
     eps: float,
     out: Tensor,
-    log_sum: Tensor,
+    log_sum: Tensor | None = None,
     weights: Tensor | None = None,
     numbers: int | None = None,
 ) -> None:
@@ -42,7 +42,7 @@ def forward(
         skip: the index of a source that is added to the read.
         eps: added to the mean square inside the RMSNorm.
         out: (B, channels before the read + C, *size); its last C channels are written.
-        log_sum: L, (B, *size), written.
+        log_sum: L, the log-sum-exp of the scores, (B, *size), written if given.
         weights: of the sources, (B, N, *size), written if given.
         numbers: of one aligned map in a tile; by default what the device takes.
     """
@@ -51,15 +51,13 @@ def forward(
         read = TiledRead(pool, extended, size, eps, numbers)
         for samples in read.samples:
             target, sources = samples_of(out[:, -read.channels :], samples), read.sources(samples)
-            target_log_sum = samples_of(log_sum.unsqueeze(1), samples)
             for tile in read.tiles:
                 part = read.align(sources, tile)
-                scores = part.scores()
-                largest = scores.amax(0)  # (rows, middle, samples * columns)
-                shares = scores.sub_(largest).exp_()
-                sums = shares.sum(0)
-                shares.div_(sums)
-                target_log_sum[0, tile.rows, tile.middle] = sums.log_().add_(largest).unflatten(2, target.shape[3:])
+                scores = part.scores()  # (N, rows, middle, samples * columns)
+                if log_sum is not None:
+                    target_log_sum = samples_of(log_sum.unsqueeze(1), samples)[0, tile.rows, tile.middle]
+                    target_log_sum.copy_(scores.logsumexp(0).unflatten(2, target.shape[3:]))
+                shares = torch.softmax(scores, 0)
                 if weights is not None:
                     target_weights = samples_of(weights, samples)
                     target_weights[:, tile.rows, tile.middle] = shares.unflatten(3, target.shape[3:])

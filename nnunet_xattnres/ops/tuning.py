@@ -91,11 +91,14 @@ def choose_paths(
     kept = _kept(stored, here)
     if not all(_everywhere([shape in kept for shape in shapes])):
         if stored:
-            log(f"The paths of the reads are chosen anew: those of the checkpoint are of {stored[0]['machine']}")
+            elsewhere = next((s["machine"] for s in stored if s["machine"] != here), None)
+            why = "are for other sizes or another batch" if elsewhere is None else f"were made on {elsewhere}"
+            log(f"The paths of the reads are chosen anew: those of the checkpoint {why}")
         kept = {}
     found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if kept]
     if not kept:
-        cached = {shape: results for shape in shapes if (results := load(here, shape)) and _complete(results, timed)}
+        cached = {shape: results for shape in shapes if (results := load(here, shape))}
+        cached = {s: r for s, r in cached.items() if _possible(candidates, s) <= r.keys() and _complete(r, timed)}
         missing = [shape for shape in shapes if shape not in cached]
         tried = _try(missing, device, candidates, table, timed, limit, budget)
         _save(here, tried, log)
@@ -132,7 +135,7 @@ def _try(
     limit: float,
     budget: float,
 ) -> dict[ReadShape, Results]:
-    pairs = [(shape, path) for shape in shapes for path in candidates if _possible(path, shape)]
+    pairs = [(shape, path) for shape in shapes for path in candidates if path in _possible(candidates, shape)]
     items = [{"path": path, "shape": asdict(shape)} for shape, path in pairs]
     arguments = {"device": str(device), "table": table, "timed": timed}
     found = results_of_children(
@@ -144,8 +147,9 @@ def _try(
     return tried
 
 
-def _possible(path: str, shape: ReadShape) -> bool:
-    return path != "fused" or (fused.available() and shape.channels <= FUSED_CHANNELS)
+def _possible(candidates: Sequence[str], shape: ReadShape) -> set[str]:
+    fits = fused.available() and shape.channels <= FUSED_CHANNELS
+    return {path for path in candidates if path != "fused" or fits}
 
 
 def _save(here: str, tried: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:

@@ -36,6 +36,13 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     assert done.exit_code == 0 and "There is no CUDA device here" in done.stdout
 
 
+def test_without_operators_it_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("nnunet_xattnres.ops.choice.CUSTOM_OPS", False)
+    done = CliRunner().invoke(app, ["tune", "-d", "1", "-c", "2d"])
+    assert done.exit_code == 0 and "older than 2.4, the reference computes the reads" in " ".join(done.stdout.split())
+
+
 @needs_operators
 def test_every_read_is_tried_and_shown(tune):
     """On the CPU, with real processes: the kernels fail there, and are not chosen."""

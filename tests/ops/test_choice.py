@@ -55,7 +55,7 @@ def test_what_fails_is_never_used_and_the_log_says_why():
     assert len(lines) == 1 and all(name in lines[0] for name in BAD)
     assert "the gradient of the query is off by" in lines[0] and "RuntimeError: no kernel image" in lines[0]
     assert "tried to allocate 80 GiB" in lines[0] and "its process ended with 139" in lines[0]
-    assert chosen.path_of("forward", CPU, SHAPE) == "good"
+    assert chosen.choice_of(CPU, SHAPE).forward == "good"
 
 
 def test_forward_and_backward_are_chosen_apart():
@@ -91,11 +91,11 @@ def test_what_was_tried_is_remembered(own_cache):
         (second,) = choose("slow", "good")
     assert second.choice == first.choice and second.source == "cache"
     chosen.forget()
-    assert chosen.path_of("forward", CPU, SHAPE) == "good"  # as in prediction: by what the cache says
+    assert chosen.choice_of(CPU, SHAPE).forward == "good"  # as in prediction: by what the cache says
     (file,) = own_cache.iterdir()
     file.write_text("{")
     chosen.forget()
-    assert chosen.path_of("forward", CPU, SHAPE) == chosen.FALLBACK
+    assert chosen.choice_of(CPU, SHAPE).forward == chosen.FALLBACK
 
 
 def test_a_cache_of_another_machine_counts_for_nothing(own_cache):
@@ -128,12 +128,55 @@ def test_a_checkpoint_keeps_its_choice_on_such_a_machine():
     stored = json.loads(json.dumps(stored))
     (found,) = choose("good", stored=stored)
     assert found.choice == Choice("slow", "good") and found.source == "checkpoint"
-    assert chosen.path_of("forward", CPU, SHAPE) == "slow"
+    assert chosen.choice_of(CPU, SHAPE).forward == "slow"
     lines = []
     (found,) = choose("good", stored=[{**stored[0], "machine": "another GPU"}], lines=lines)
     assert (
-        found.choice == Choice("good", "good") and "chosen anew: those of the checkpoint are of another GPU" in lines[0]
+        found.choice == Choice("good", "good")
+        and "chosen anew: those of the checkpoint were made on another GPU" in lines[0]
     )
+    other = replace(SHAPE, batch=1)
+    choose("good", shapes=[other], stored=stored, lines=lines)
+    assert "those of the checkpoint are for other sizes or another batch" in lines[2]
+
+
+@pytest.mark.parametrize("status", ["out of memory", "too slow", "wrong"])
+def test_a_failure_that_may_pass_is_tried_again_the_next_day(status, own_cache, monkeypatch):
+    """Something else may have been on the GPU; what computes something else stays out."""
+    seconds = {"forward": 1.0, "backward": 1.0}
+    results = {"good": {"status": status}, "slow": {"status": "ok", **seconds}}
+    chosen.save(chosen.machine(CPU), SHAPE, results)
+    (found,) = choose("good", "slow")
+    assert found.choice == Choice("slow", "slow") and found.source == "cache"
+    chosen.forget()
+    now = chosen.time()
+    monkeypatch.setattr(chosen, "time", lambda: now + 25 * 3600)
+    assert chosen.choice_of(CPU, SHAPE) == Choice("slow", "slow")  # meanwhile, what has proved itself
+    (found,) = choose("good", "slow")
+    passed = status != "wrong"
+    assert found.source == ("tried" if passed else "cache")
+    assert found.choice.forward == ("good" if passed else "slow")
+
+
+def test_between_tiles_no_log_sum_is_written():
+    """Their backward does not take it; whatever else may, finds it written."""
+    network = make_network(2, "plain conv", "add")
+    x = make_input(network)
+    saved = []
+    original = operator.FORWARD["tiled"]
+
+    def record(*args, log_sum=None, **options):
+        original(*args, log_sum=log_sum, **options)
+        saved.append(None if log_sum is None else log_sum.clone())
+
+    with patch.dict(operator.FORWARD, tiled=record):
+        network(x)
+        assert saved and all(log_sum is None for log_sum in saved)
+        saved.clear()
+        for shape in read_shapes(network, x.shape, CPU):
+            chosen.remember(CPU, shape, Choice("tiled", "fused"))
+        network(x)
+    assert saved and all(log_sum.isfinite().all() for log_sum in saved)
 
 
 RANK = """

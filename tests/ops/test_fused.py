@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nnunet_xattnres.ops import fused, operator, reference
+from nnunet_xattnres.ops.chosen import Choice
 
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -168,9 +169,7 @@ ODD = [  # 2D and 3D, odd sizes, anisotropic, without a direct source, batches o
 @pytest.mark.parametrize("case", ODD)
 def test_any_backward_fits_any_forward(case, forward, backward, monkeypatch):
     """They share what is saved: as the operator takes them where no path is forced."""
-    monkeypatch.setattr(operator, "_chosen", lambda *_: "chosen")
-    monkeypatch.setitem(operator.FORWARD, "chosen", operator.FORWARD[forward])
-    monkeypatch.setitem(operator.BACKWARD, "chosen", operator.BACKWARD[backward])
+    monkeypatch.setattr(operator, "_choice", lambda *_: Choice(forward, backward))
     read = Read(*CASES[case])
     for t in read.tensors:
         if t.ndim == 1:  # scores of about one: the larger they are, the further apart are two paths' roundings of L
@@ -182,7 +181,7 @@ def test_any_backward_fits_any_forward(case, forward, backward, monkeypatch):
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_every_forward_saves_the_same(case):
+def test_every_forward_saves_the_same(case, monkeypatch):
     """L, the log-sum-exp of the scores, which a backward may start from."""
     args, options = Read(*CASES[case]).arguments([t.detach() for t in Read(*CASES[case]).tensors])
     saved = []
@@ -190,7 +189,8 @@ def test_every_forward_saves_the_same(case):
         pool, projections, query, scale, size = args
         pool = [operator.resized_first(h, p, size) for h, p in zip(pool, projections, strict=True)]
         given, direct = [p for p in projections if p is not None], [k for k, p in enumerate(projections) if p is None]
-        operands = pool, given, query * scale, options["below"], direct, list(size), options["skip"], 1e-6, path
+        operands = pool, given, query * scale, options["below"], direct, list(size), options["skip"], 1e-6, None
+        monkeypatch.setattr(operator, "_choice", lambda *_, path=path: Choice(path, "fused"))
         saved.append(torch.ops.nnunet_xattnres.history_read(*operands)[1])
     for other in saved[1:]:
         torch.testing.assert_close(other, saved[0], rtol=1e-5, atol=1e-5)
