@@ -34,3 +34,4 @@ Dataset = Annotated[str, typer.Option("-d", "--dataset", help="The data set's nu
 Configuration = Annotated[str, typer.Option("-c", "--configuration", help="For example 3d_fullres.")]
 ModelFolder = Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")]
 Checkpoint = Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Dataset, ReadGate, SkipMode
+from nnunet_xattnres.cli.options import Dataset, Force, ReadGate, SkipMode
 
 
 def plan(
@@ -23,6 +23,7 @@ def plan(
     read_gate: Annotated[
         ReadGate, typer.Option(help="zero: start as nnU-Net's own network; for warm starts, with add only.")
     ] = ReadGate.NONE,
+    force: Force = False,
 ) -> None:
     """Write plans whose networks have reads, for any trainer of nnU-Net's; nothing is preprocessed again.
 
@@ -37,7 +38,7 @@ def plan(
 
         config = ReadConfig(skip_mode=skip_mode.value, encoder_reads=not decoder_reads_only, read_gate=read_gate.value)
         folder = preprocessed_folder(dataset)
-        path, outcome = write_plans_with_reads(folder, plans, out, config)
+        path, outcome = write_plans_with_reads(folder, plans, out, config, force)
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"wrote {escape(str(path))}")

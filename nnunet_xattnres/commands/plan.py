@@ -1,6 +1,7 @@
 """Plans whose networks are ours, for any trainer of nnU-Net's: behind `nnunet-xattnres plan`."""
 
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,30 +65,52 @@ def _architecture(old: Mapping[str, Any], config: Any, plans_name: str, configur
     return {**old, "network_class_name": network_class, "arch_kwargs": kwargs}, network_class
 
 
-def write_plans_with_reads(folder: Path, source: str, target: str, config: Any) -> tuple[Path, dict[str, str]]:
+def write_plans_with_reads(
+    folder: Path, source: str, target: str, config: Any, force: bool = False
+) -> tuple[Path, dict[str, str]]:
     """Write plans with reads beside the plans that they are made from.
 
     Args:
         folder: a data set's folder in nnUNet_preprocessed.
         source, target: the names of the old plans and of the new.
         config: the arguments of our networks beyond upstream's.
+        force: replace plans of that name. Models that were trained on them are then of other plans.
 
     Returns:
         The new file, and what each configuration's network is now, as ``plans_with_reads`` says it.
 
     Raises:
-        UserError: when the old plans cannot have reads, or ``target`` names plans that were not made here.
+        UserError: when the old plans cannot have reads, or there are other plans of the name ``target``.
     """
     path = folder / f"{target}.json"
     if source == target:
         raise UserError(f"the new plans would replace {source!r}; name others with -o")
     plans, outcome = plans_with_reads(read_plans(folder / f"{source}.json"), target, config)
-    if path.exists() and not _of_our_making(read_plans(path)):
-        raise UserError(f"{path} exists and is not of our making; name others with -o")
+    if path.exists() and not force and (there := read_plans(path)) != plans:
+        raise UserError(
+            f"{path} exists, and is another: {_difference(there, plans)}. A model that was trained on those plans "
+            f"would run in a different network. Name the new ones otherwise, for example "
+            f"-o {_free_name(folder, target)}, or replace those there with --force."
+        )
     write_json(plans, path, indent=4)
     return path, outcome
 
 
-def _of_our_making(plans: Mapping[str, Any]) -> bool:
-    architectures = [c["architecture"] for c in plans["configurations"].values() if "architecture" in c]
-    return any(is_ours(a.get("network_class_name", "")) for a in architectures)
+def _difference(there: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Where plans differ first, in words."""
+    for name, configuration in new["configurations"].items():
+        old = there["configurations"].get(name)
+        if old is None:
+            return f"it has no configuration {name!r}"
+        pairs = [(c.get("architecture", {}).get("arch_kwargs", {})) for c in (old, configuration)]
+        for key in dict.fromkeys([*pairs[1], *pairs[0]]):
+            if pairs[0].get(key) != pairs[1].get(key):
+                return f"in {name!r} {key} is {pairs[0].get(key)!r} there, and would be {pairs[1].get(key)!r}"
+        if old != configuration:
+            return f"the configuration {name!r} differs"
+    return "it differs"
+
+
+def _free_name(folder: Path, target: str) -> str:
+    names = (f"{target}{i}" for i in count(2))
+    return next(name for name in names if not (folder / f"{name}.json").exists())

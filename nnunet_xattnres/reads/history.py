@@ -55,12 +55,17 @@ class History:
         return [resized.get(tuple(size), x) for x, resized in zip(self.maps, self._resized, strict=True)]
 
 
+def with_history(network: nn.Module) -> Any:
+    """The network that keeps a history: ``network``, or the first one inside it; None where there is none."""
+    return next((module for module in network.modules() if hasattr(module, "history_stages")), None)
+
+
 def reads_of(network: nn.Module) -> dict[str, Any]:
     """The reads of a network, by the name of the stage that each feeds; empty for a network without reads."""
-    return dict(getattr(network, "reads", {}).items())
+    return dict(getattr(with_history(network), "reads", {}).items())
 
 
-def source_names(network: Any) -> dict[str, list[str]]:
+def source_names(network: nn.Module) -> dict[str, list[str]]:
     """The sources of every read, in the order of its pool: the order computed."""
-    order = [stage.name for stage in network.history_stages]
+    order = [stage.name for stage in with_history(network).history_stages]
     return {name: order[: len(read.source_channels)] for name, read in reads_of(network).items()}

@@ -130,15 +130,37 @@ def test_what_the_command_refuses(folder, arguments, message):
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 
-def test_plans_of_another_make_are_not_overwritten_and_ours_are(folder):
+def test_plans_of_another_make_are_not_overwritten(folder):
     mine = folder / "nnUNetXAttnResPlans.json"
     mine.write_text((folder / "nnUNetPlans.json").read_text())
     done = invoke("-d", 1)
-    assert done.exit_code == 1 and "not of our making" in " ".join(done.output.split())
-    mine.unlink()
-    assert invoke("-d", 1).exit_code == 0 and invoke("-d", 1, "--skip-mode", "replace").exit_code == 0
+    assert done.exit_code == 1 and "skip_mode is None there" in " ".join(done.output.split())
+
+
+def test_plans_of_another_mode_are_not_replaced_silently(folder):
+    """A trained model would run in a different network with the same keys."""
+    mine = folder / "nnUNetXAttnResPlans.json"
+    assert invoke("-d", 1).exit_code == 0 and invoke("-d", 1).exit_code == 0  # the same again
+    before = mine.read_text()
+    done = invoke("-d", 1, "--skip-mode", "replace")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and mine.read_text() == before
+    assert "in '2d' skip_mode is 'add' there, and would be 'replace'" in said
+    assert "-o nnUNetXAttnResPlans2, or replace those there with --force" in said
+    assert invoke("-d", 1, "--skip-mode", "replace", "-o", "nnUNetXAttnResPlans2").exit_code == 0
+    assert "-o nnUNetXAttnResPlans3" in " ".join(invoke("-d", 1, "--decoder-reads-only").output.split())
+    assert invoke("-d", 1, "--skip-mode", "replace", "--force").exit_code == 0
     kwargs = json.loads(mine.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
     assert kwargs["skip_mode"] == "replace"
+
+
+def test_plans_that_differ_elsewhere_are_not_replaced_either(folder):
+    assert invoke("-d", 1).exit_code == 0
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d"]["batch_size"] = 7
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    done = invoke("-d", 1)
+    assert done.exit_code == 1 and "the configuration '2d' differs" in " ".join(done.output.split())
 
 
 def test_without_nnunets_folders(folder, monkeypatch):
@@ -160,7 +182,7 @@ def test_a_full_disk_leaves_the_plans_that_are_there(folder, disk_full_at):
     assert invoke("-d", 1).exit_code == 0
     before = (folder / "nnUNetXAttnResPlans.json").read_text()
     with disk_full_at(500):
-        done = invoke("-d", 1, "--skip-mode", "replace")
+        done = invoke("-d", 1, "--skip-mode", "replace", "--force")
     assert done.exit_code == 1 and "File too large" in done.output
     assert (folder / "nnUNetXAttnResPlans.json").read_text() == before and not list(folder.glob("*.partial"))
 
@@ -191,3 +213,5 @@ def test_what_cannot_be_repeated(folder):
     done = repeat("-d", 1, "-n", 2)
     assert done.exit_code == 1 and "is no copy of nnUNetPlans" in " ".join(done.output.split())
     assert file.read_text() == before and not (folder / "nnUNetPlans_rep2.json").exists()
+    assert repeat("-d", 1, "-n", 2, "--force").exit_code == 0
+    assert file.read_text() != before and (folder / "nnUNetPlans_rep2.json").exists()
