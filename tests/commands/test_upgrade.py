@@ -1,6 +1,7 @@
 """A stock checkpoint that has been given reads: what nnU-Net's own loaders make of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -412,3 +413,38 @@ def test_what_the_command_refuses(tmp_path):
 def test_every_trainer_for_a_warm_start_exists():
     for skip_mode, gate in (("add", "zero"), ("add", "none"), ("replace", "none")):
         assert trainer_for(skip_mode, gate) in TRAINERS
+
+
+DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "warm-start.md"
+TRAINERS_OF_THE_TABLE = ("nnUNetTrainer", "nnUNetTrainerXAttnRes", "nnUNetTrainerXAttnResReplace",
+                         "nnUNetTrainerXAttnResDecoderReads", "nnUNetTrainerXAttnResGated",
+                         "nnUNetTrainerNoSkip")  # fmt: skip
+
+
+def what_is_left_out(network, path):
+    """What nnU-Net's loader makes of a file, in the words of the table."""
+    there = torch.load(path)["network_weights"].keys() - network.state_dict().keys()
+    try:
+        load_pretrained_weights(network, path)
+    except AssertionError:
+        return "error"
+    if not getattr(network, "reads", {}):
+        left = ["reads"] if there else []
+    else:
+        left = ["encoder reads"] if "reads.e3.pseudo_query" in there else []
+        left += ["gates"] if any(key.endswith("d1.gate") for key in there) else []
+    assert bool(left) == bool(there)
+    return f"without {' and '.join(left)}" if left else "all"
+
+
+def test_the_table_of_which_weights_fit_which_trainer(tmp_path):
+    rows = [line.strip("| ").split(" | ") for line in DOCUMENTED.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| `nnUNetTrainer")]  # fmt: skip
+    assert [row[0].strip("`") for row in rows] == list(TRAINERS_OF_THE_TABLE)
+    trainers = {**TRAINERS, "nnUNetTrainer": nnUNetTrainer}
+    for of, *said in rows:
+        torch.save({"network_weights": build(trainers[of.strip("`")], make_plans()).state_dict()}, tmp_path / "a.pth")
+        found = [
+            what_is_left_out(build(trainers[to], make_plans()), tmp_path / "a.pth") for to in TRAINERS_OF_THE_TABLE
+        ]
+        assert found == said, of
