@@ -78,6 +78,8 @@ def write_plans_with_reads(folder: Path, source: str, target: str, config: Any) 
     Raises:
         UserError: when the old plans cannot have reads, or ``target`` names plans that were not made here.
     """
+    if not target.strip(". ") or "__" in target or any(c in '/\\:*?"<>|' or not c.isprintable() for c in target):
+        raise UserError(f'-o {target!r}: it is the name of the new plans, not a path, and without __ and /\\:*?"<>|')
     path = folder / f"{target}.json"
     if source == target:
         raise UserError(f"the new plans would replace {source!r}; name others with -o")
