@@ -227,9 +227,10 @@ def test_by_hand_keeps_the_users_folders(monkeypatch, tmp_path):
 
 def test_missing_trainers_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(autoregister, "trainers_dir", lambda: str(tmp_path / "gone"))
-    finding = next(iter(trainers.check_registration({"variable": ""})))
-    assert finding.level == "error" and "gone is missing" in finding.message
-    assert finding.remedy == installation.reinstall()
+    missing, not_there = trainers.check_registration({"variable": ""})
+    assert missing.level == "error" and "gone is missing" in missing.message
+    (not_found,) = trainers.check_trainers({"trainers": {"nnUNetTrainerXAttnRes": {"why": ""}}})
+    assert missing.remedy == not_there.remedy == not_found.remedy == installation.reinstall(), "no variable mends it"
 
 
 def test_the_same_is_said_once(monkeypatch):

@@ -63,5 +63,7 @@ def _judged(name: str, found: dict[str, Any]) -> Finding:
 
 def register_by_hand(keep_others: bool = True) -> str:
     """The command that puts our folder on nnU-Net's list in this shell, whatever Python does at its start."""
+    if not Path(autoregister.trainers_dir()).is_dir():
+        return reinstall()
     others = [folder for folder in folders_of_others() if Path(folder).is_dir()] if keep_others else []
     return export(autoregister.VARIABLE, os.pathsep.join([*others, autoregister.trainers_dir()]))
