@@ -15,6 +15,7 @@ from nnunet_xattnres import autoregister
 PACKAGE = Path(nnunet_xattnres.__file__).parent
 # Each may import those below it. "commands/profile" and the like are a command each, and import no other one.
 MAY_IMPORT = {
+    "__main__": {"cli"},
     "cli": {"cli", "commands", "training", "networks", "reads", "ops", "nnunet", "common", "autoregister"},
     "commands": {"training", "networks", "reads", "ops", "nnunet", "common", "autoregister"},
     "training": {"training", "networks", "reads", "ops", "nnunet", "common"},

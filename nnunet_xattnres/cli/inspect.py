@@ -20,7 +20,8 @@ def inspect(
     folds: Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default all.")] = None,
     checkpoint: Checkpoint = "checkpoint_final.pth",
     device: Annotated[
-        Device | None, typer.Option(help="Where to predict; by default on cuda if there is one, else on cpu.")
+        Device | None,
+        typer.Option("-device", "--device", help="Where to predict; by default on cuda if there is one, else on cpu."),
     ] = None,
     mirroring: Annotated[
         bool, typer.Option("--mirroring", help="Predict with mirroring; weights are of the unmirrored pass.")

@@ -19,7 +19,8 @@ def profile(
     configuration: Configuration,
     plans: Annotated[str, typer.Option("-p", "--plans", help="Plans of nnU-Net's own.")] = "nnUNetPlans",
     device: Annotated[
-        Device | None, typer.Option(help="Where to measure; by default on cuda if there is one, else on cpu.")
+        Device | None,
+        typer.Option("-device", "--device", help="Where to measure; by default on cuda if there is one, else on cpu."),
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Another batch than the plan's.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each network, in turns.")] = 3,

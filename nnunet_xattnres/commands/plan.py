@@ -82,6 +82,8 @@ def write_plans_with_reads(
     Raises:
         UserError: when the old plans cannot have reads, or there are other plans of the name ``target``.
     """
+    if not target.strip(". ") or "__" in target or any(c in '/\\:*?"<>|' or not c.isprintable() for c in target):
+        raise UserError(f'-o {target!r}: it is the name of the new plans, not a path, and without __ and /\\:*?"<>|')
     path = folder / f"{target}.json"
     if source == target:
         raise UserError(f"the new plans would replace {source!r}; name others with -o")

@@ -130,6 +130,13 @@ def test_what_the_command_refuses(folder, arguments, message):
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 
+@pytest.mark.parametrize("name", ["a folder/x", "../x", r"C:\x", "x:y", "x?", "", " ", "..", "two\nlines", "my__plans"])
+def test_the_new_plans_have_a_name_and_no_path(folder, name):
+    done = invoke("-d", 1, "-o", name)
+    assert done.exit_code == 1 and "name of the new plans, not a path" in done.output
+    assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
+
+
 def test_plans_of_another_make_are_not_overwritten(folder):
     mine = folder / "nnUNetXAttnResPlans.json"
     mine.write_text((folder / "nnUNetPlans.json").read_text())
