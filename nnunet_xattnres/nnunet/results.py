@@ -135,7 +135,9 @@ def _read_fold(folder: Path) -> Fold:
     outline = _attempt(lambda: read_outline(folder / _CHECKPOINT), causes) or Outline(None, None)
     curve, ended = log.epochs, len(log.epochs) and max(log.epochs) + 1
     if ended and outline.epochs is not None and ended != outline.epochs:
-        causes.append(f"the log ends after {ended} epochs, and {_CHECKPOINT} is of {outline.epochs}: it is left out")
+        causes.append(
+            f"the log ends after {ended} epochs, {_CHECKPOINT} after {outline.epochs}: the log's epochs are left out"
+        )
         curve = {}
     seconds = [epoch.seconds for epoch in curve.values() if not math.isnan(epoch.seconds)]
     numbers: dict[str, Any] = {

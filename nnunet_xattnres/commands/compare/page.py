@@ -60,7 +60,7 @@ summary { cursor: pointer; color: #05a }
   h1, h2, summary, figure { break-after: avoid } p, li { orphans: 3; widows: 3 }
   figure, tr, .notes, .short table { break-inside: avoid } thead { display: table-header-group }
   img { width: 120mm; max-height: 200mm; object-fit: contain; object-position: left }
-  table { font-size: 7.5pt } th, td { padding: .15rem .3rem } th:first-child { min-width: 16mm }
+  table { font-size: 7.5pt } th, td { padding: .15rem .3rem } th:first-child { min-width: 27mm }
   summary { list-style: none; color: inherit }
   details::details-content { content-visibility: visible; block-size: auto }
 }
@@ -166,7 +166,7 @@ def _folded(head: Sequence[str], lines: Sequence[Sequence[str]], what: str, mean
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], mean_last: bool = False) -> str:
     """The first cell of a line is its heading."""
-    of_head = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    of_head = "".join(f'<th scope="col">{escape(name).replace("/", "/<wbr>")}</th>' for name in head)
     body = []
     for i, (name, *rest) in enumerate(lines):
         of_line = "".join(f'<td data-name="{escape(n)}">{escape(c)}</td>' for n, c in zip(head[1:], rest, strict=True))

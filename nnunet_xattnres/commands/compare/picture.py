@@ -45,7 +45,8 @@ def figure_of(
     before = comparison.dice(first)
     differences = [paired(before, comparison.dice(model)) for model in models]
     limit = 1.08 * float(np.nanmax(np.abs([np.zeros_like(differences[0]), *differences]))) or 1.0
-    with new_figure(2.0 + 4.2 * n_columns, 0.9 + (1.0 + 0.7 * len(names)) * n_rows) as figure:
+    height = 1.0 + (0.7 if len(names) <= 8 else 0.4) * len(names)
+    with new_figure(2.0 + 4.2 * n_columns, 0.9 + height * n_rows) as figure:
         panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True, sharex=True).ravel()
         for axis, model, of_model in zip(panels, models, differences, strict=False):
             _fill_panel(axis, of_model, [row.difference for row in rows if row.model == model.name])

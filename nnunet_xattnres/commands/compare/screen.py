@@ -53,25 +53,34 @@ def _group(title: str, head: Sequence[str], lines: Sequence[Sequence[str]], widt
 
 def _stacked(head: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> Iterator[Table]:
     """As many tables as it takes; each begins with the first column."""
+    whole = _table(head, columns, range(1, len(head)))
+    if _least_width(whole) <= width:
+        yield whole
+        return
     shown: list[int] = []
     for i in range(1, len(head)):
-        if shown and _least_width(head, columns, [*shown, i], width) > width:
-            yield _table(head, columns, shown, width)
+        if shown and _least_width(_table(head, columns, [*shown, i], width // 3)) > width:
+            yield _table(head, columns, shown, width // 3)
             shown = []
         shown.append(i)
-    yield _table(head, columns, shown, width)
+    yield _table(head, columns, shown, width // 3)
 
 
-def _least_width(head: Sequence[str], columns: Sequence[Sequence[str]], shown: Sequence[int], width: int) -> int:
-    return Console(width=1000).measure(_table(head, columns, shown, width)).minimum
+def _least_width(table: Table) -> int:
+    return Console(width=1000).measure(table).minimum
 
 
-def _table(head: Sequence[str], columns: Sequence[Sequence[str]], shown: Sequence[int], width: int) -> Table:
-    """The first column and those of ``shown``. Only the first, of words, may be broken into lines."""
+def _table(
+    head: Sequence[str], columns: Sequence[Sequence[str]], shown: Sequence[int], widest: int | None = None
+) -> Table:
+    """The first column and those of ``shown``. The first, of words, is broken where it is wider than ``widest``."""
     table = Table(box=SIMPLE)
-    needed = [max(cell_len(line) for text in (title, *column) for line in text.split("\n"))
-              for title, column in zip(head, columns, strict=True)]  # fmt: skip
-    table.add_column(head[0], overflow="fold", min_width=min(needed[0], width // 3))
+    needed = [
+        max(cell_len(line) for text in (title, *column) for line in text.split("\n"))
+        for title, column in zip(head, columns, strict=True)
+    ]
+    first = needed[0] if widest is None else min(needed[0], widest)
+    table.add_column(head[0], overflow="fold", min_width=first, max_width=first)
     for i in shown:
         table.add_column(head[i], justify="right", no_wrap=True, min_width=needed[i])
     for line in zip(*(columns[i] for i in (0, *shown)), strict=True):

@@ -124,7 +124,7 @@ def test_a_log_of_another_training_than_the_checkpoint(results):
     logs_of(model)[0].with_name("training_log_2026_1_2_00_00_00.txt").write_text(log_of(range(2)))  # begun anew
     fold = read_run(model, ["0"]).folds["0"]
     assert (fold.epochs, fold.epoch_seconds, fold.curve) == (5, None, {})
-    assert "the log ends after 2 epochs, and checkpoint_final.pth is of 5: it is left out" in fold.gaps
+    assert "the log ends after 2 epochs, checkpoint_final.pth after 5: the log's epochs are left out" in fold.gaps
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"num_iterations_per_epoch": "many"}'])

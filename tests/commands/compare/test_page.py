@@ -36,7 +36,7 @@ class Page(HTMLParser):
             self.tables[-1]["lines"] += 1
         if tag == "thead":
             self.tables[-1]["head"] = True
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

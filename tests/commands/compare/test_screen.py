@@ -46,11 +46,17 @@ def test_without_repeats_there_are_no_columns_of_them(results, tmp_path):
     assert not any(head.startswith(("spread", "95% interval over repeats")) for head in heads)
 
 
-@pytest.mark.parametrize(("width", "n_tables"), [(60, 3), (80, 2), (160, 1)])
-def test_what_does_not_fit_beside_each_other_stands_below(tmp_path, width, n_tables):
+LONG = "liver_" * 10
+
+
+@pytest.mark.parametrize(
+    ("width", "n_tables", "label"),
+    [(60, 3, "liver"), (80, 2, "liver"), (160, 1, "liver"), (60, 4, LONG), (80, 3, LONG), (160, 1, LONG)],
+)
+def test_what_does_not_fit_beside_each_other_stands_below(tmp_path, width, n_tables, label):
     file = tmp_path / "cases.csv"
     lines = [
-        f"{model},{run},0,{case},liver,0.{n}{run}"
+        f"{model},{run},0,{case},{label},0.{n}{run}"
         for n, model in enumerate(("one", "two"), 4)
         for run in range(3)
         for case in range(4)
