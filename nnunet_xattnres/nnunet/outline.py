@@ -52,6 +52,8 @@ def _content(path: Path) -> Any:
             with archive.open(name) as file:
                 return _Reader(file).load()
     with path.open("rb") as file:
+        if file.peek(2)[:2] == b"PK":
+            raise ValueError("it breaks off before the end of its zip file")
         if _Reader(file).load() != _LEGACY:
             raise ValueError("it is no file of torch's")
         for _ in ("version of the format", "system"):

@@ -92,7 +92,7 @@ def make_legacy(file):
         (lambda file: (file.unlink(), file.mkdir()), "there is no checkpoint_final.pth"),
         (lambda file: file.write_bytes(b""), "checkpoint_final.pth cannot be read"),
         (lambda file: file.write_text("no checkpoint"), "checkpoint_final.pth cannot be read"),
-        (cut_off, "checkpoint_final.pth cannot be read"),
+        (cut_off, "checkpoint_final.pth cannot be read: ValueError: it breaks off before the end of its zip file"),
         (lambda file: (make_legacy(file), cut_off(file)), "checkpoint_final.pth cannot be read"),
         (lambda file: torch.save([1], file), "checkpoint_final.pth cannot be read: ValueError: it is no checkpoint"),
         (lambda file: torch.save({"current_epoch": 5}, file), "not known: the number of parameters."),
