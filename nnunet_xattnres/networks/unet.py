@@ -101,7 +101,8 @@ class _HistoryUNet(nn.Module):
             highest resolution first.
 
         Raises:
-            ValueError: when the spatial size is not divisible by the network's strides.
+            ValueError: for another number of axes or of channels, a size that the network's strides do not divide, and
+                a dtype that is not floating.
         """
         self._check_input(x)
         stem = getattr(self.encoder, "stem", None)  # the residual encoder has one
@@ -147,13 +148,23 @@ class _HistoryUNet(nn.Module):
         return [(each, [n // d for n, d in zip(x.shape[2:], each, strict=True)]) for each in strides]
 
     def _check_input(self, x: Tensor) -> None:
-        divisors, size = self.encoder_stages[-1].strides, tuple(x.shape[2:])
-        if len(size) != len(divisors):
-            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (batch, channels, {len(divisors)} axes)")
-        if any(n % d for n, d in zip(size, divisors, strict=True)):
+        divisors, shape = self.encoder_stages[-1].strides, tuple(x.shape)
+        if len(shape) != len(divisors) + 2:
+            raise ValueError(f"the input has shape {shape}; expected (batch, channels, {len(divisors)} axes)")
+        channels = _input_channels(self.encoder)
+        if channels not in (None, shape[1]):
             raise ValueError(
-                f"the input has the spatial size {size}, which the network's strides do not divide: "
-                f"its axes must be multiples of {divisors}. Change patch_size in the plans."
+                f"the input has shape {shape}, so {shape[1]} channels; the network was built for {channels} "
+                "(input_channels; in nnU-Net they follow from dataset.json)"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"the input is of {x.dtype}; expected a floating dtype, as float() gives")
+        if any(n == 0 or n % d for n, d in zip(shape[2:], divisors, strict=True)):
+            larger = tuple(max(-(-n // d), 1) * d for n, d in zip(shape[2:], divisors, strict=True))
+            raise ValueError(
+                f"the input has the spatial size {shape[2:]}, which the network's strides do not divide: its axes must "
+                f"be multiples of {divisors}. The nearest such size that holds it is {larger}: pad the input to that, "
+                "or, where nnU-Net cuts the patches, change patch_size in the plans."
             )
 
 
@@ -182,6 +193,14 @@ class XAttnResUNet(_HistoryUNet, PlainConvUNet):
 
 class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
     """``ResidualEncoderUNet`` whose stages read the history; arguments beyond upstream's as in ``XAttnResUNet``."""
+
+
+def _input_channels(encoder: PlainConvEncoder | ResidualEncoder) -> int | None:
+    """Of the first convolution, as it is now; None if something else stands there."""
+    stem = getattr(encoder, "stem", None)
+    first = encoder.stages[0][-1] if stem is None else stem
+    blocks = getattr(first, "convs", None)
+    return None if blocks is None else getattr(getattr(blocks[0], "conv", None), "in_channels", None)
 
 
 def _encoder_stages(encoder: PlainConvEncoder | ResidualEncoder) -> list[Stage]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops import fused, reference, tiled
+from nnunet_xattnres.ops import flops, fused, reference, tiled
 from nnunet_xattnres.ops.arguments import check_read
 from nnunet_xattnres.ops.capture import transformed_gradient
 from nnunet_xattnres.ops.chosen import FALLBACK, Choice, anything_chosen, choice_of
@@ -179,6 +179,7 @@ def _gradients_by_the_reference(
 
 
 _read.register_autograd(_backward, setup_context=_setup_context)
+flops.register()
 
 
 def history_read(

@@ -1,4 +1,4 @@
-"""The projection of a source as a module: a 1x1 convolution in all but its call, which gives its matrix (ours)."""
+"""The projection of a source as a module: a 1x1 convolution in all but its call, which gives its weight (ours)."""
 
 import inspect
 from typing import Any
@@ -8,14 +8,14 @@ from torch.nn.modules.conv import _ConvNd
 
 
 class Projection(_ConvNd):
-    """A 1x1 convolution without bias that is called without a map, and returns its weight as (C, C_k).
+    """A 1x1 convolution without bias that is called without a map, and returns its weight.
 
     A read multiplies by the weight wherever that is cheapest, so no map of it ever exists. As the module is called,
     what acts on the weight at a call takes effect: torch.nn.utils.parametrize, torch.nn.utils.prune, forward hooks.
     """
 
     def forward(self) -> Tensor:
-        return self.weight.flatten(1)
+        return self.weight
 
 
 class Projection2d(Projection, nn.Conv2d):  # type: ignore[misc]
@@ -53,22 +53,25 @@ def as_projection(module: nn.Module) -> nn.Module:
 
 
 def matrix_of(projection: nn.Module, channels: int, target_channels: int, name: str) -> Tensor:
-    """What a projection gives, (target_channels, channels), checked.
+    """The weight that a projection gives, as (target_channels, channels), checked.
 
     Raises:
         ValueError: when the module is called otherwise than a projection, or gives something else.
     """
-    expected = f"expected a module that is called without arguments and returns its weight, {target_channels, channels}"
+    shape = target_channels, channels
+    expected = (
+        f"expected a module that is called without arguments and returns its weight, {shape} or that of a 1x1 kernel"
+    )
     if not isinstance(projection, Projection) and _wants_a_map(projection):
         raise ValueError(
             f"{name} is a {type(projection).__name__}, which computes a map; {expected}. A read never calls a "
             "projection with a map: change its weight instead, with torch.nn.utils.parametrize (docs/method.md)"
         )
     weight: Any = projection()
-    if not isinstance(weight, Tensor) or weight.shape != (target_channels, channels):
+    if not isinstance(weight, Tensor) or weight.shape[:2] != shape or any(n != 1 for n in weight.shape[2:]):
         found = f"the shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else f"a {type(weight).__name__}"
         raise ValueError(f"{name} gave {found}; {expected}")
-    return weight
+    return weight.flatten(1)
 
 
 def _wants_a_map(module: nn.Module) -> bool:
