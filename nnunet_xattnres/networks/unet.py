@@ -89,6 +89,8 @@ class _HistoryUNet(nn.Module):
             reads[encoder[s].name] = read(encoder[:s], encoder[s - 1])
         for j, stage in enumerate(decoder):
             reads[stage.name] = read([*encoder, *decoder[:j]], stage)
+        for name, each in reads.items():
+            each.name = name  # type: ignore[assignment, unused-ignore]
         return reads
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -99,7 +101,8 @@ class _HistoryUNet(nn.Module):
             highest resolution first.
 
         Raises:
-            ValueError: when the spatial size is not divisible by the network's strides.
+            ValueError: for another number of axes or of channels, a size that the network's strides do not divide, and
+                a dtype that is not floating.
         """
         self._check_input(x)
         stem = getattr(self.encoder, "stem", None)  # the residual encoder has one
@@ -108,25 +111,26 @@ class _HistoryUNet(nn.Module):
         sizes = self._read_sizes(x)
         for s, (stage, module) in enumerate(zip(self.encoder_stages, self.encoder.stages, strict=True)):
             if stage.name in self.reads:
-                x = self._input_of_encoder_stage(stage, history, x.shape[2:])
+                x = self._input_of_encoder_stage(s, history, x.shape[2:])
             x = module(x)
-            history.append(x, coarser=sizes[s + 1 :])
+            history.append(x, stage, coarser=dict(sizes[s + 1 :]))
 
         outputs, last = [], len(self.decoder_stages) - 1
         for j, stage in enumerate(self.decoder_stages):
             x = self._with_skip_half(stage, self.decoder.transpconvs[j](x), history, skip=last - j)
             x = self.decoder.stages[j](x)
-            history.append(x)
+            history.append(x, stage, coarser={})
             if self.decoder.deep_supervision or j == last:
                 outputs.append(self.decoder.seg_layers[j](x))
         if self.decoder.deep_supervision:
             return outputs[::-1]
         return with_idle_heads(self.decoder, outputs[0]) if self.training else outputs[0]
 
-    def _input_of_encoder_stage(self, stage: Stage, history: History, size: torch.Size) -> Tensor:
+    def _input_of_encoder_stage(self, s: int, history: History, size: torch.Size) -> Tensor:
         """The read of all maps so far; if gated, the last of them plus the read."""
-        previous = len(history.maps) - 1 if self.read_gate == "zero" else None
-        return self.reads[stage.name](history.at(size), size, skip=previous)
+        previous = s - 1 if self.read_gate == "zero" else None
+        pool = history.at(self.encoder_stages[s - 1].strides)
+        return self.reads[self.encoder_stages[s].name](pool, size, skip=previous)
 
     def _with_skip_half(self, stage: Stage, x: Tensor, history: History, skip: int) -> Tensor:
         """What a decoder stage takes: the upsampled map below it, ``x``, and its skip half."""
@@ -136,21 +140,31 @@ class _HistoryUNet(nn.Module):
             return torch.cat((x, history.maps[skip]), dim=1)
         size = x.shape[2:]
         added = skip if self.skip_mode == "add" else None
-        return self.reads[stage.name](history.at(size), size, skip=added, below=x)
+        return self.reads[stage.name](history.at(stage.strides), size, skip=added, below=x)
 
-    def _read_sizes(self, x: Tensor) -> list[tuple[int, ...]]:
-        """The sizes of e1 ... e(S-1), at which the history is read."""
-        stages = self.encoder_stages[:-1] if self.reads else []
-        return [tuple(n // d for n, d in zip(x.shape[2:], stage.strides, strict=True)) for stage in stages]
+    def _read_sizes(self, x: Tensor) -> list[tuple[tuple[int, ...], list[int]]]:
+        """The strides and the sizes of e1 ... e(S-1), at which the history is read."""
+        strides = [stage.strides for stage in self.encoder_stages[:-1]] if self.reads else []
+        return [(each, [n // d for n, d in zip(x.shape[2:], each, strict=True)]) for each in strides]
 
     def _check_input(self, x: Tensor) -> None:
-        divisors, size = self.encoder_stages[-1].strides, tuple(x.shape[2:])
-        if len(size) != len(divisors):
-            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (batch, channels, {len(divisors)} axes)")
-        if any(n % d for n, d in zip(size, divisors, strict=True)):
+        divisors, shape = self.encoder_stages[-1].strides, tuple(x.shape)
+        if len(shape) != len(divisors) + 2:
+            raise ValueError(f"the input has shape {shape}; expected (batch, channels, {len(divisors)} axes)")
+        channels = _input_channels(self.encoder)
+        if channels not in (None, shape[1]):
             raise ValueError(
-                f"the input has the spatial size {size}, which the network's strides do not divide: "
-                f"its axes must be multiples of {divisors}. Change patch_size in the plans."
+                f"the input has shape {shape}, so {shape[1]} channels; the network was built for {channels} "
+                "(input_channels; in nnU-Net they follow from dataset.json)"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"the input is of {x.dtype}; expected a floating dtype, as float() gives")
+        if any(n == 0 or n % d for n, d in zip(shape[2:], divisors, strict=True)):
+            larger = tuple(max(-(-n // d), 1) * d for n, d in zip(shape[2:], divisors, strict=True))
+            raise ValueError(
+                f"the input has the spatial size {shape[2:]}, which the network's strides do not divide: its axes must "
+                f"be multiples of {divisors}. The nearest such size that holds it is {larger}: pad the input to that, "
+                "or, where nnU-Net cuts the patches, change patch_size in the plans."
             )
 
 
@@ -179,6 +193,14 @@ class XAttnResUNet(_HistoryUNet, PlainConvUNet):
 
 class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
     """``ResidualEncoderUNet`` whose stages read the history; arguments beyond upstream's as in ``XAttnResUNet``."""
+
+
+def _input_channels(encoder: PlainConvEncoder | ResidualEncoder) -> int | None:
+    """Of the first convolution, as it is now; None if something else stands there."""
+    stem = getattr(encoder, "stem", None)
+    first = encoder.stages[0][-1] if stem is None else stem
+    blocks = getattr(first, "convs", None)
+    return None if blocks is None else getattr(getattr(blocks[0], "conv", None), "in_channels", None)
 
 
 def _encoder_stages(encoder: PlainConvEncoder | ResidualEncoder) -> list[Stage]:

@@ -90,8 +90,8 @@ def test_a_network_pickled_whole_before_names_modules_that_are_still_there():
     import nnunet_xattnres.unet
 
     network = build(nnUNetTrainer, stored_plans("add"), configuration="2d_plain", channels=(2, 3))
-    ours = {cls: cls.__module__ for cls in map(type, network.modules()) if cls.__module__.startswith("nnunet_xattnres")}
+    ours = set(map(type, network.modules()))
     before = {"XAttnResUNet": nnunet_xattnres.unet, "HistoryRead": nnunet_xattnres.history}
-    for cls in ours:
-        assert getattr(before[cls.__name__], cls.__name__) is cls
+    for name, module in before.items():
+        assert getattr(module, name) in ours
     assert pickle.loads(pickle.dumps(network)).skip_mode == "add"
