@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
-from nnunet_xattnres.commands.plan import plans_with_reads, write_plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_network, write_plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.training.epochs import TRAINERS
@@ -78,7 +78,7 @@ def test_a_cascade_follows_the_configuration_that_it_inherits_from(folder):
 def test_a_network_that_cannot_have_reads_stays_as_it_is(folder):
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["configurations"]["2d"]["architecture"]["network_class_name"] = "my.nets.Transformer"
-    new, outcome = plans_with_reads(plans, "new", ADD)
+    new, outcome = plans_with_network(plans, "new", ADD)
     assert outcome["2d"].startswith("stays as it is: my.nets.Transformer")
     assert outcome["3d_lowres"] == "nnunet_xattnres.unet.XAttnResUNet"
     assert new["configurations"]["2d"] == plans["configurations"]["2d"]
@@ -95,17 +95,17 @@ def only(change):
     [
         (
             make_plans("my.nets.Transformer"),
-            "no configuration of the plans 'nnUNetTestPlans' can have reads.*'2d' stays",
+            "no configuration of the plans 'nnUNetTestPlans' can have a network of XAttnRes.*'2d' stays",
         ),
         (only(lambda c: c["2d"].update(UNet_class_name="PlainConvUNet")), "old format.*nnUNetv2_plan_experiment"),
         (only(lambda c: c["2d"]["architecture"].pop("arch_kwargs")), "lack arch_kwargs.*'2d'"),
-        (plans_with_reads(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "have reads already.*-p"),
+        (plans_with_network(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "are ours already.*-p"),
     ],
 )
 def test_plans_that_cannot_have_reads_are_refused(folder, plans, message):
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match=message):
-        write_plans_with_reads(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ADD)
+        write_plans_with_network(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ADD)
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 
