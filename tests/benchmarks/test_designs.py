@@ -1,12 +1,14 @@
 """The picture of the designs: what a stage gets is asked of the networks, and is what their formulas say."""
 
+from itertools import pairwise
+
 import pytest
 
 from benchmarks.cost.designs import STAGES, designs, draw
 
 ENCODER = [f"e{i}" for i in range(1, STAGES + 1)]
 DECODER = [f"d{i}" for i in range(1, STAGES)]
-DOWN_AND_UP = {*zip(ENCODER, ENCODER[1:]), (ENCODER[-1], "d1"), *zip(DECODER, DECODER[1:])}
+DOWN_AND_UP = {*pairwise(ENCODER), (ENCODER[-1], "d1"), *pairwise(DECODER)}
 SKIPS = set(zip(ENCODER[-2::-1], DECODER))
 OF_DECODER = {(source, target) for i, target in enumerate(DECODER) for source in [*ENCODER, *DECODER[:i]]}
 OF_ENCODER = {(source, target) for i, target in enumerate(ENCODER) for source in ENCODER[:i]}
