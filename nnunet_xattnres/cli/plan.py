@@ -8,17 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Dataset, Force, ReadGate, SkipMode
+from nnunet_xattnres.cli.options import Dataset, Force, Network, ReadGate, SkipMode
 from nnunet_xattnres.common.errors import UserError
-
-
-class Network(str, Enum):
-    """The kinds of network."""
-
-    XATTNRES = "xattnres"
-    BLOCK = "block"
-    UNET3PLUS = "unet3plus"
-    UCTRANSNET = "uctransnet"
 
 
 class Memory(str, Enum):
