@@ -66,8 +66,8 @@ def trainer_for(skip_mode: str, read_gate: str, network: str = "xattnres") -> st
     """
     if network != "xattnres":
         raise UserError(
-            f"{KINDS[network].title} cannot start from a stock checkpoint: its decoder would compute something else with "
-            f"those weights. Train it anew."
+            f"{KINDS[network].title} cannot start from a stock checkpoint: its decoder would compute something else "
+            f"with those weights. Train it anew."
         )
     if (skip_mode, read_gate) not in _TRAINER_FOR:
         raise UserError(
