@@ -65,15 +65,15 @@ def upgrade(
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"wrote {escape(str(out))}, for {trainer}")
     for name, upgraded in done.items():
-        console.print(
-            f"  {escape(name)}: {upgraded.n_new:,} numbers of the reads are new; on a random input the logits differ "
-            f"from the stock network's by {upgraded.difference:.1e} of the largest"
-        )
+        difference = f"{upgraded.difference:.1e} of the largest"
+        found = f"on a random input the logits differ from the trained network's by {difference}"
         if upgraded.unchecked:
-            console.print(
-                f"  [yellow]not checked[/]: whether nnU-Net's own network computes what was trained, for "
-                f"{escape(upgraded.unchecked)}" + ("; its results were not copied" if model_folder else "")
+            found = (
+                f"whether it computes what was trained could [yellow]not be checked[/]: {escape(upgraded.unchecked)}"
             )
+        console.print(f"  {escape(name)}: {upgraded.n_new:,} numbers of the reads are new; {found}")
+    if model_folder and any(upgraded.unchecked for upgraded in done.values()):
+        console.print("The results of the trained model were not copied.")
     if gate == "none":
         console.print("Without a gate the new reads change what the network computes; train before you predict.")
     if not model_folder:

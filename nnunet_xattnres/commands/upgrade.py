@@ -46,9 +46,8 @@ class Upgraded(NamedTuple):
         trainer: the trainer that it is for.
         n_new: how many numbers are new: those of the reads.
         difference: the largest difference between its logits and those of the network that was trained, on a random
-            input, over the largest logit.
-        unchecked: why the network that was trained could not be built here; ``difference`` is then to nnU-Net's own
-            network of the plans. Empty where it was built.
+            input, over the largest logit; NaN where that could not be built here.
+        unchecked: why it could not; empty where it could.
     """
 
     checkpoint: dict[str, Any]
@@ -103,7 +102,8 @@ def upgrade_checkpoint(path: Path, trainer: str) -> Upgraded:
         "upgraded_from": {"file": str(path), "trainer": stock["trainer_name"]},
     }
     n_new = sum(p.numel() for p in network.reads.parameters())
-    return Upgraded(checkpoint, trainer, n_new, _difference(network, plain, planned), unchecked)
+    difference = float("nan") if unchecked else _difference(network, plain, planned)
+    return Upgraded(checkpoint, trainer, n_new, difference, unchecked)
 
 
 def training_command(upgraded: Upgraded, out: Path) -> str:
@@ -157,7 +157,7 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
             target.parent.mkdir(parents=True, exist_ok=True)
             _save(upgraded.checkpoint, target)
             done[str(file.relative_to(source))] = upgraded._replace(checkpoint={})
-        same = all(upgraded.difference < _SAME and not upgraded.unchecked for upgraded in done.values())
+        same = all(upgraded.difference < _SAME for upgraded in done.values())
         for pattern in (*NEEDED, *_OPTIONAL, *(_RESULTS if same else ())):
             for file in source.glob(pattern):
                 target = partial / file.relative_to(source)

@@ -52,7 +52,7 @@ def sums(network: nn.Module) -> Sums:
     if not named:
         return {}
     with torch.no_grad():
-        found = torch.stack([torch.stack((p.double().sum(), p.double().square().sum())) for p in named.values()])
+        found = torch.stack([torch.stack((p.float().sum(), p.float().square().sum())) for p in named.values()])
     return {name: (a, b) for name, (a, b) in zip(named, found.tolist(), strict=True)}
 
 

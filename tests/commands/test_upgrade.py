@@ -1,6 +1,7 @@
 """A stock checkpoint that has been given reads: what nnU-Net's own loaders make of it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -297,7 +298,10 @@ def test_a_trainer_that_is_not_found_is_said_and_no_results_are_copied(model, tm
     """The claim that the new network computes the same could not be checked."""
     done = invoke(model, tmp_path / "out", "--model-folder")
     said = " ".join(done.output.split())
-    assert done.exit_code == 0 and "not checked" in said and "nnU-Net finds no trainer 'nnUNetTrainer' here" in said
+    assert done.exit_code == 0 and "could not be checked: nnU-Net finds no trainer 'nnUNetTrainer' here" in said
+    assert "logits differ" not in said and "The results of the trained model were not copied" in said
+    upgraded = upgrade_checkpoint(model / "fold_0" / "checkpoint_final.pth", "nnUNetTrainerXAttnResGated")
+    assert math.isnan(upgraded.difference)
     assert not list((tmp_path / "out").rglob("summary.json")) and not list((tmp_path / "out").rglob("*.pkl"))
 
 
