@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.models import make_model
 
-from nnunet_xattnres.commands.plan import plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.reads.config import ReadConfig
 
 LOAD = """
@@ -84,7 +84,7 @@ def add_log(file):
 
 def give_reads(folder):
     """As the page does it: the plans of the folder, of a trainer of ours, have reads, and the trainer is nnU-Net's."""
-    plans, _ = plans_with_reads(json.loads((folder / "plans.json").read_text()), "nnUNetPlans", ReadConfig())
+    plans, _ = plans_with_network(json.loads((folder / "plans.json").read_text()), "nnUNetPlans", ReadConfig())
     (folder / "plans.json").write_text(json.dumps(plans))
     file = folder / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(file, weights_only=False)
@@ -103,12 +103,12 @@ def test_monai_builds_what_the_plans_name(bundle):
     assert type(network(nnunet_bundle, models)).__name__ == "PlainConvUNet"
     with pytest.raises(RuntimeError, match=r"Unexpected key.*reads"):
         network(nnunet_bundle, models, "plans.json", *weights)
-    plans, _ = plans_with_reads(json.loads((models / "plans.json").read_text()), "reads", ReadConfig())
+    plans, _ = plans_with_network(json.loads((models / "plans.json").read_text()), "reads", ReadConfig())
     (models / "reads.json").write_text(json.dumps(plans))
     assert type(network(nnunet_bundle, models, "reads.json", *weights)).__name__ == "XAttnResUNet"
 
 
-def test_monai_takes_a_model_of_plans_with_reads(bundle):
+def test_monai_takes_a_model_of_plans_with_network(bundle):
     nnunet_bundle, models = bundle("nnUNetTrainerXAttnRes", with_reads=True)
     weights = (str(models / "fold_0" / "model.pt"), "network_weights")
     assert type(network(nnunet_bundle, models, "plans.json", *weights)).__name__ == "XAttnResUNet"

@@ -30,6 +30,13 @@ class ReadGate(str, Enum):
     ZERO = "zero"
 
 
+class Network(str, Enum):
+    """The kinds of network."""
+
+    XATTNRES = "xattnres"
+    UNET3PLUS = "unet3plus"
+
+
 Dataset = Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")]
 Configuration = Annotated[str, typer.Option("-c", "--configuration", help="For example 3d_fullres.")]
 ModelFolder = Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")]

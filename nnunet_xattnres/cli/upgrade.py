@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Force, ReadGate
+from nnunet_xattnres.cli.options import Force, Network, ReadGate
 from nnunet_xattnres.common.errors import UserError
 
 
@@ -28,6 +28,9 @@ def upgrade(
         ReadGate | None,
         typer.Option(help="zero: start exactly as the trained network does. Default: zero for add, none for replace."),
     ] = None,
+    network: Annotated[
+        Network, typer.Option(help="xattnres; the others cannot start as what was trained, and are refused.")
+    ] = Network.XATTNRES,
     model_folder: Annotated[
         bool, typer.Option("--model-folder", help="Upgrade a whole folder, for nnUNetv2_predict.")
     ] = False,
@@ -49,7 +52,7 @@ def upgrade(
         )
         from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
-        trainer = trainer_for(skip_mode.value, gate)
+        trainer = trainer_for(skip_mode.value, gate, network.value)
         if model_folder:
             if source.is_file():
                 raise UserError(f"{source} is a file; --model-folder takes the folder of a trained model")

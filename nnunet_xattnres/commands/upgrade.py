@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json, refuse_existing, replacing
+from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.nnunet.checkpoints import network_weights, origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.model_folder import NEEDED, checkpoints_of
 from nnunet_xattnres.nnunet.trainers import find_trainer
@@ -56,12 +57,17 @@ class Upgraded(NamedTuple):
     unchecked: str = ""
 
 
-def trainer_for(skip_mode: str, read_gate: str) -> str:
+def trainer_for(skip_mode: str, read_gate: str, network: str = "xattnres") -> str:
     """The trainer whose network an upgraded checkpoint has.
 
     Raises:
         UserError: when there is none.
     """
+    if network != "xattnres":
+        raise UserError(
+            f"{KINDS[network].title} cannot start from a stock checkpoint: its decoder would compute something else "
+            f"with those weights. Train it anew."
+        )
     if (skip_mode, read_gate) not in _TRAINER_FOR:
         raise UserError(
             f"skip_mode {skip_mode!r} with read_gate {read_gate!r} cannot start from a stock checkpoint; there are "

@@ -1,8 +1,33 @@
 """What any network on upstream's encoders and decoders needs; no network itself."""
 
+from itertools import accumulate
+from typing import Any
+
+from dynamic_network_architectures.building_blocks.helper import maybe_convert_scalar_to_list
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
-from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
+
+Encoder = Any  # upstream's PlainConvEncoder or ResidualEncoder
+
+
+def strides_of(encoder: Encoder) -> list[tuple[int, ...]]:
+    """How much smaller than the image each stage's output is, for each axis."""
+    return list(accumulate(map(tuple, encoder.strides), lambda a, b: tuple(i * j for i, j in zip(a, b, strict=True))))
+
+
+def kernels_of(encoder: Encoder) -> list[tuple[int, ...]]:
+    """The kernel size of each stage."""
+    return [tuple(maybe_convert_scalar_to_list(encoder.conv_op, kernel)) for kernel in encoder.kernel_sizes]
+
+
+def block(encoder: Encoder, input_channels: int, output_channels: int, kernel_size: Any) -> ConvDropoutNormReLU:
+    """A convolution with the plan's norm, dropout and nonlinearity, as upstream's decoder has them."""
+    e = encoder
+    return ConvDropoutNormReLU(
+        *(e.conv_op, input_channels, output_channels, kernel_size, 1, e.conv_bias, e.norm_op, e.norm_op_kwargs),
+        *(e.dropout_op, e.dropout_op_kwargs, e.nonlin, e.nonlin_kwargs),
+    )
 
 
 def make_picklable(network: nn.Module) -> None:
@@ -12,10 +37,22 @@ def make_picklable(network: nn.Module) -> None:
             block.skip = nn.Identity()
 
 
-def with_idle_heads(decoder: UNetDecoder, logits: Tensor) -> Tensor:
+def with_idle_heads(decoder: Any, logits: Tensor) -> Tensor:
     """``logits``, on which the heads that deep supervision would use have no influence but a gradient: zero.
 
     DistributedDataParallel, as nnU-Net wraps networks for several GPUs, needs one for every parameter.
     """
     idle = [p.sum() for head in list(decoder.seg_layers)[:-1] for p in head.parameters()]
     return logits + 0 * sum(idle)
+
+
+def check_size(x: Tensor, divisors: tuple[int, ...]) -> None:
+    """Raise ValueError for an input, (B, channels, *spatial), whose size the strides of a network do not divide."""
+    size = tuple(x.shape[2:])
+    if len(size) != len(divisors):
+        raise ValueError(f"the input has shape {tuple(x.shape)}; expected (batch, channels, {len(divisors)} axes)")
+    if any(n % d for n, d in zip(size, divisors, strict=True)):
+        raise ValueError(
+            f"the input has the spatial size {size}, which the network's strides do not divide: "
+            f"its axes must be multiples of {divisors}. Change patch_size in the plans."
+        )

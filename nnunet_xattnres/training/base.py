@@ -43,6 +43,7 @@ class GuardedTrainer(nnUNetTrainer):
         refuse_two_networks(type(self))
         super().initialize()
         self._log(self._parameter_line)
+        self._log(lambda: getattr(self._bare_network(), "note", None))
         self.weights_at_start = sums(self._bare_network())
 
     def _log(self, line: Callable[[], str | None]) -> None:

@@ -1,6 +1,7 @@
 """Plans with reads: what is changed, what is not, and that trainers and plans build the same network."""
 
 import json
+import pydoc
 from dataclasses import asdict
 
 import pytest
@@ -11,8 +12,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
-from nnunet_xattnres.commands.plan import plans_with_reads, write_plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_network, write_plans_with_network
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.training.epochs import TRAINERS
 
@@ -49,6 +51,7 @@ def test_the_command_changes_the_networks_and_the_name_and_nothing_else(folder):
         (("--decoder-reads-only",), "nnUNetTrainerXAttnResDecoderReads"),
         (("--skip-mode", "none"), "nnUNetTrainerNoSkip"),
         (("--read-gate", "zero"), "nnUNetTrainerXAttnResGated"),
+        (("--network", "unet3plus"), "nnUNetTrainerUNet3Plus"),
     ],
 )
 @pytest.mark.parametrize("network_class", CLASSES)
@@ -59,11 +62,44 @@ def test_the_plans_build_what_the_trainer_builds(folder, options, trainer, netwo
     by_plans = build(nnUNetTrainer, json.loads((folder / "nnUNetPlansMine.json").read_text()))
     torch.manual_seed(0)
     by_trainer = build(TRAINERS[trainer], make_plans(network_class))
-    assert type(by_plans) is type(by_trainer) is CLASSES[network_class]
+    assert type(by_plans) is type(by_trainer) and type(by_plans).__module__.startswith("nnunet_xattnres.networks.")
     x = torch.randn(2, 1, 16, 16)
     for a, b in zip(by_plans(x), by_trainer(x), strict=True):
         assert torch.equal(a, b)
     by_plans.load_state_dict(by_trainer.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize(("network", "kind"), KINDS.items())
+def test_plans_of_each_kind_have_a_name_of_their_own_and_a_class_that_is_there(folder, network, kind):
+    done = invoke("-d", 1, "--network", network)
+    assert done.exit_code == 0, done.output
+    plans = json.loads((folder / f"{kind.plans_name}.json").read_text())
+    assert plans["plans_name"] == kind.plans_name
+    assert pydoc.locate(plans["configurations"]["2d"]["architecture"]["network_class_name"])
+    assert f"-p {kind.plans_name}" in done.output
+    again = json.loads((folder / "nnUNetPlans.json").read_text())
+    with pytest.raises(UserError, match="are ours already"):
+        plans_with_network({**again, **plans}, "another", ADD)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        ("unet3plus", ("--skip-mode", "replace"), "--skip-mode is no option of UNet 3+"),
+        ("unet3plus", ("--decoder-reads-only",), "--decoder-reads-only is no option of UNet 3+"),
+        ("xattnres", ("--width", 8), "--width is no option of XAttnRes"),
+    ],
+)
+def test_an_option_that_a_network_does_not_have_is_refused(folder, network, options, message):
+    done = invoke("-d", 1, "--network", network, *options)
+    assert done.exit_code == 1 and message in " ".join(done.output.split())
+    assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
+
+
+def test_the_width_stands_in_the_plans(folder):
+    assert invoke("-d", 1, "--network", "unet3plus", "--width", 6).exit_code == 0
+    plans = json.loads((folder / "nnUNetUNet3PlusPlans.json").read_text())
+    assert build(nnUNetTrainer, plans).width == 6
 
 
 def test_a_cascade_follows_the_configuration_that_it_inherits_from(folder):
@@ -78,7 +114,7 @@ def test_a_cascade_follows_the_configuration_that_it_inherits_from(folder):
 def test_a_network_that_cannot_have_reads_stays_as_it_is(folder):
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["configurations"]["2d"]["architecture"]["network_class_name"] = "my.nets.Transformer"
-    new, outcome = plans_with_reads(plans, "new", ADD)
+    new, outcome = plans_with_network(plans, "new", ADD)
     assert outcome["2d"].startswith("stays as it is: my.nets.Transformer")
     assert outcome["3d_lowres"] == "nnunet_xattnres.unet.XAttnResUNet"
     assert new["configurations"]["2d"] == plans["configurations"]["2d"]
@@ -95,17 +131,17 @@ def only(change):
     [
         (
             make_plans("my.nets.Transformer"),
-            "no configuration of the plans 'nnUNetTestPlans' can have reads.*'2d' stays",
+            "no configuration of the plans 'nnUNetTestPlans' can have a network of XAttnRes.*'2d' stays",
         ),
         (only(lambda c: c["2d"].update(UNet_class_name="PlainConvUNet")), "old format.*nnUNetv2_plan_experiment"),
         (only(lambda c: c["2d"]["architecture"].pop("arch_kwargs")), "lack arch_kwargs.*'2d'"),
-        (plans_with_reads(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "have reads already.*-p"),
+        (plans_with_network(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "are ours already.*-p"),
     ],
 )
 def test_plans_that_cannot_have_reads_are_refused(folder, plans, message):
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match=message):
-        write_plans_with_reads(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ADD)
+        write_plans_with_network(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ADD)
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 

@@ -407,6 +407,7 @@ def test_what_the_command_refuses(tmp_path):
             (tmp_path / "stock.pth", tmp_path / "up.pth", "--skip-mode", "replace", "--read-gate", "zero"),
             "cannot start",
         ),
+        ((tmp_path / "stock.pth", tmp_path / "up.pth", "--network", "unet3plus"), "UNet 3+ cannot start from a stock"),
     ):
         done = invoke(*arguments)
         assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output

@@ -15,7 +15,7 @@ from helpers.reads import needs_operators
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_xattnres.commands.plan import plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
@@ -81,8 +81,8 @@ def test_another_network_class_is_refused_by_name(network_class):
         build(TRAINERS["nnUNetTrainerXAttnRes"], make_plans(network_class))
 
 
-def test_a_trainer_with_reads_on_plans_with_reads_says_which_of_the_two_to_drop():
-    plans, _ = plans_with_reads(make_plans(), "nnUNetXAttnResPlans", ReadConfig(skip_mode="add"))
+def test_a_trainer_with_reads_on_plans_with_network_says_which_of_the_two_to_drop():
+    plans, _ = plans_with_network(make_plans(), "nnUNetXAttnResPlans", ReadConfig(skip_mode="add"))
     with pytest.raises(ValueError, match=r"'nnUNetXAttnResPlans'.*Drop one of the two.*-tr nnUNetTrainer.*-p nnUNet"):
         build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
 
