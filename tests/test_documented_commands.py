@@ -54,6 +54,7 @@ NOT_RUN = {
     "cd nnunet-xattnres-demo": _DEMO,
     **{one.text: _DEMO for one in SHOWN if "Dataset900_XAttnResDemo" in one.text},
     **{one.text: _TRIED for one in SHOWN if "nnUNetPlansSmall" in one.text},
+    **{one.text: "reads records of this repository" for one in SHOWN if "benchmarks/study/results" in one.text},
     **{one.text: "lines of a program" for one in SHOWN if one.text.startswith("network.use_path(")},
 }
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
@@ -159,6 +160,8 @@ def steps(preprocessed: Path):
             step["line"] = as_line(one)
         if words[:2] == ["nnunet-xattnres", "upgrade"]:
             step["away"] = [words[-1]]  # another command has written there
+        if words[:2] == ["nnunet-xattnres", "profile"]:
+            step["away"] = ["nnunet-xattnres-profile.json"]
         yield step
 
 
