@@ -204,7 +204,7 @@ def test_a_trainer_in_front_of_ours_and_a_folder_that_is_missing(monkeypatch, tm
     first, *others = trainers.check_trainers(answer)
     assert first.level == "warning" and str(tmp_path / "mine.py") in first.message
     assert [f.topic for f in others] == list(TRAINERS)[1:] and set(levels(others)) == {"ok"}
-    assert {Path(f.message).name for f in others} == {"xattnres.py", "epochs.py"}
+    assert {Path(f.message).name for f in others} == {"comparators.py", "epochs.py", "xattnres.py"}
     assert len(list(findings.grouped(others))) == 2, "a line for each file"
 
 
