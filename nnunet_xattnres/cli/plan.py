@@ -53,7 +53,7 @@ def plan(
 
         kind = KINDS[network.value]
         config = _config(kind, {name: value for name, value in given.items() if value is not None})
-        out = out or kind.plans_name
+        out = kind.plans_name if out is None else out
         path, outcome = write_plans_with_network(preprocessed_folder(dataset), plans, out, config, force)
 
     console = Console(soft_wrap=True, highlight=False)
