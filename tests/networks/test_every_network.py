@@ -148,7 +148,7 @@ def test_other_channels_and_integers_are_refused(encoder):
     network = make_network(2, encoder, "add")
     with pytest.raises(ValueError, match="3 channels; the network was built for 2"):
         network(torch.randn(1, 3, 16, 16))
-    with pytest.raises(ValueError, match="the input is of torch.int64; expected a floating dtype"):
+    with pytest.raises(ValueError, match=r"the input is of torch\.int64; expected a floating dtype"):
         network(torch.ones(1, 2, 16, 16, dtype=torch.int64))
 
 

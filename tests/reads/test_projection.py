@@ -15,7 +15,6 @@ from torch.nn.utils import parametrize, prune
 from nnunet_xattnres import HistoryRead
 from nnunet_xattnres.reads.projection import Projection2d, Projection3d
 
-
 METHOD = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
 EXAMPLE = {}
 exec(METHOD.split("```python\n")[1].split("```")[0], EXAMPLE)  # its LoRA: (C, r) times (r, C_k), that starts at nothing
