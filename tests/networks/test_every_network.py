@@ -137,8 +137,25 @@ def test_an_input_that_the_strides_do_not_divide_is_refused_with_the_divisors():
     network = make_network(3, "plain conv", "add", "anisotropic")
     with pytest.raises(ValueError, match=r"spatial size \(16, 20, 16\).*multiples of \(4, 8, 8\)"):
         network(torch.randn(1, 2, 16, 20, 16))
+    with pytest.raises(ValueError, match=r"holds it is \(16, 24, 16\): pad the input to that, or, where nnU-Net"):
+        network(torch.randn(1, 2, 16, 20, 16))
     with pytest.raises(ValueError, match="3 axes"):
         network(torch.randn(1, 2, 16, 16))
+
+
+@every_encoder
+def test_other_channels_and_integers_are_refused(encoder):
+    network = make_network(2, encoder, "add")
+    with pytest.raises(ValueError, match="3 channels; the network was built for 2"):
+        network(torch.randn(1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"the input is of torch\.int64; expected a floating dtype"):
+        network(torch.ones(1, 2, 16, 16, dtype=torch.int64))
+
+
+def test_one_spatial_axis_is_refused_where_there_are_reads():
+    changes = {"conv_op": nn.Conv1d, "norm_op": nn.InstanceNorm1d, "kernel_sizes": 3, "strides": [1, 2, 2, 2]}
+    with pytest.raises(ValueError, match="conv_op is Conv1d: a read needs maps of 2 or 3 spatial axes"):
+        make_network(2, "plain conv", "add", **changes)
 
 
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="before torch 2.4 the graph breaks")
