@@ -10,15 +10,18 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 Shapes = Sequence[Sequence[int]]
 
 
 def register() -> None:
-    """For the operators of a read; once in a process."""
-    register_flop_formula(torch.ops.nnunet_xattnres.history_read)(_forward)
-    register_flop_formula(torch.ops.nnunet_xattnres.history_read_backward)(_backward)
+    """For the operators of a read.
+
+    Not by ``register_flop_formula``: in torch 2.4 it registers overloads, which the counter does not look up.
+    """
+    flop_registry[torch.ops.nnunet_xattnres.history_read] = shape_wrapper(_forward)
+    flop_registry[torch.ops.nnunet_xattnres.history_read_backward] = shape_wrapper(_backward)
 
 
 def _forward(
