@@ -398,9 +398,17 @@ def test_in_a_checkout_that_is_not_installed(monkeypatch, tmp_path):
 
 
 def test_an_environment_without_pip_takes_uv(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(installation, "_has_pip", lambda: False)
     monkeypatch.setattr("shutil.which", lambda name: "/bin/uv" if name == "uv" else None)
     assert installation.install("x>=1") == f"uv pip install --python {shlex.quote(sys.executable)} 'x>=1'"
+
+
+def test_a_look_for_pip_spoils_no_later_import_of_setuptools():
+    """Which torch.compile imports."""
+    pytest.importorskip("setuptools")
+    code = "from nnunet_xattnres.commands.doctor.installation import install; print(install('x')); import setuptools"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "-m pip install" in done.stdout, done.stderr
 
 
 def test_paths(good_environment, monkeypatch, tmp_path):

@@ -2,7 +2,6 @@
 
 import importlib.machinery
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -81,9 +80,14 @@ def check_origins(imported: dict[str, Any], installed: dict[str, Any]) -> Iterat
 
 def install(requirement: str, *options: str) -> str:
     """The command that installs something into the environment of this interpreter; not every one has pip."""
-    if importlib.util.find_spec("pip") is None and shutil.which("uv"):
+    if not _has_pip() and shutil.which("uv"):
         return command("uv", "pip", "install", "--python", sys.executable, *options, requirement)
     return command(sys.executable, "-m", "pip", "install", *options, requirement)
+
+
+def _has_pip() -> bool:
+    """Not by importlib.util: setuptools takes that for a running pip, and its own import fails from then on."""
+    return importlib.machinery.PathFinder.find_spec("pip") is not None
 
 
 def reinstall() -> str:
