@@ -6,7 +6,6 @@ output of the first (full resolution), eS the bottleneck, and d1 ... d(S-1) are 
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from nnunet_xattnres.networks.upstream import make_picklable, with_idle_heads
+from nnunet_xattnres.networks.upstream import check_input, make_picklable, strides_of, with_idle_heads
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history import History, Stage
@@ -104,7 +103,7 @@ class _HistoryUNet(nn.Module):
             ValueError: for another number of axes or of channels, a size that the network's strides do not divide, and
                 a dtype that is not floating.
         """
-        self._check_input(x)
+        check_input(x, self.encoder, self.encoder_stages[-1].strides)
         stem = getattr(self.encoder, "stem", None)  # the residual encoder has one
         x = x if stem is None else stem(x)
         history = History(self.path)
@@ -147,26 +146,6 @@ class _HistoryUNet(nn.Module):
         strides = [stage.strides for stage in self.encoder_stages[:-1]] if self.reads else []
         return [(each, [n // d for n, d in zip(x.shape[2:], each, strict=True)]) for each in strides]
 
-    def _check_input(self, x: Tensor) -> None:
-        divisors, shape = self.encoder_stages[-1].strides, tuple(x.shape)
-        if len(shape) != len(divisors) + 2:
-            raise ValueError(f"the input has shape {shape}; expected (batch, channels, {len(divisors)} axes)")
-        channels = _input_channels(self.encoder)
-        if channels not in (None, shape[1]):
-            raise ValueError(
-                f"the input has shape {shape}, so {shape[1]} channels; the network was built for {channels} "
-                "(input_channels; in nnU-Net they follow from dataset.json)"
-            )
-        if not x.is_floating_point():
-            raise ValueError(f"the input is of {x.dtype}; expected a floating dtype, as float() gives")
-        if any(n == 0 or n % d for n, d in zip(shape[2:], divisors, strict=True)):
-            larger = tuple(max(-(-n // d), 1) * d for n, d in zip(shape[2:], divisors, strict=True))
-            raise ValueError(
-                f"the input has the spatial size {shape[2:]}, which the network's strides do not divide: its axes must "
-                f"be multiples of {divisors}. The nearest such size that holds it is {larger}: pad the input to that, "
-                "or, where nnU-Net cuts the patches, change patch_size in the plans."
-            )
-
 
 if not CUSTOM_OPS:  # torch.compile fails on it before torch 2.4, and leaves it as it is
     _HistoryUNet.forward = torch.compiler.disable(_HistoryUNet.forward)  # type: ignore[method-assign]
@@ -195,20 +174,9 @@ class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
     """``ResidualEncoderUNet`` whose stages read the history; arguments beyond upstream's as in ``XAttnResUNet``."""
 
 
-def _input_channels(encoder: PlainConvEncoder | ResidualEncoder) -> int | None:
-    """Of the first convolution, as it is now; None if something else stands there."""
-    stem = getattr(encoder, "stem", None)
-    first = encoder.stages[0][-1] if stem is None else stem
-    blocks = getattr(first, "convs", None)
-    return None if blocks is None else getattr(getattr(blocks[0], "conv", None), "in_channels", None)
-
-
 def _encoder_stages(encoder: PlainConvEncoder | ResidualEncoder) -> list[Stage]:
-    strides = accumulate(encoder.strides, lambda a, b: [i * j for i, j in zip(a, b, strict=True)])
-    return [
-        Stage(f"e{s}", channels, tuple(stride))
-        for s, (channels, stride) in enumerate(zip(encoder.output_channels, strides, strict=True), start=1)
-    ]
+    pairs = zip(encoder.output_channels, strides_of(encoder), strict=True)
+    return [Stage(f"e{s}", *shape) for s, shape in enumerate(pairs, start=1)]
 
 
 def _drop_skip_half(stage: StackedConvBlocks) -> None:

@@ -23,7 +23,8 @@ from nnunet_xattnres.networks.configs import UNet3PlusConfig
 from nnunet_xattnres.networks.upstream import (
     Encoder,
     block,
-    check_size,
+    check_input,
+    input_channels,
     kernels_of,
     make_picklable,
     strides_of,
@@ -144,16 +145,19 @@ class _FullScaleUNet(nn.Module):
             highest resolution first.
 
         Raises:
-            ValueError: when the spatial size is not divisible by the network's strides.
+            ValueError: for another number of axes or of channels, a size that the network's strides do not divide, and
+                a dtype that is not floating.
         """
-        check_size(x, self.strides[-1])
+        check_input(x, self.encoder, self.strides[-1])
         return self.decoder(self.encoder(x))
 
     def _choose(self, width: int | None, num_classes: int) -> tuple[int, float]:
         """The width, and the multiply-adds over the plain network's: by the plans alone, for all grow with the size."""
         plain = deepcopy(self).to("meta").eval()
         plain.decoder.deep_supervision = False
-        x = torch.empty(1, _input_channels(self.encoder), *(2 * n for n in self.strides[-1]), device="meta")
+        channels = input_channels(self.encoder)
+        assert channels is not None  # upstream has just built it
+        x = torch.empty(1, channels, *(2 * n for n in self.strides[-1]), device="meta")
         of_encoder, of_decoder = _multiply_adds(plain.encoder, x), _multiply_adds(plain.decoder, plain.encoder(x))
         for c in WIDTHS if width is None else (width,):
             ours = of_encoder + multiply_adds(self.encoder, x.shape[2:], c, num_classes)
@@ -168,10 +172,6 @@ def _multiply_adds(module: nn.Module, x: Any) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x)
     return counter.get_total_flops() // 2
-
-
-def _input_channels(encoder: Encoder) -> int:
-    return next(module.in_channels for module in encoder.modules() if isinstance(module, encoder.conv_op))
 
 
 class UNet3Plus(_FullScaleUNet, PlainConvUNet):

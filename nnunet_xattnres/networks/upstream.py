@@ -46,13 +46,41 @@ def with_idle_heads(decoder: Any, logits: Tensor) -> Tensor:
     return logits + 0 * sum(idle)
 
 
-def check_size(x: Tensor, divisors: tuple[int, ...]) -> None:
-    """Raise ValueError for an input, (B, channels, *spatial), whose size the strides of a network do not divide."""
-    size = tuple(x.shape[2:])
-    if len(size) != len(divisors):
-        raise ValueError(f"the input has shape {tuple(x.shape)}; expected (batch, channels, {len(divisors)} axes)")
-    if any(n % d for n, d in zip(size, divisors, strict=True)):
+def input_channels(encoder: Encoder) -> int | None:
+    """Of the first convolution, as it is now; None if something else stands there."""
+    stem = getattr(encoder, "stem", None)  # the residual encoder has one
+    first = encoder.stages[0][-1] if stem is None else stem
+    blocks = getattr(first, "convs", None)
+    return None if blocks is None else getattr(getattr(blocks[0], "conv", None), "in_channels", None)
+
+
+def check_input(x: Tensor, encoder: Encoder, divisors: tuple[int, ...]) -> None:
+    """Refuse an input, (B, channels, *spatial), that a network on this encoder cannot take, with what it can.
+
+    Args:
+        x: the input.
+        encoder: whose first convolution takes it.
+        divisors: the strides of the coarsest stage.
+
+    Raises:
+        ValueError: for another number of axes or of channels, a size that the strides do not divide, and a dtype that
+            is not floating.
+    """
+    shape = tuple(x.shape)
+    if len(shape) != len(divisors) + 2:
+        raise ValueError(f"the input has shape {shape}; expected (batch, channels, {len(divisors)} axes)")
+    channels = input_channels(encoder)
+    if channels not in (None, shape[1]):
         raise ValueError(
-            f"the input has the spatial size {size}, which the network's strides do not divide: "
-            f"its axes must be multiples of {divisors}. Change patch_size in the plans."
+            f"the input has shape {shape}, so {shape[1]} channels; the network was built for {channels} "
+            "(input_channels; in nnU-Net they follow from dataset.json)"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"the input is of {x.dtype}; expected a floating dtype, as float() gives")
+    if any(n == 0 or n % d for n, d in zip(shape[2:], divisors, strict=True)):
+        larger = tuple(max(-(-n // d), 1) * d for n, d in zip(shape[2:], divisors, strict=True))
+        raise ValueError(
+            f"the input has the spatial size {shape[2:]}, which the network's strides do not divide: its axes must "
+            f"be multiples of {divisors}. The nearest such size that holds it is {larger}: pad the input to that, "
+            "or, where nnU-Net cuts the patches, change patch_size in the plans."
         )

@@ -133,8 +133,9 @@ def test_one_sample_of_many_channels(encoder):
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_an_input_that_the_strides_do_not_divide_is_refused_with_the_divisors():
-    network = make_network(3, "plain conv", "add", "anisotropic")
+@every_kind
+def test_an_input_that_the_strides_do_not_divide_is_refused_with_the_divisors(mode):
+    network = make_network(3, "plain conv", mode, "anisotropic")
     with pytest.raises(ValueError, match=r"spatial size \(16, 20, 16\).*multiples of \(4, 8, 8\)"):
         network(torch.randn(1, 2, 16, 20, 16))
     with pytest.raises(ValueError, match=r"holds it is \(16, 24, 16\): pad the input to that, or, where nnU-Net"):
@@ -144,8 +145,9 @@ def test_an_input_that_the_strides_do_not_divide_is_refused_with_the_divisors():
 
 
 @every_encoder
-def test_other_channels_and_integers_are_refused(encoder):
-    network = make_network(2, encoder, "add")
+@every_kind
+def test_other_channels_and_integers_are_refused(encoder, mode):
+    network = make_network(2, encoder, mode)
     with pytest.raises(ValueError, match="3 channels; the network was built for 2"):
         network(torch.randn(1, 3, 16, 16))
     with pytest.raises(ValueError, match=r"the input is of torch\.int64; expected a floating dtype"):
