@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.networks.registry import OurNetworkError, UnsupportedNetworkError, counterpart, is_ours, kind_of
-from nnunet_xattnres.nnunet.plans import read_plans, resolved
+from nnunet_xattnres.nnunet.plans import read_plans
 
 
 def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -53,11 +53,8 @@ def _architecture(plans: Mapping[str, Any], name: str, config: Any) -> tuple[Any
     for key in ("network_class_name", "arch_kwargs"):
         if key not in old:
             raise UserError(f"the plans {plans_name!r} lack {key} in the architecture of the configuration {name!r}")
-    patch_size = resolved(plans, name).get("patch_size")
     try:
-        network_class, kwargs = counterpart(
-            old["network_class_name"], old["arch_kwargs"], config, plans_name, patch_size
-        )
+        network_class, kwargs = counterpart(old["network_class_name"], old["arch_kwargs"], config, plans_name)
     except OurNetworkError:
         raise UserError(
             f"the networks of the plans {plans_name!r} are ours already; name those that they were made from with -p"

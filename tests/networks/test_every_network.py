@@ -162,10 +162,11 @@ def test_one_spatial_axis_is_refused_where_there_are_reads():
 
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="before torch 2.4 the graph breaks")
 @every_encoder
-def test_is_one_graph_for_torch_compile(encoder):
+@every_kind
+def test_is_one_graph_for_torch_compile(encoder, mode):
     """nnU-Net compiles the network for training on CUDA, then switches deep supervision off to validate."""
     torch._dynamo.reset()
-    network = make_network(2, encoder, "add")
+    network = make_network(2, encoder, mode)
     compiled, x = torch.compile(network, backend="eager", fullgraph=True), make_input(network)
     for deep_supervision in (True, False):
         network.decoder.deep_supervision = deep_supervision
