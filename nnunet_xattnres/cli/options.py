@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from nnunet_xattnres.networks.registry import KINDS
+
 
 class Device(str, Enum):
     """What nnU-Net's ``-device`` takes."""
@@ -30,11 +32,8 @@ class ReadGate(str, Enum):
     ZERO = "zero"
 
 
-class Network(str, Enum):
-    """The kinds of network."""
-
-    XATTNRES = "xattnres"
-    UNET3PLUS = "unet3plus"
+Network = Enum("Network", {name: name for name in KINDS}, type=str)  # type: ignore[misc]
+XATTNRES = Network("xattnres")
 
 
 Dataset = Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")]

@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Dataset, Force, Network, ReadGate, SkipMode
+from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Network, ReadGate, SkipMode
 from nnunet_xattnres.common.errors import UserError
 
 
 def plan(
     dataset: Dataset,
     plans: Annotated[str, typer.Option("-p", "--plans", help="The plans to start from.")] = "nnUNetPlans",
-    network: Annotated[Network, typer.Option(help="Which network takes the place of nnU-Net's.")] = Network.XATTNRES,
+    network: Annotated[Network, typer.Option(help="Which network takes the place of nnU-Net's.")] = XATTNRES,
     out: Annotated[
         str | None,
         typer.Option("-o", "--out", help="The name of the new plans; by default nnUNetXAttnResPlans and the like."),

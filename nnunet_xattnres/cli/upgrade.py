@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Force, Network, ReadGate
+from nnunet_xattnres.cli.options import XATTNRES, Force, Network, ReadGate
 from nnunet_xattnres.common.errors import UserError
 
 
@@ -30,7 +30,7 @@ def upgrade(
     ] = None,
     network: Annotated[
         Network, typer.Option(help="xattnres; the others cannot start as what was trained, and are refused.")
-    ] = Network.XATTNRES,
+    ] = XATTNRES,
     model_folder: Annotated[
         bool, typer.Option("--model-folder", help="Upgrade a whole folder, for nnUNetv2_predict.")
     ] = False,

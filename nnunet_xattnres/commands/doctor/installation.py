@@ -17,7 +17,7 @@ from nnunet_xattnres.commands.doctor.findings import Finding, command, unset
 
 OURS = "nnunet-xattnres"
 # As in pyproject.toml, for where the metadata are missing or of an older version.
-_NEEDED = {
+NEEDED = {
     "nnunetv2": "nnunetv2>=2.8.1,<3",
     "dynamic-network-architectures": "dynamic-network-architectures>=0.4.4",
     "torch": "torch>=2.1.2,!=2.9.*",
@@ -28,16 +28,16 @@ _REPOSITORY = ("repository", "source", "source code", "github", "homepage")  # l
 def check_versions() -> Iterator[Finding]:
     """Versions of Python, of this package and of what it stands on, against what this package requires."""
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
-    for name in (OURS, *_NEEDED):
+    for name in (OURS, *NEEDED):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            remedy = install(_NEEDED[name]) if name in _NEEDED else reinstall()
+            remedy = install(NEEDED[name]) if name in NEEDED else reinstall()
             yield Finding("error", name, "not installed", remedy)
             continue
         if name == "nnunetv2" and not _supported(version):
             message = f"{version}; this package needs >=2.8.1,<3"
-            yield Finding("error", name, message, install(_NEEDED[name]))
+            yield Finding("error", name, message, install(NEEDED[name]))
         else:
             yield Finding("ok", name, version)
 
@@ -60,7 +60,7 @@ def check_origins(imported: dict[str, Any], installed: dict[str, Any]) -> Iterat
             message = f"it was installed with -e from {gone}, and that is not there any more"
             yield Finding("warning" if here else "error", name, message, reinstall())
         elif here is None:
-            remedy = install(_NEEDED[name]) if name in _NEEDED else reinstall()
+            remedy = install(NEEDED[name]) if name in NEEDED else reinstall()
             yield Finding("error", name, "nnU-Net's commands cannot import it", remedy)
         elif there and os.path.realpath(here) != os.path.realpath(there):
             message = f"PYTHONPATH puts {os.path.dirname(here)} before the installed one, {os.path.dirname(there)}"

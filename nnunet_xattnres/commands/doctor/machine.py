@@ -97,7 +97,7 @@ def check_reads() -> Iterator[Finding]:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     device = torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
-        forced, path = ops.forced_path(), ops.read_path(device, channels=ops.FUSED_CHANNELS)
+        forced, path = ops.forced_path(), ops.read_path(device)
     except ValueError as error:
         yield Finding("error", "reads", str(error), unset(ops.VARIABLE))
         return

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_xattnres.commands.doctor.findings import Finding
-from nnunet_xattnres.commands.doctor.installation import install
+from nnunet_xattnres.commands.doctor.installation import NEEDED, install
 
 COMMAND = "nnUNetv2_train"
 _EXEC = re.compile(rb"'''exec' (?:\"([^\"]+)\"|'([^']+)'|(\S+)) ")  # where a path is too long for #!, or has a space
@@ -20,7 +20,7 @@ def check_command() -> Iterator[Finding]:
     found, here = shutil.which(COMMAND), _in_this_environment()
     if here is None:
         message = f"{sys.prefix} has no such command"
-        yield Finding("warning", COMMAND, message, install("nnunetv2>=2.8.1,<3", "--force-reinstall", "--no-deps"))
+        yield Finding("warning", COMMAND, message, install(NEEDED["nnunetv2"], "--force-reinstall", "--no-deps"))
     elif found is None:
         yield Finding("warning", COMMAND, f"not on PATH; this environment's is {here}", _first_on_path(here.parent))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_xattnres import autoregister
 from nnunet_xattnres.commands.doctor.asking import folders_of_others, is_ours
 from nnunet_xattnres.commands.doctor.findings import Finding, export, unset
-from nnunet_xattnres.commands.doctor.installation import install, reinstall
+from nnunet_xattnres.commands.doctor.installation import NEEDED, install, reinstall
 
 
 def check_registration(answer: dict[str, Any]) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def check_trainers(answer: dict[str, Any]) -> Iterator[Finding]:
     """The file that each of our trainers comes from when nnU-Net's own finder looks for it."""
     broken, why = answer.get("broken"), answer.get("why", "")
     if broken == "nnunetv2":
-        remedy = install("nnunetv2>=2.8.1,<3", "--force-reinstall")
+        remedy = install(NEEDED["nnunetv2"], "--force-reinstall")
         yield Finding("error", "trainers", f"nnunetv2 cannot be imported: {why}", remedy)
     elif broken == "nnunet_xattnres":
         message = f"nnU-Net's commands cannot import nnunet_xattnres: {why}"
