@@ -56,7 +56,7 @@ def designs() -> list[Design]:
     found = [Design("nnUNetTrainer", arrows_of(pydoc.locate(UPSTREAM)(**ARGUMENTS)))]
     for family in FAMILIES:
         config = family.build_network_architecture.config
-        network_class, arguments = counterpart(UPSTREAM, ARGUMENTS, config, "picture")
+        network_class, arguments = counterpart(UPSTREAM, ARGUMENTS, config, "picture", (SIZE, SIZE))
         network = pydoc.locate(network_class)(**arguments)
         found.append(Design(family.__name__, arrows_of(network)))
     return found

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers.networks import ENCODERS, KINDS, make_input, make_network
+from helpers.networks import ENCODERS, KINDS, make_input, make_network, without_dropout
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,7 +18,7 @@ CASES = list(product(ENCODERS, KINDS, (True, False)))
 
 def make(encoder, mode, deep_supervision):
     network = make_network({"plain conv": 3, "residual": 2}[encoder], encoder, mode, deep_supervision=deep_supervision)
-    return network, make_input(network)
+    return without_dropout(network), make_input(network)
 
 
 def loss_of(outputs):
