@@ -14,6 +14,7 @@ FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerXAttnResGated,
     xattnres.nnUNetTrainerNoSkip,
     comparators.nnUNetTrainerUNet3Plus,
+    comparators.nnUNetTrainerXAttnResBlock,
 )
 NO_MIRRORING = (xattnres.nnUNetTrainerXAttnResNoMirroring, xattnres.nnUNetTrainerXAttnResReplaceNoMirroring)
 EPOCHS = (5, 20, 50, 100, 250)
