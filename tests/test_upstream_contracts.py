@@ -20,6 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_xattnres import autoregister
+from nnunet_xattnres.networks.upstream import blocks_of
 
 every_encoder = pytest.mark.parametrize("encoder", ENCODERS)
 
@@ -139,6 +140,27 @@ def test_the_decoder_concatenates_the_upsampled_map_and_the_skip_in_this_order(e
     network(torch.randn(1, 2, 16, 16))
     assert torch.equal(seen["stage"], torch.cat((seen["up"], seen["skip"]), dim=1)), (
         "upstream's decoder joins its two halves in another way: stock weights would mean something else in ours"
+    )
+
+
+@every_encoder
+def test_a_stage_is_its_blocks_one_after_the_other(encoder):
+    network = UPSTREAM[encoder](**plan(2, encoder, n_blocks=3)).eval()
+    network.apply(network.initialize)
+    x = getattr(network.encoder, "stem", nn.Identity())(torch.randn(1, 2, 16, 16))
+    for stage in network.encoder.stages:
+        blocks, expected = blocks_of(stage), stage(x)
+        assert len(blocks) == 3 and torch.equal(blocks(x), expected), (
+            "a stage of upstream's encoder is more than its blocks now: block_unet.py runs them one by one"
+        )
+        for block in blocks:
+            assert x.shape[1] == block.input_channels, "blocks have no input_channels: block_unet.py reads them"
+            x = block(x)
+            assert x.shape[1] == block.output_channels
+    stage = network.decoder.stages[0]
+    x = torch.randn(1, 2 * network.encoder.output_channels[-2], 4, 4)
+    assert len(blocks_of(stage)) == 3 and torch.equal(blocks_of(stage)(x), stage(x)), (
+        "a stage of upstream's decoder is more than its blocks now: block_unet.py runs them one by one"
     )
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.cost.designs
 
 Nothing is drawn by hand. Each network is built with five stages. What a stage gets directly is asked of the network:
-the outputs of all stages are cut out of the graph, and a stage reads those that its output has a gradient for.
+the outputs of all blocks are cut out of the graph, and a block reads those that its output has a gradient for.
 """
 
 import pydoc
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.networks.registry import counterpart
+from nnunet_xattnres.networks.upstream import blocks_of
 from nnunet_xattnres.training.epochs import FAMILIES
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "skip-designs.png"
@@ -45,7 +46,10 @@ ARGUMENTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Design:
-    """What each stage of a network gets: pairs of stages, such as ("e1", "d4")."""
+    """What each stage of a network gets: pairs of stages, such as ("e1", "d4").
+
+    A pair of a stage with itself says that its later blocks get more than the block before them.
+    """
 
     title: str
     arrows: frozenset[tuple[str, str]]
@@ -68,12 +72,16 @@ def arrows_of(network: nn.Module) -> frozenset[tuple[str, str]]:
     for p in network.parameters():  # what starts at zero would hide what it lets in
         nn.init.normal_(p, std=0.2)
     decoder: Any = network.decoder
-    stages = {f"e{i}": module for i, module in enumerate(network.encoder.stages, 1)}
-    stages |= {f"d{i}": module for i, module in enumerate(getattr(decoder, "fusions", None) or decoder.stages, 1)}
-    before: dict[str, Tensor] = {}
-    leaves: dict[str, Tensor] = {}
+    stages = {f"e{i}": blocks_of(stage) for i, stage in enumerate(network.encoder.stages, 1)}
+    # a fusion is one block, and the whole stage
+    of_decoder = (
+        ([fusion] for fusion in decoder.fusions) if hasattr(decoder, "fusions") else map(blocks_of, decoder.stages)
+    )
+    stages |= {f"d{i}": blocks for i, blocks in enumerate(of_decoder, 1)}
+    before: dict[tuple[str, int], Tensor] = {}
+    leaves: dict[tuple[str, int], Tensor] = {}
 
-    def cut(name: str) -> Any:
+    def cut(name: tuple[str, int]) -> Any:
         def hook(_module: nn.Module, _args: Any, out: Tensor) -> Tensor:
             before[name] = out
             leaves[name] = out.detach().requires_grad_()
@@ -81,13 +89,18 @@ def arrows_of(network: nn.Module) -> frozenset[tuple[str, str]]:
 
         return hook
 
-    for name, module in stages.items():
-        module.register_forward_hook(cut(name))
+    for stage, blocks in stages.items():
+        for i, module in enumerate(blocks):
+            module.register_forward_hook(cut((stage, i)))
     network.eval()(torch.randn(1, 1, SIZE, SIZE))
     arrows = set()
-    for target, out in before.items():
+    for (target, i), out in before.items():
         found = torch.autograd.grad(out.square().sum(), list(leaves.values()), allow_unused=True, retain_graph=True)
-        arrows |= {(source, target) for source, d in zip(leaves, found, strict=True) if d is not None and d.any()}
+        sources = {source for source, d in zip(leaves, found, strict=True) if d is not None and d.any()}
+        if i == 0:
+            arrows |= {(source, target) for source, _ in sources}
+        elif sources != {(target, i - 1)}:
+            arrows.add((target, target))
     return frozenset(arrows)
 
 
@@ -103,7 +116,7 @@ def draw(found: list[Design], path: Path) -> None:
     for axis, design in zip(axes, found, strict=False):
         _draw(axis, design)
     figure.suptitle(
-        "What each stage gets directly: down and up (grey), encoder to decoder (blue), within a side (orange)"
+        "What each stage gets directly: down and up (grey), encoder to decoder (blue), within a side or a stage (orange)"
     )
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
@@ -113,6 +126,9 @@ def _draw(axis: Axes, design: Design) -> None:
     places = {f"e{i}": (0.0, -i) for i in range(1, STAGES + 1)}
     places |= {f"d{i}": (1.0, -(STAGES - i)) for i in range(1, STAGES)}
     for source, target in sorted(design.arrows):
+        if source == target:
+            _draw_loop(axis, *places[source])
+            continue
         along = (source[0] == target[0] and int(target[1]) - int(source[1]) == 1) or (source, target) == (
             f"e{STAGES}",
             "d1",
@@ -141,6 +157,13 @@ def _draw(axis: Axes, design: Design) -> None:
     axis.set_title(design.title, fontsize=10)
     axis.set_xlim(-0.45, 1.45)
     axis.set_ylim(-STAGES - 0.5, -0.4)
+
+
+def _draw_loop(axis: Axes, x: float, y: float) -> None:
+    """Beside a stage whose blocks read each other."""
+    ends = ((x + 0.08, y - 0.16), (x + 0.08, y + 0.16))
+    style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "#D55E00", "linewidth": 1.1, "alpha": 0.85}
+    axis.add_patch(FancyArrowPatch(*ends, connectionstyle="arc3,rad=1.4", **style))
 
 
 if __name__ == "__main__":

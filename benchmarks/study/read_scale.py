@@ -12,7 +12,7 @@ from benchmarks.study.folders import Folders
 from benchmarks.study.scheduled import TRAINERS
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
-from nnunet_xattnres.reads.history import reads_of
+from nnunet_xattnres.reads.history import reads_of, with_history
 from nnunet_xattnres.training.build import PlannedNetwork
 
 N_CASES = 4
@@ -22,10 +22,12 @@ def read_scale(study: Study, folders: Folders, training: Training) -> dict[str, 
     """The root mean square of every read over that of the map whose place it takes or shares.
 
     That map is the skip in the decoder and the output of the stage before in the encoder. Over the central patches of
-    some validation cases; a gated read is taken after its gate.
+    some validation cases; a gated read is taken after its gate. Empty for a network without reads of a history.
     """
     network, patch_size = _network(study, folders, training)
-    return scale_of(network, _images(study, folders, training, patch_size)) if reads_of(network) else {}
+    if with_history(network) is None or not reads_of(network):
+        return {}
+    return scale_of(network, _images(study, folders, training, patch_size))
 
 
 def scale_of(network: Any, images: Iterable[Tensor]) -> dict[str, float]:

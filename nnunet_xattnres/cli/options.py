@@ -32,6 +32,13 @@ class ReadGate(str, Enum):
     ZERO = "zero"
 
 
+class Memory(str, Enum):
+    """What a block reads in its stage."""
+
+    ALL = "all"
+    AS_PUBLISHED = "as_published"
+
+
 Network = Enum("Network", {name: name for name in KINDS}, type=str)  # type: ignore[misc]
 XATTNRES = Network("xattnres")
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Network, ReadGate, SkipMode
+from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Memory, Network, ReadGate, SkipMode
 from nnunet_xattnres.common.errors import UserError
 
 
@@ -29,6 +29,12 @@ def plan(
         ReadGate | None,
         typer.Option(help="xattnres: zero starts as nnU-Net's own network; for warm starts, with add only."),
     ] = None,
+    memory: Annotated[
+        Memory | None, typer.Option(help="block: what a block reads; as_published as the authors' code. Default: all.")
+    ] = None,
+    encoder_isar: Annotated[
+        bool, typer.Option("--encoder-isar", help="block: blocks of the encoder read, too.")
+    ] = False,
     width: Annotated[
         int | None, typer.Option(min=1, help="unet3plus: channels of a reduction. Default: chosen by the cost.")
     ] = None,
@@ -44,6 +50,8 @@ def plan(
         "skip_mode": skip_mode and skip_mode.value,
         "encoder_reads": False if decoder_reads_only else None,
         "read_gate": read_gate and read_gate.value,
+        "memory": memory and memory.value,
+        "encoder_isar": encoder_isar or None,
         "width": width,
     }
     with shown_to_the_user():

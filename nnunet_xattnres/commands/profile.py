@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.measure import Contestant, Step, allocated_memory, resident_memory, seconds_of
 from nnunet_xattnres.reads.history import reads_of
+from nnunet_xattnres.reads.history_read import HistoryRead
 from nnunet_xattnres.training.build import PlannedNetwork
 from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
 
@@ -122,7 +123,8 @@ def _why(error: BaseException) -> str:
 def count(setting: Setting, trainer: str) -> tuple[int, int]:
     """The parameters of a network, and its multiply-adds for one sample.
 
-    Counted are convolutions and matrix products, and of the reads the projections, norms and sums; resizing is not.
+    Counted are convolutions and matrix products, and of the reads of a history the projections, norms and sums;
+    resizing is not, nor other norms and sums.
     """
     with torch.device("meta"):
         network = setting.build(trainer, deep_supervision=False).eval()
@@ -145,6 +147,8 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
         of_reads.append(-(counter.get_total_flops() // 2))
 
     for read in reads_of(network).values():
+        if not isinstance(read, HistoryRead):
+            continue
         read.register_forward_pre_hook(before, with_kwargs=True)
         read.register_forward_hook(after)
     with torch.no_grad(), counter:

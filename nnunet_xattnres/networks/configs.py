@@ -40,5 +40,32 @@ class UCTransNetConfig:
         return _words(self)
 
 
-def _words(config: UNet3PlusConfig | UCTransNetConfig) -> str:
+MEMORIES = ("all", "as_published")
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """The arguments of ``networks.block_unet.XAttnResBlockUNet`` beyond upstream's.
+
+    Attributes:
+        memory: what a block reads in its stage: ``"all"`` its input and the outputs so far, each once;
+            ``"as_published"`` as the authors' code does.
+        encoder_isar: whether blocks of the encoder read, too.
+
+    Raises:
+        ConfigError: for another memory.
+    """
+
+    memory: str = "all"
+    encoder_isar: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory not in MEMORIES:
+            raise ConfigError(f"memory is {self.memory!r}; it must be one of {', '.join(map(repr, MEMORIES))}")
+
+    def __str__(self) -> str:
+        return _words(self)
+
+
+def _words(config: UNet3PlusConfig | UCTransNetConfig | BlockConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(config).items())

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.networks.configs import UCTransNetConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.configs import BlockConfig, UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.reads.config import ReadConfig
 
 # nnU-Net has moved its architectures between modules before, so the class counts and the module only as far as the
@@ -41,6 +41,12 @@ def _pair(plain: str, residual: str) -> dict[str, str]:
 KINDS = {
     "xattnres": Kind(
         "XAttnRes", ReadConfig, _pair("unet.XAttnResUNet", "unet.XAttnResResidualEncoderUNet"), "nnUNetXAttnResPlans"
+    ),
+    "block": Kind(
+        "block-level XAttnRes",
+        BlockConfig,
+        _pair("networks.block_unet.XAttnResBlockUNet", "networks.block_unet.XAttnResBlockResidualEncoderUNet"),
+        "nnUNetXAttnResBlockPlans",
     ),
     "unet3plus": Kind(
         "UNet 3+",

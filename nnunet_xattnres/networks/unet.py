@@ -12,11 +12,10 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from nnunet_xattnres.networks.upstream import check_input, make_picklable, strides_of, with_idle_heads
+from nnunet_xattnres.networks.upstream import check_input, drop_skip_half, make_picklable, strides_of, with_idle_heads
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history import History, Stage
@@ -51,12 +50,18 @@ class _HistoryUNet(nn.Module):
         make_picklable(self)
         if skip_mode == "none":
             for stage in self.decoder.stages:
-                _drop_skip_half(stage)
+                drop_skip_half(stage)
 
     @property
     def history_stages(self) -> list[Stage]:
         """The stages in the order computed, as their outputs stand in the history."""
         return [*self.encoder_stages, *self.decoder_stages]
+
+    @property
+    def read_sources(self) -> dict[str, list[str]]:
+        """The sources of every read, in the order of its pool: the order computed."""
+        order, reads = [stage.name for stage in self.history_stages], dict[str, Any](self.reads.items())
+        return {name: order[: len(read.source_channels)] for name, read in reads.items()}
 
     def use_path(self, path: str | None) -> None:
         """Force the path that the reads take: ``"fused"``, ``"tiled"``, ``"reference"``; None for the rule again.
@@ -177,17 +182,3 @@ class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
 def _encoder_stages(encoder: PlainConvEncoder | ResidualEncoder) -> list[Stage]:
     pairs = zip(encoder.output_channels, strides_of(encoder), strict=True)
     return [Stage(f"e{s}", *shape) for s, shape in enumerate(pairs, start=1)]
-
-
-def _drop_skip_half(stage: StackedConvBlocks) -> None:
-    """Let a decoder stage take the upsampled half alone: its first convolution gets half the input channels."""
-    block = stage.convs[0]
-    full = block.conv
-    block.input_channels = full.in_channels // 2
-    block.conv = block.all_modules[0] = type(full)(
-        block.input_channels,
-        full.out_channels,
-        full.kernel_size,
-        padding=full.padding,
-        bias=full.bias is not None,
-    )

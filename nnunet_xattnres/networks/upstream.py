@@ -5,7 +5,7 @@ from typing import Any
 
 from dynamic_network_architectures.building_blocks.helper import maybe_convert_scalar_to_list
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU, StackedConvBlocks
 from torch import Tensor, nn
 
 Encoder = Any  # upstream's PlainConvEncoder or ResidualEncoder
@@ -27,6 +27,28 @@ def block(encoder: Encoder, input_channels: int, output_channels: int, kernel_si
     return ConvDropoutNormReLU(
         *(e.conv_op, input_channels, output_channels, kernel_size, 1, e.conv_bias, e.norm_op, e.norm_op_kwargs),
         *(e.dropout_op, e.dropout_op_kwargs, e.nonlin, e.nonlin_kwargs),
+    )
+
+
+def blocks_of(stage: Any) -> nn.Sequential:
+    """The blocks of a stage of upstream's encoders and decoder, one after the other: they are all that it computes."""
+    if isinstance(stage, nn.Sequential):  # an encoder stage of plain convolutions
+        (stage,) = stage
+    blocks: nn.Sequential = stage.convs if isinstance(stage, StackedConvBlocks) else stage.blocks
+    return blocks
+
+
+def drop_skip_half(stage: StackedConvBlocks) -> None:
+    """Let a decoder stage take the upsampled half alone: its first convolution gets half the input channels."""
+    block = stage.convs[0]
+    full = block.conv
+    block.input_channels = full.in_channels // 2
+    block.conv = block.all_modules[0] = type(full)(
+        block.input_channels,
+        full.out_channels,
+        full.kernel_size,
+        padding=full.padding,
+        bias=full.bias is not None,
     )
 
 

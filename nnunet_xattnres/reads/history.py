@@ -68,12 +68,21 @@ def with_history(network: nn.Module) -> Any:
     return next((module for module in network.modules() if hasattr(module, "history_stages")), None)
 
 
+def with_reads(network: nn.Module) -> Any:
+    """The network that has reads: ``network``, or the first one inside it; None where there is none.
+
+    Such a network has ``reads``, modules by name, and ``read_sources``, the names of the sources of each. A read takes
+    ``return_weights=True``, and then returns beside its output the weights of its sources, (B, N, *size); and
+    ``without``, the index of a source that it leaves out.
+    """
+    return next((module for module in network.modules() if hasattr(module, "read_sources")), None)
+
+
 def reads_of(network: nn.Module) -> dict[str, Any]:
-    """The reads of a network, by the name of the stage that each feeds; empty for a network without reads."""
-    return dict(getattr(with_history(network), "reads", {}).items())
+    """The reads of a network by name, in the order computed; empty for a network without reads."""
+    return dict(getattr(with_reads(network), "reads", {}).items())
 
 
 def source_names(network: nn.Module) -> dict[str, list[str]]:
-    """The sources of every read, in the order of its pool: the order computed."""
-    order = [stage.name for stage in with_history(network).history_stages]
-    return {name: order[: len(read.source_channels)] for name, read in reads_of(network).items()}
+    """The sources of every read, in the order of its pool."""
+    return dict(getattr(with_reads(network), "read_sources", {}))

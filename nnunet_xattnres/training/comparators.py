@@ -1,6 +1,6 @@
 """The trainers of the other ways from the encoder to the decoder. Each is nnU-Net's own with another network."""
 
-from nnunet_xattnres.networks.configs import UCTransNetConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.configs import BlockConfig, UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.training.base import GuardedTrainer
 from nnunet_xattnres.training.build import architecture
 
@@ -15,3 +15,9 @@ class nnUNetTrainerUCTransNet(GuardedTrainer):
     """UCTransNet: the four finest skips go through a transformer over their channels (the log names its tokens)."""
 
     build_network_architecture = architecture(UCTransNetConfig())
+
+
+class nnUNetTrainerXAttnResBlock(GuardedTrainer):
+    """The block-level XAttnRes: blocks read their stage, and the skips are reads of the encoder's blocks (the log)."""
+
+    build_network_architecture = architecture(BlockConfig())

@@ -15,6 +15,7 @@ FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerNoSkip,
     comparators.nnUNetTrainerUNet3Plus,
     comparators.nnUNetTrainerUCTransNet,
+    comparators.nnUNetTrainerXAttnResBlock,
 )
 NO_MIRRORING = (xattnres.nnUNetTrainerXAttnResNoMirroring, xattnres.nnUNetTrainerXAttnResReplaceNoMirroring)
 EPOCHS = (5, 20, 50, 100, 250)

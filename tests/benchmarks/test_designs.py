@@ -27,6 +27,8 @@ def found():
         ("nnUNetTrainerXAttnRes", OF_DECODER | OF_ENCODER),
         ("nnUNetTrainerXAttnResReplace", OF_DECODER | OF_ENCODER),
         ("nnUNetTrainerXAttnResDecoderReads", OF_DECODER | DOWN_AND_UP),
+        # of its own level the blocks, and blocks of the decoder get more than the one before them
+        ("nnUNetTrainerXAttnResBlock", DOWN_AND_UP | SKIPS | set(zip(DECODER, DECODER))),
         # the transformer hands every stage something of all four skips
         ("nnUNetTrainerUCTransNet", DOWN_AND_UP | {(s, t) for s in ENCODER[:4] for t in DECODER}),
         (

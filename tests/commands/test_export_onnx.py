@@ -57,12 +57,12 @@ def make_model(folder, trainer, plans, folds=("0",)):
     return network
 
 
-def make_plans_3d():
+def make_plans_3d(n_blocks=1):
     """The plans of the 2D tests with a 3D network, and one axis that is not resized at first."""
     plans = make_plans()
     configuration = plans["configurations"]["2d"]
     configuration["patch_size"] = [4, 16, 16]
-    kwargs = plan(3, "plain conv", "anisotropic", n_stages=3)
+    kwargs = plan(3, "plain conv", "anisotropic", n_stages=3, n_blocks=n_blocks)
     for key in ("input_channels", "num_classes", "deep_supervision"):
         del kwargs[key]
     names = {"conv_op": "torch.nn.Conv3d", "norm_op": "torch.nn.InstanceNorm3d", "nonlin": "torch.nn.LeakyReLU"}
@@ -75,9 +75,10 @@ def make_plans_3d():
     [
         *[("nnUNetTrainerXAttnRes", make_plans(network_class)) for network_class in CLASSES],
         ("nnUNetTrainerXAttnResGated", make_plans_3d()),
+        ("nnUNetTrainerXAttnResBlock", make_plans_3d(n_blocks=2)),
         ("nnUNetTrainer", make_plans()),
     ],
-    ids=["add", "add, residual", "gated, 3d", "stock"],
+    ids=["add", "add, residual", "gated, 3d", "block, 3d", "stock"],
 )
 def test_onnxruntime_agrees(tmp_path, trainer, plans):
     network = make_model(tmp_path / "model", trainer, plans)

@@ -94,6 +94,9 @@ def test_plans_of_each_kind_have_a_name_of_their_own_and_a_class_that_is_there(f
         ("unet3plus", ("--skip-mode", "replace"), "--skip-mode is no option of UNet 3+"),
         ("unet3plus", ("--decoder-reads-only",), "--decoder-reads-only is no option of UNet 3+"),
         ("xattnres", ("--width", 8), "--width is no option of XAttnRes"),
+        ("xattnres", ("--encoder-isar",), "--encoder-isar is no option of XAttnRes"),
+        ("unet3plus", ("--memory", "all"), "--memory is no option of UNet 3+"),
+        ("block", ("--skip-mode", "replace"), "--skip-mode is no option of block-level XAttnRes"),
         ("uctransnet", ("--read-gate", "zero"), "--read-gate is no option of UCTransNet"),
     ],
 )
@@ -107,6 +110,16 @@ def test_the_width_stands_in_the_plans(folder):
     assert invoke("-d", 1, "--network", "unet3plus", "--width", 6).exit_code == 0
     plans = json.loads((folder / "nnUNetUNet3PlusPlans.json").read_text())
     assert build(nnUNetTrainer, plans).width == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [((), ("all", False)), (("--memory", "as_published", "--encoder-isar"), ("as_published", True))],
+)
+def test_what_blocks_read_stands_in_the_plans(folder, options, expected):
+    assert invoke("-d", 1, "--network", "block", *options).exit_code == 0
+    network = build(nnUNetTrainer, json.loads((folder / "nnUNetXAttnResBlockPlans.json").read_text()))
+    assert (network.memory, network.encoder_isar) == expected
 
 
 def test_the_patch_size_stands_in_the_plans_also_where_a_configuration_inherits_its_network_or_its_patch(folder):

@@ -17,6 +17,7 @@ from nnunet_xattnres.commands import profile as command
 from nnunet_xattnres.commands.profile import CONTENDERS, PLAIN, Setting, count
 from nnunet_xattnres.common.measure import resident_memory
 from nnunet_xattnres.networks.uctransnet import HEADS, ChannelAttention
+from nnunet_xattnres.reads.history_read import HistoryRead
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 
@@ -48,14 +49,15 @@ def multiply_adds_by_hand(network, x):
         total.extend(2 * HEADS * x.shape[1] * x.shape[2] * everything.shape[2] for x in sets)
 
     for name, module in network.named_modules():
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) and "reads" not in name:
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) and "projections" not in name:
             module.register_forward_hook(of_convolution)
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(of_linear)
         if isinstance(module, ChannelAttention):
             module.register_forward_hook(of_attention)
     for read in getattr(network, "reads", {}).values():
-        read.register_forward_hook(of_read)
+        if isinstance(read, HistoryRead):  # those of the block-level network are convolutions here
+            read.register_forward_hook(of_read)
     with torch.no_grad():
         network.eval()(x)
     return sum(total)
@@ -68,6 +70,22 @@ def test_counts(trainer):
     parameters, multiply_adds = count(setting, trainer)
     assert parameters == sum(p.numel() for p in network.parameters())
     assert multiply_adds == multiply_adds_by_hand(network, torch.zeros(1, 1, 16, 16))
+
+
+def test_counts_of_the_block_level_network():
+    """Beyond the plain one's: the skip half that the decoder lacks, and by hand what the reads have."""
+    plans = make_plans()
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"] |= {
+        "n_conv_per_stage": 2,
+        "n_conv_per_stage_decoder": 2,
+    }
+    setting = Setting.of(plans, DATASET, "2d", None)
+    expected = multiply_adds_by_hand(setting.build(PLAIN, deep_supervision=False), torch.zeros(1, 1, 16, 16))
+    for width, positions in ((4, 16**2), (8, 8**2)):
+        d = 8  # max(8, width / 2)
+        of_dkvmr = 2 * width * (d + width) + width * d + 2 * width * width
+        expected += positions * (of_dkvmr + width * width - 9 * width * width)
+    assert count(setting, "nnUNetTrainerXAttnResBlock")[1] == expected
 
 
 def test_the_command(folder, tmp_path):

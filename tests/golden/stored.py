@@ -23,7 +23,7 @@ DATASET = {
 }
 
 
-def _configuration(dimension: int, encoder: str) -> dict:
+def _configuration(dimension: int, encoder: str, n_blocks: int) -> dict:
     strides = [[1] * dimension, [1, *[2] * (dimension - 1)], [2] * dimension]
     blocks = {"plain": "n_conv_per_stage", "residual": "n_blocks_per_stage"}[encoder]
     return {
@@ -44,8 +44,8 @@ def _configuration(dimension: int, encoder: str) -> dict:
                 "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
                 "kernel_sizes": [[1, *[3] * (dimension - 1)], *[[3] * dimension] * 2],
                 "strides": strides,
-                blocks: [1] * 3,
-                "n_conv_per_stage_decoder": [1] * 2,
+                blocks: [n_blocks] * 3,
+                "n_conv_per_stage_decoder": [n_blocks] * 2,
                 "conv_bias": True,
                 "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
                 "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -59,26 +59,31 @@ def _configuration(dimension: int, encoder: str) -> dict:
     }
 
 
-STOCK_PLANS = {
-    "dataset_name": "Dataset001_Golden",
-    "plans_name": "nnUNetPlans",
-    "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
-    "image_reader_writer": "SimpleITKIO",
-    "transpose_forward": [0, 1, 2],
-    "transpose_backward": [0, 1, 2],
-    "experiment_planner_used": "ExperimentPlanner",
-    "label_manager": "LabelManager",
-    "foreground_intensity_properties_per_channel": {},
-    "configurations": {
-        f"{dimension}d_{encoder}": _configuration(dimension, encoder)
-        for dimension, encoder in product((2, 3), ("plain", "residual"))
-    },
-}
+def stock_plans(n_blocks: int = 1) -> dict:
+    """Plans of nnU-Net's own networks, with so many blocks in every stage."""
+    return {
+        "dataset_name": "Dataset001_Golden",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {},
+        "configurations": {
+            f"{dimension}d_{encoder}": _configuration(dimension, encoder, n_blocks)
+            for dimension, encoder in product((2, 3), ("plain", "residual"))
+        },
+    }
+
+
+STOCK_PLANS = stock_plans()
 
 
 def plans_of(kind: str) -> dict:
     """The stock plans with a network of that kind."""
-    return plans_with_network(STOCK_PLANS, f"nnUNetXAttnResPlans_{kind}", KINDS[kind].config)[0]
+    return plans_with_network(stock_plans(KINDS[kind].n_blocks), f"nnUNetXAttnResPlans_{kind}", KINDS[kind].config)[0]
 
 
 def stored_plans(kind: str) -> dict:

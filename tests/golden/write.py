@@ -20,7 +20,7 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from golden.stored import CONFIGURATIONS, DATASET, STOCK_PLANS, image_of, plans_of, write_json  # noqa: E402
+from golden.stored import CONFIGURATIONS, DATASET, image_of, plans_of, stock_plans, write_json  # noqa: E402
 from helpers.networks import KINDS  # noqa: E402
 from helpers.plans import build  # noqa: E402
 
@@ -57,7 +57,11 @@ def make_network(plans: dict, configuration: str) -> nn.Module:
 def checkpoint_of(network: nn.Module, kind: str, configuration: str) -> dict:
     """What nnU-Net's save_checkpoint writes; the trainers' route where a trainer has this network, else the plans'."""
     trainer = KINDS[kind].trainer
-    arguments = {"plans": STOCK_PLANS if trainer else plans_of(kind), "configuration": configuration, "fold": 0}
+    arguments = {
+        "plans": stock_plans(KINDS[kind].n_blocks) if trainer else plans_of(kind),
+        "configuration": configuration,
+        "fold": 0,
+    }
     return {
         "network_weights": network.state_dict(),
         "optimizer_state": None,

@@ -10,7 +10,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunet_xattnres.networks.configs import UCTransNetConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.configs import BlockConfig, UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
 
@@ -24,19 +24,21 @@ class Kind:
         trainer: whose network it is; None for one that only plans can ask for.
         counts_all_maps: whether compute_conv_feature_map_size counts what all convolutions put out; otherwise it is
             upstream's number, as for networks whose additions are no maps of convolutions.
+        n_blocks: of every stage, encoder's and decoder's.
     """
 
     config: Any
     trainer: str | None
     counts_all_maps: bool = False
+    n_blocks: int = 1
 
     def feature_maps(self, network, upstream, size=(16, 16, 16)):
         """What compute_conv_feature_map_size must say."""
         if not self.counts_all_maps:
             return upstream.compute_conv_feature_map_size(size)
         found, hooks = [network.encoder.compute_conv_feature_map_size(size)], []
-        for module in network.decoder.modules():
-            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+        for name, module in network.named_modules():
+            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)) and not name.startswith("encoder."):
                 hooks.append(module.register_forward_hook(lambda _, __, out: found.append(out[0].numel())))
         with torch.no_grad():
             network(torch.zeros(1, 2, *size))
@@ -54,13 +56,16 @@ KINDS = {
     "plain": Kind(ReadConfig("plain"), None),
     "unet3plus": Kind(UNet3PlusConfig(), "nnUNetTrainerUNet3Plus", counts_all_maps=True),
     "uctransnet": Kind(UCTransNetConfig(), "nnUNetTrainerUCTransNet"),
+    "block": Kind(BlockConfig(), "nnUNetTrainerXAttnResBlock", counts_all_maps=True, n_blocks=3),
+    "block_published": Kind(BlockConfig("as_published"), None, counts_all_maps=True, n_blocks=3),
+    "block_encoder": Kind(BlockConfig(encoder_isar=True), None, counts_all_maps=True, n_blocks=3),
 }
 DIMENSIONS, ENCODERS, SHAPES = (2, 3), ("plain conv", "residual"), ("isotropic", "anisotropic")
 ALL_NETWORKS = list(product(DIMENSIONS, ENCODERS, KINDS, SHAPES))
 UPSTREAM = {"plain conv": PlainConvUNet, "residual": ResidualEncoderUNet}
 
 
-def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2, num_classes=3):
+def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2, num_classes=3, n_blocks=1):
     """The keyword arguments that nnU-Net would take from a plans file, for a network of few features."""
     conv = {2: nn.Conv2d, 3: nn.Conv3d}[dimension]
     norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimension]
@@ -76,9 +81,9 @@ def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2,
         "conv_op": conv,
         "kernel_sizes": kernels,
         "strides": strides,
-        per_stage: [1] * n_stages,
+        per_stage: [n_blocks] * n_stages,
         "num_classes": num_classes,
-        "n_conv_per_stage_decoder": [1] * (n_stages - 1),
+        "n_conv_per_stage_decoder": [n_blocks] * (n_stages - 1),
         "conv_bias": True,
         "norm_op": norm,
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -97,7 +102,7 @@ def make_network(dimension, encoder, kind, shape="isotropic", **changes):
     config = KINDS[kind].config
     config = replace(config, **{f.name: changes.pop(f.name) for f in fields(config) if f.name in changes})
     upstream = f"{UPSTREAM[encoder].__module__}.{UPSTREAM[encoder].__name__}"
-    arguments = {**plan(dimension, encoder, shape), **changes}
+    arguments = {**plan(dimension, encoder, shape, n_blocks=KINDS[kind].n_blocks), **changes}
     network_class, arguments = counterpart(
         upstream, arguments, config, "test plans", size_of_input(dimension, arguments)
     )
