@@ -3,6 +3,7 @@
 from nnunet_xattnres.networks.configs import BlockConfig, UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.training.base import GuardedTrainer
 from nnunet_xattnres.training.build import architecture
+from nnunet_xattnres.training.routing_log import RoutingLogTrainer
 
 
 class nnUNetTrainerUNet3Plus(GuardedTrainer):
@@ -17,7 +18,7 @@ class nnUNetTrainerUCTransNet(GuardedTrainer):
     build_network_architecture = architecture(UCTransNetConfig())
 
 
-class nnUNetTrainerXAttnResBlock(GuardedTrainer):
+class nnUNetTrainerXAttnResBlock(RoutingLogTrainer):
     """The block-level XAttnRes: blocks read their stage, and the skips are reads of the encoder's blocks (the log)."""
 
     build_network_architecture = architecture(BlockConfig())

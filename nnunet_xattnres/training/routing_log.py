@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.order import merged
 from nnunet_xattnres.reads.history import reads_of, source_names
 from nnunet_xattnres.reads.recorder import recorded
 from nnunet_xattnres.training.base import GuardedTrainer, n_parameters
@@ -98,9 +99,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     reads = list(dict.fromkeys(row["read"] for row in rows))
-    # the last read has all sources, in the order computed; so has one of a longer pool before it
-    pools = [list(dict.fromkeys(row["source"] for row in rows if row["read"] == read)) for read in reads]
-    order = max(pools, key=len)
+    order = merged(list(dict.fromkeys(row["source"] for row in rows if row["read"] == read)) for read in reads)
     color = {source: colormaps["turbo"](i / max(1, len(order) - 1)) for i, source in enumerate(order)}
     columns = min(4, len(reads))
     lines = -(-len(reads) // columns)
