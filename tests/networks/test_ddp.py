@@ -8,16 +8,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers.networks import ENCODERS, KINDS, make_input, make_network
+from helpers.networks import ENCODERS, KINDS, OWN, make_input, make_network
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
-CASES = list(product(ENCODERS, KINDS, (True, False)))
+CASES = [*product(ENCODERS, KINDS, (True, False)), *product(["own"], OWN, (True, False))]
 
 
 def make(encoder, mode, deep_supervision):
-    network = make_network({"plain conv": 3, "residual": 2}[encoder], encoder, mode, deep_supervision=deep_supervision)
+    dimension = {"plain conv": 3, "residual": 2, "own": 2}[encoder]
+    network = make_network(dimension, encoder, mode, deep_supervision=deep_supervision)
     return network, make_input(network)
 
 
