@@ -35,7 +35,8 @@ def train_one_step_each(rank, port, folder):
     dist.init_process_group("gloo", rank=rank, world_size=2)
     for encoder, mode, deep_supervision in CASES:
         network, x = make(encoder, mode, deep_supervision)
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if encoder != "own":  # its batch norms are set to evaluation, and SyncBatchNorm runs on GPUs only
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         wrapped = DistributedDataParallel(network)  # no find_unused_parameters, as nnU-Net
         for _ in range(2):  # DDP finds a parameter without a gradient at the start of the second step
             network.zero_grad()
