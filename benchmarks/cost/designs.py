@@ -19,7 +19,7 @@ from matplotlib.patches import FancyArrowPatch
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.networks.registry import counterpart
+from nnunet_xattnres.networks.registry import KINDS, counterpart
 from nnunet_xattnres.training.epochs import FAMILIES
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "skip-designs.png"
@@ -52,10 +52,12 @@ class Design:
 
 
 def designs() -> list[Design]:
-    """nnU-Net's own network and that of every family of trainers."""
+    """nnU-Net's own network and that of every family of trainers that is made of its stages."""
     found = [Design("nnUNetTrainer", arrows_of(pydoc.locate(UPSTREAM)(**ARGUMENTS)))]
     for family in FAMILIES:
         config = family.build_network_architecture.config
+        if type(config) not in {kind.config for kind in KINDS.values()}:
+            continue  # made of no U-Net of the plans
         network_class, arguments = counterpart(UPSTREAM, ARGUMENTS, config, "picture")
         network = pydoc.locate(network_class)(**arguments)
         found.append(Design(family.__name__, arrows_of(network)))

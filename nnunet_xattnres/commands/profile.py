@@ -21,7 +21,8 @@ from nnunet_xattnres.training.build import PlannedNetwork
 from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
 
 PLAIN = "nnUNetTrainer"
-CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES))
+# each network once: a trainer that inherits its network only trains it otherwise
+CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES if "build_network_architecture" in vars(family)))
 _TOO_LITTLE = BrokenProcessPool, torch.cuda.OutOfMemoryError
 
 
@@ -82,14 +83,21 @@ def profile(
     Returns:
         One row for each: ``parameters``, ``multiply_adds`` (of one sample, forward; without resizing), ``seconds`` and
         ``memory`` (bytes, the peak of a training step), their ``..._ratio`` to the plain network's, and ``why``. Time
-        and memory are None where they cannot be known; ``why`` says so if it is not for the device.
+        and memory are None where they cannot be known, everything where the configuration has no such network; ``why``
+        says so if it is not for the device.
     """
     rows: list[dict[str, Any]] = []
     for trainer in CONTENDERS:
         on_step(f"{trainer}: counting")
-        parameters, multiply_adds = count(setting, trainer)
-        rows.append({"trainer": trainer, "parameters": parameters, "multiply_adds": multiply_adds, "why": ""})
+        row: dict[str, Any] = {"trainer": trainer, "parameters": None, "multiply_adds": None, "memory": None, "why": ""}
+        rows.append(row)
+        try:
+            row["parameters"], row["multiply_adds"] = count(setting, trainer)
+        except UserError as error:  # such as a network for 2D images
+            row["why"] = str(error)
     for row in rows:
+        if row["why"]:
+            continue
         on_step(f"{row['trainer']}: memory")
         try:
             row["memory"] = _memory(setting, row["trainer"], device)

@@ -24,3 +24,19 @@ class UNet3PlusConfig:
 
     def __str__(self) -> str:
         return f"width {self.width}"
+
+
+@dataclass(frozen=True)
+class EMCADConfig:
+    """The arguments of ``networks.emcad.EMCAD`` that a trainer chooses.
+
+    Attributes:
+        encoder: timm's name of a PVTv2.
+        reads: whether the decoder reads the history.
+    """
+
+    encoder: str = "pvt_v2_b2"
+    reads: bool = False
+
+    def __str__(self) -> str:
+        return f"encoder {self.encoder}, reads {self.reads}"

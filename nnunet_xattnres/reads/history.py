@@ -63,6 +63,32 @@ class History:
         return [resized.get(strides, x) for x, resized in zip(self.maps, self._resized, strict=True)]
 
 
+class HistoryNetwork:
+    """A network that keeps a history: what it shares with the others, whatever its encoder and decoder are.
+
+    Attributes:
+        reads: the ``HistoryRead`` of each stage that has one, by the stage's name.
+        path: of the reads, if it is forced.
+    """
+
+    reads: Any
+    path: str | None = None  # also of a network that was pickled before there was one
+
+    def use_path(self, path: str | None) -> None:
+        """Force the path that the reads take: ``"fused"``, ``"tiled"``, ``"reference"``; None for the rule again.
+
+        It stands before the variable NNUNET_XATTNRES_PATH, and it is no part of the state dict. Whether the path can
+        compute on the network's device shows when the network runs.
+
+        Raises:
+            ValueError: for an unknown path.
+        """
+        forced_path(path)
+        self.path = path
+        for read in self.reads.values():
+            read.path = path
+
+
 def with_history(network: nn.Module) -> Any:
     """The network that keeps a history: ``network``, or the first one inside it; None where there is none."""
     return next((module for module in network.modules() if hasattr(module, "history_stages")), None)

@@ -6,6 +6,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_xattnres.training import comparators, xattnres
+from nnunet_xattnres.training.emcad import EMCAD_TRAINERS
 
 FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerXAttnRes,
@@ -14,6 +15,7 @@ FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerXAttnResGated,
     xattnres.nnUNetTrainerNoSkip,
     comparators.nnUNetTrainerUNet3Plus,
+    *EMCAD_TRAINERS,
 )
 NO_MIRRORING = (xattnres.nnUNetTrainerXAttnResNoMirroring, xattnres.nnUNetTrainerXAttnResReplaceNoMirroring)
 EPOCHS = (5, 20, 50, 100, 250)

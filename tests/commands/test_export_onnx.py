@@ -76,8 +76,9 @@ def make_plans_3d():
         *[("nnUNetTrainerXAttnRes", make_plans(network_class)) for network_class in CLASSES],
         ("nnUNetTrainerXAttnResGated", make_plans_3d()),
         ("nnUNetTrainer", make_plans()),
+        ("nnUNetTrainerEMCADB0XAttnRes", make_plans()),
     ],
-    ids=["add", "add, residual", "gated, 3d", "stock"],
+    ids=["add", "add, residual", "gated, 3d", "stock", "emcad"],
 )
 def test_onnxruntime_agrees(tmp_path, trainer, plans):
     network = make_model(tmp_path / "model", trainer, plans)

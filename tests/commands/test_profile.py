@@ -28,7 +28,15 @@ def multiply_adds_by_hand(network, x):
         transposed = isinstance(module, torch.nn.ConvTranspose2d)
         kernel = module.kernel_size[0] * module.kernel_size[1]
         positions = (args[0] if transposed else out).shape[2:].numel()
-        total.append(positions * kernel * module.in_channels * module.out_channels)
+        total.append(positions * kernel * module.in_channels // module.groups * module.out_channels)
+
+    def of_linear(module, args, out):
+        total.append(out.numel() * module.in_features)
+
+    def of_attention(module, args, out):
+        """Queries with keys, and weights with values."""
+        (x, size), reduced = args, 1 if module.sr is None else module.sr.stride[0]
+        total.append(2 * x.shape[1] * (size[0] // reduced) * (size[1] // reduced) * module.dim)
 
     def of_read(module, args, out):
         pool, size = args
@@ -42,6 +50,10 @@ def multiply_adds_by_hand(network, x):
     for name, module in network.named_modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) and "reads" not in name:
             module.register_forward_hook(of_convolution)
+        elif isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(of_linear)
+        elif type(module).__name__ == "Attention":
+            module.register_forward_hook(of_attention)
     for read in getattr(network, "reads", {}).values():
         read.register_forward_hook(of_read)
     with torch.no_grad():
@@ -125,6 +137,24 @@ def test_one_network_at_a_time_and_dynamo_forgets_between_them(monkeypatch):
     rows = command.profile(Setting.of(make_plans(), DATASET, "2d", None), torch.device("cpu"), 2, lambda _: None)
     assert len(resets) == 2 * len(CONTENDERS) and max(most) == 0
     assert all(row["seconds"] > 0 and row["why"] == "" for row in rows)
+
+
+def test_a_network_that_a_configuration_cannot_have_is_named_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(command, "CONTENDERS", (PLAIN, "nnUNetTrainerEMCADB0"))
+    monkeypatch.setattr(command, "resident_memory", lambda *_, **__: None)
+    plans = make_plans()
+    kwargs = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    kwargs |= {
+        "conv_op": "torch.nn.Conv3d",
+        "norm_op": "torch.nn.InstanceNorm3d",
+        "kernel_sizes": 3,
+        "strides": [1, 2, 2],
+    }
+    plans["configurations"]["2d"]["patch_size"] = [8, 8, 8]
+    plain, emcad = command.profile(Setting.of(plans, DATASET, "2d", None), torch.device("cpu"), 1, lambda _: None)
+    assert plain["seconds"] > 0 and not plain["why"]
+    assert "for 2D images" in emcad["why"]
+    assert all(emcad[name] is None for name in ("parameters", "multiply_adds", "seconds", "memory", "seconds_ratio"))
 
 
 def test_what_exists_is_not_overwritten(folder, tmp_path):

@@ -204,6 +204,36 @@ def test_png(tmp_path, channels):
     assert np.std(maps) > 500 and (tmp_path / "out" / "predictions" / "case_0.png").is_file()
 
 
+def test_a_network_that_pads_inside(tmp_path):
+    """EMCAD computes a patch of 16x16 as one of 32x32: the padding is no part of the tables and the maps."""
+    from skimage.io import imread, imsave
+
+    image = np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    imsave(str(tmp_path / "images" / "case_0_0000.png"), image, check_contrast=False)
+    trainer = "nnUNetTrainerEMCADB0XAttnRes"
+    model = make_model(tmp_path, trainer, dimension=2, reader="NaturalImage2DIO", ending=".png")
+    inspected(tmp_path / "out", model, "-i", tmp_path / "images", "--maps", "d1", "d3")
+    predictor = stock_predictor(model)
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., :16, :16] = torch.from_numpy((image - image.mean()) / image.std())
+    weights = {}
+    with torch.inference_mode(), recorded(predictor.network, weights.__setitem__):
+        predictor.network.eval()(x)
+    gaussian = compute_gaussian((16, 16), sigma_scale=1 / 8, value_scaling_factor=10, device=CPU).double()
+    rows = [row for row in table(tmp_path / "out" / "routing.csv") if row["region"] == "all"]
+    for read, sources in (("d3", ["x1", "x2", "x3", "x4", "d4"]), ("d1", ["x1", "x2", "x3", "x4", "d4", "d3", "d2"])):
+        a = torch.nn.functional.interpolate(weights[read], (32, 32), mode="bilinear")[0, :, :16, :16].double()
+        assert [row["source"] for row in rows if row["read"] == read] == sources
+        for k, source in enumerate(sources):
+            found = imread(str(tmp_path / "out" / "maps" / f"case_0_{read}_{source}.png")) / 65535
+            np.testing.assert_allclose(found, a[k].numpy(), atol=2e-4)
+            (row,) = [row for row in rows if (row["read"], row["source"]) == (read, source)]
+            assert float(row["mean_weight"]) == pytest.approx(
+                ((a[k] * gaussian).sum() / gaussian.sum()).item(), rel=1e-3
+            )
+
+
 def test_a_volume_slice_by_slice(tmp_path, images):
     """A 2D network on a volume."""
     model = make_model(tmp_path, dimension=2)
