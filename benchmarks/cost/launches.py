@@ -185,18 +185,20 @@ def _forward(
 ) -> list[Tensor]:
     """All reads, as the network's forward pass asks for them."""
     history, outputs, n_encoder = History(), [], len(network.encoder_stages)
-    for k, (stage, x) in enumerate(zip(network.history_stages, maps, strict=True)):
-        size, coarser = sizes[k], sizes[k + 1 : n_encoder - 1] if k < n_encoder else []
+    stages = network.history_stages
+    for k, (stage, x) in enumerate(zip(stages, maps, strict=True)):
+        size, strides = sizes[k], stage.strides
+        coarser = {stages[i].strides: sizes[i] for i in range(k + 1, n_encoder - 1)}  # none for the decoder's
         around: dict[str, Any] = {"skip": 2 * n_encoder - 2 - k, "below": below[size]}
         if k < n_encoder:
-            size, around = sizes[k - 1], {}
+            size, strides, around = sizes[k - 1], stages[k - 1].strides, {}
         if stage.name in network.reads:
             counter.part = stage.name
-            out = network.reads[stage.name](history.at(size), size, **around)
+            out = network.reads[stage.name](history.at(strides), size, **around)
             _when_backward_reaches(out, counter, stage.name)
             outputs.append(out)
         counter.part = RESIZES
-        history.append(x, coarser)
+        history.append(x, stage, coarser)
         for at in coarser:
             _when_backward_reaches(history.at(at)[-1], counter, RESIZES)
     return outputs

@@ -76,7 +76,7 @@ def overview(
     picture: Annotated[Path | None, typer.Option(help="Where to draw the picture.")] = None,
     results: Results = RESULTS,
 ) -> None:
-    """Print one table of several studies, and draw one picture: those of the README."""
+    """Print one table of several studies, and draw one picture: those of docs/results.md."""
     from benchmarks.study.overview import overview as table_of
 
     with shown_to_the_user():

@@ -1,4 +1,4 @@
-"""Several studies at a glance: the README's table and picture."""
+"""Several studies at a glance: the table and the picture of docs/results.md."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

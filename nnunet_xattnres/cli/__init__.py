@@ -1,10 +1,12 @@
 """``nnunet-xattnres``: one file a command, each thin over functions that can be imported."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from nnunet_xattnres import __version__
+from nnunet_xattnres.cli.command import NnunetCommand
 from nnunet_xattnres.cli.compare import compare
 from nnunet_xattnres.cli.demo import demo
 from nnunet_xattnres.cli.doctor import doctor
@@ -16,9 +18,12 @@ from nnunet_xattnres.cli.repeat import repeat
 from nnunet_xattnres.cli.trainers_dir import print_trainers_dir
 from nnunet_xattnres.cli.tune import tune
 from nnunet_xattnres.cli.upgrade import upgrade
-from nnunet_xattnres.cli.variadic import VariadicCommand
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # the commands inherit it
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -36,14 +41,18 @@ def main(
     """XAttnRes for nnU-Net v2. Train with: nnUNetv2_train DATASET CONFIG FOLD -tr nnUNetTrainerXAttnRes"""
 
 
-app.command("compare", cls=VariadicCommand)(compare)
-app.command("demo")(demo)
-app.command("doctor")(doctor)
-app.command("export-onnx")(export_onnx)
-app.command("inspect", cls=VariadicCommand)(inspect)
-app.command("plan")(plan)
-app.command("profile")(profile)
-app.command("repeat")(repeat)
-app.command("trainers-dir")(print_trainers_dir)
-app.command("tune")(tune)
-app.command("upgrade")(upgrade)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": compare,
+    "demo": demo,
+    "doctor": doctor,
+    "export-onnx": export_onnx,
+    "inspect": inspect,
+    "plan": plan,
+    "profile": profile,
+    "repeat": repeat,
+    "trainers-dir": print_trainers_dir,
+    "tune": tune,
+    "upgrade": upgrade,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name, cls=NnunetCommand)(_function)

@@ -1,7 +1,8 @@
 """``nnunet-xattnres compare``"""
 
+import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,14 +11,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Force
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import refuse_existing
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.compare import Comparison
 
 
 def compare(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the tables and the picture.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the page, the tables and the pictures.")],
     dataset: Annotated[str | None, typer.Option("-d", "--dataset", help="The data set's number or name.")] = None,
     configuration: Annotated[str | None, typer.Option("-c", "--configuration", help="For example 3d_fullres.")] = None,
     trainers: Annotated[
@@ -35,21 +38,32 @@ def compare(
     allow: Annotated[
         list[str] | None, typer.Option("--allow", help="What may differ: splits, cases, labels, epochs, preprocessing.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Compare trained models, or folders of predictions, on the same cases.
 
     nnunet-xattnres compare -d 4 -c 3d_fullres -tr nnUNetTrainer nnUNetTrainerXAttnRes -o OUT
 
-    Writes comparison.csv, cases.csv, comparison.md and comparison.png. Models are refused that differ in what makes a
-    comparison fair, unless --allow names it.
+    Writes a page, comparison.html, its tables as comparison.md, comparison.csv and cases.csv, and its pictures. Models
+    are refused that differ in what makes a comparison fair, unless --allow names it.
     """
     with shown_to_the_user():
-        from nnunet_xattnres.commands.compare import CHECKS, FILES, compare_cases, write_comparison
+        from nnunet_xattnres.commands.compare import (
+            CHECKS,
+            CURVES,
+            FILES,
+            PAGE,
+            compare_cases,
+            write_comparison,
+            write_page,
+        )
         from nnunet_xattnres.commands.compare import tables as tables_of
 
         unknown = sorted(set(allow or ()) - set(CHECKS))
         if unknown:
             raise UserError(f"--allow {unknown[0]}: there is no such check; there are {', '.join(CHECKS)}")
+        for file in (*FILES, PAGE, CURVES):
+            refuse_existing(out / file, force)
         if cases is not None:
             if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
                 raise UserError("name one of them: --cases, or --predictions, or a data set (-d) and trainers (-tr)")
@@ -59,13 +73,14 @@ def compare(
         else:
             comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or ())
         rows = write_comparison(comparison, out, title)
+        written = [*FILES, *write_page(comparison, rows, out, title)]
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    for table in tables_of(comparison, rows):
+    console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    for table in tables_of(comparison, rows, console.width):
         console.print(table)
     for note in comparison.notes:
         console.print(f"[yellow]{escape(note)}[/]")
-    console.print(f"wrote {', '.join(FILES)} in {escape(str(out))}", soft_wrap=True)
+    console.print(f"wrote {', '.join(written)} in {escape(str(out))}", soft_wrap=True)
 
 
 def _of_predictions(predictions: list[str], labels: Path | None, allow: Collection[str]) -> "tuple[Comparison, str]":
@@ -73,7 +88,8 @@ def _of_predictions(predictions: list[str], labels: Path | None, allow: Collecti
 
     if labels is None:
         raise UserError("--predictions needs --labels, the folder with the true masks")
-    return compare_predictions(dict(map(_pair, predictions)), labels, allow), f"Predictions against {labels.name}"
+    folders = _by_name(predictions)
+    return compare_predictions(folders, labels, allow), f"Predictions against {labels.name}"
 
 
 def _of_trainings(
@@ -94,8 +110,13 @@ def _of_trainings(
     return comparison, f"{results.name}, {configuration}"
 
 
-def _pair(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise UserError(f"--predictions {text}: it must be NAME=FOLDER")
-    return name, Path(folder)
+def _by_name(predictions: Sequence[str]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for text in predictions:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise UserError(f"--predictions {text}: it must be NAME=FOLDER")
+        if name in folders:
+            raise UserError(f"--predictions {text}: {name} is {folders[name]} already; give it another name")
+        folders[name] = Path(folder)
+    return folders

@@ -15,10 +15,16 @@ from nnunet_xattnres.cli.options import Device
 
 def demo(
     out: Annotated[
-        Path, typer.Option(help="The folder for everything that the demo makes; new, empty, or of an earlier demo.")
+        Path,
+        typer.Option(
+            "-o", "--out", help="The folder for everything that the demo makes; new, empty, or of an earlier demo."
+        ),
     ] = Path("nnunet-xattnres-demo"),
     device: Annotated[
-        Device | None, typer.Option(help="Where to train and predict; by default on cuda if there is one, else on cpu.")
+        Device | None,
+        typer.Option(
+            "-device", "--device", help="Where to train and predict; by default on cuda if there is one, else on cpu."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Rebuild an earlier demo in the folder; your own files in it stay.")

@@ -1,10 +1,14 @@
 """``nnunet-xattnres doctor``"""
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from nnunet_xattnres.commands.doctor import Finding
 
 _MARK = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}
 
@@ -12,22 +16,29 @@ _MARK = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[
 def doctor() -> None:
     """Show what nnU-Net will find in this environment, and the command that mends what is wrong.
 
-    Ends with exit code 1 if nnU-Net would not find one of our trainers.
+    Asks a new Python, started as nnU-Net's commands start theirs. Ends with exit code 1 if nnU-Net would not find one
+    of our trainers.
     """
     from nnunet_xattnres.commands.doctor import diagnose
 
     console = Console(soft_wrap=True, highlight=False)
-    findings = []
-    for finding in diagnose():
-        findings.append(finding)
-        console.print(f"{_MARK[finding.level]}  [bold]{finding.topic}[/]  {escape(finding.message)}")
-        if finding.remedy:
-            console.print(f"         mend it with:  [cyan]{escape(finding.remedy)}[/]")
-        sys.stdout.flush()
+    said: set[str] = set()
+    levels = []
+    with console.status("asking a new Python what nnU-Net finds; it imports torch first"):
+        for finding in diagnose():
+            levels.append(finding.level)
+            _print(console, finding, said)
+            sys.stdout.flush()
 
-    n_errors = sum(finding.level == "error" for finding in findings)
-    n_warnings = sum(finding.level == "warning" for finding in findings)
+    n_errors, n_warnings = levels.count("error"), levels.count("warning")
     if n_errors:
         console.print(f"\n[red]{n_errors} error(s)[/], {n_warnings} warning(s)")
         raise typer.Exit(1)
-    console.print(f"\n[green]nnU-Net finds every trainer[/]; {n_warnings} warning(s)")
+    console.print(f"\n[green]nnU-Net finds every trainer[/] in {escape(sys.prefix)}; {n_warnings} warning(s)")
+
+
+def _print(console: Console, finding: "Finding", said: set[str]) -> None:
+    console.print(f"{_MARK[finding.level]}  [bold]{escape(finding.topic)}[/]  {escape(finding.message)}")
+    if finding.remedy and finding.remedy not in said:  # one remedy may mend several things
+        console.print(f"         mend it with:  [cyan]{escape(finding.remedy)}[/]")
+        said.add(finding.remedy)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Checkpoint, ModelFolder
+from nnunet_xattnres.cli.options import Checkpoint, Force, ModelFolder
 
 
 def export_onnx(
@@ -16,6 +16,7 @@ def export_onnx(
     out: Annotated[Path, typer.Argument(help="The file, .onnx; a description with the ending .json goes beside it.")],
     fold: Annotated[str | None, typer.Option("-f", "--fold", help="Which fold; needed when there are several.")] = None,
     checkpoint: Checkpoint = "checkpoint_final.pth",
+    force: Force = False,
 ) -> None:
     """Export a trained network, and the network alone, to ONNX.
 
@@ -25,7 +26,7 @@ def export_onnx(
     with shown_to_the_user():
         from nnunet_xattnres.commands.export_onnx import export_onnx as export
 
-        description = export(model_folder, out, fold, checkpoint)
+        description = export(model_folder, out, fold, checkpoint, force)
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"wrote {escape(str(out))}: the network alone, at the plan's patch size, for any batch")

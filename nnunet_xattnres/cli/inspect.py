@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Checkpoint, Device, ModelFolder
+from nnunet_xattnres.cli.options import Checkpoint, Device, Force, ModelFolder
 
 
 def inspect(
@@ -22,7 +22,8 @@ def inspect(
     folds: Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default all.")] = None,
     checkpoint: Checkpoint = "checkpoint_final.pth",
     device: Annotated[
-        Device | None, typer.Option(help="Where to predict; by default on cuda if there is one, else on cpu.")
+        Device | None,
+        typer.Option("-device", "--device", help="Where to predict; by default on cuda if there is one, else on cpu."),
     ] = None,
     mirroring: Annotated[
         bool, typer.Option("--mirroring", help="Predict with mirroring; weights are of the unmirrored pass.")
@@ -37,6 +38,7 @@ def inspect(
     knockout: Annotated[
         bool, typer.Option("--knockout", help="Predict without each source of each read, too; slow. Needs -gt.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Show what a trained network reads: the weight of each source in each read.
 
@@ -71,7 +73,7 @@ def inspect(
                 task = progress.add_task(doing, total=n)
                 return lambda: progress.advance(task)
 
-            strongest = strongest_of(inspect_model(what, out, predict_on, begin))
+            strongest = strongest_of(inspect_model(what, out, predict_on, begin, force))
 
     for read, row in strongest.items():
         console.print(

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from nnunet_xattnres.networks.registry import KINDS
+
 
 class Device(str, Enum):
     """What nnU-Net's ``-device`` takes."""
@@ -30,7 +32,12 @@ class ReadGate(str, Enum):
     ZERO = "zero"
 
 
+Network = Enum("Network", {name: name for name in KINDS}, type=str)  # type: ignore[misc]
+XATTNRES = Network("xattnres")
+
+
 Dataset = Annotated[str, typer.Option("-d", "--dataset", help="The data set's number or name.")]
 Configuration = Annotated[str, typer.Option("-c", "--configuration", help="For example 3d_fullres.")]
 ModelFolder = Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")]
 Checkpoint = Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]

@@ -1,47 +1,80 @@
 """``nnunet-xattnres plan``"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Dataset, ReadGate, SkipMode
+from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Network, ReadGate, SkipMode
+from nnunet_xattnres.common.errors import UserError
 
 
 def plan(
     dataset: Dataset,
     plans: Annotated[str, typer.Option("-p", "--plans", help="The plans to start from.")] = "nnUNetPlans",
-    out: Annotated[str, typer.Option("-o", "--out", help="The name of the new plans.")] = "nnUNetXAttnResPlans",
+    network: Annotated[Network, typer.Option(help="Which network takes the place of nnU-Net's.")] = XATTNRES,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", help="The name of the new plans; by default nnUNetXAttnResPlans and the like."),
+    ] = None,
     skip_mode: Annotated[
-        SkipMode, typer.Option(help="The skip plus a read, a read alone, or neither (the ablation).")
-    ] = SkipMode.ADD,
+        SkipMode | None, typer.Option(help="xattnres: the skip plus a read, a read alone, or neither. Default: add.")
+    ] = None,
     decoder_reads_only: Annotated[
-        bool, typer.Option("--decoder-reads-only", help="Leave the encoder as nnU-Net has it.")
+        bool, typer.Option("--decoder-reads-only", help="xattnres: leave the encoder as nnU-Net has it.")
     ] = False,
     read_gate: Annotated[
-        ReadGate, typer.Option(help="zero: start as nnU-Net's own network; for warm starts, with add only.")
-    ] = ReadGate.NONE,
+        ReadGate | None,
+        typer.Option(help="xattnres: zero starts as nnU-Net's own network; for warm starts, with add only."),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="unet3plus: channels of a reduction. Default: chosen by the cost.")
+    ] = None,
+    force: Force = False,
 ) -> None:
-    """Write plans whose networks have reads, for any trainer of nnU-Net's; nothing is preprocessed again.
+    """Write plans with reads, or with another way to the decoder, for any trainer of nnU-Net's.
 
-    The new plans stand beside the old ones and use the same preprocessed data:
+    Nothing is preprocessed again. The new plans stand beside the old ones and use the same preprocessed data:
 
     nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerDA5 -p nnUNetXAttnResPlans
     """
+    given: dict[str, Any] = {
+        "skip_mode": skip_mode and skip_mode.value,
+        "encoder_reads": False if decoder_reads_only else None,
+        "read_gate": read_gate and read_gate.value,
+        "width": width,
+    }
     with shown_to_the_user():
-        from nnunet_xattnres.commands.plan import write_plans_with_reads
+        from nnunet_xattnres.commands.plan import write_plans_with_network
+        from nnunet_xattnres.networks.registry import KINDS
         from nnunet_xattnres.nnunet.folders import preprocessed_folder
-        from nnunet_xattnres.reads.config import ReadConfig
 
-        config = ReadConfig(skip_mode=skip_mode.value, encoder_reads=not decoder_reads_only, read_gate=read_gate.value)
-        folder = preprocessed_folder(dataset)
-        path, outcome = write_plans_with_reads(folder, plans, out, config)
+        kind = KINDS[network.value]
+        config = _config(kind, {name: value for name, value in given.items() if value is not None})
+        out = kind.plans_name if out is None else out
+        path, outcome = write_plans_with_network(preprocessed_folder(dataset), plans, out, config, force)
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"wrote {escape(str(path))}")
-    for configuration, network in outcome.items():
-        console.print(f"  {configuration}: {network}")
-    trained = next(iter(name for name, network in outcome.items() if not network.startswith("stays")))
+    for configuration, network_class in outcome.items():
+        console.print(f"  {configuration}: {network_class}")
+    trained = next(iter(name for name, now in outcome.items() if not now.startswith("stays")))
     console.print(f"\nTrain with: nnUNetv2_train {dataset} {trained} 0 -p {out}   (and any -tr of nnU-Net's)")
+
+
+_OPTION = {"encoder_reads": "--decoder-reads-only"}  # where it is not the argument's name
+
+
+def _config(kind: Any, given: dict[str, Any]) -> Any:
+    """The arguments of a kind of network.
+
+    Raises:
+        UserError: for one that it does not have.
+    """
+    for name in given:
+        if name not in kind.config.__dataclass_fields__:
+            option = _OPTION.get(name, "--" + name.replace("_", "-"))
+            raise UserError(f"{option} is no option of {kind.title}")
+    return kind.config(**given)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Configuration, Dataset, Device
+from nnunet_xattnres.cli.options import Configuration, Dataset, Device, Force
 
 
 def profile(
@@ -19,11 +19,13 @@ def profile(
     configuration: Configuration,
     plans: Annotated[str, typer.Option("-p", "--plans", help="Plans of nnU-Net's own.")] = "nnUNetPlans",
     device: Annotated[
-        Device | None, typer.Option(help="Where to measure; by default on cuda if there is one, else on cpu.")
+        Device | None,
+        typer.Option("-device", "--device", help="Where to measure; by default on cuda if there is one, else on cpu."),
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Another batch than the plan's.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each network, in turns.")] = 3,
     out: Annotated[Path, typer.Option("-o", "--out", help="The JSON file.")] = Path("nnunet-xattnres-profile.json"),
+    force: Force = False,
 ) -> None:
     """Measure what switching costs: parameters, multiply-adds, time and memory of a training step.
 
@@ -36,10 +38,11 @@ def profile(
         from nnunet_xattnres.commands.profile import Setting
         from nnunet_xattnres.commands.profile import profile as measure
         from nnunet_xattnres.common.device import device_of
-        from nnunet_xattnres.common.files import read_json, write_json
+        from nnunet_xattnres.common.files import read_json, refuse_existing, write_json
         from nnunet_xattnres.nnunet.folders import preprocessed_folder
         from nnunet_xattnres.nnunet.plans import read_plans
 
+        refuse_existing(out, force)
         folder = preprocessed_folder(dataset)
         description = read_json(folder / "dataset.json")
         setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
@@ -59,6 +62,9 @@ def profile(
         }
         write_json(result, out)
     console.print(_table(result))
+    for row in rows:
+        if row["why"]:
+            console.print(f"{row['trainer']}: {row['why']}", soft_wrap=True)
     console.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 

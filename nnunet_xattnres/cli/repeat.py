@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Dataset
+from nnunet_xattnres.cli.options import Dataset, Force
 
 
 def repeat(
     dataset: Dataset,
     plans: Annotated[str, typer.Option("-p", "--plans", help="The plans to repeat.")] = "nnUNetPlans",
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many repeats.")] = 3,
+    force: Force = False,
 ) -> None:
     """Write copies of plans, PLANS_rep1, PLANS_rep2, ...: trainings on them go into folders of their own.
 
@@ -27,6 +28,6 @@ def repeat(
     with shown_to_the_user():
         from nnunet_xattnres.nnunet.folders import preprocessed_folder
 
-        paths = write_repeats(preprocessed_folder(dataset), plans, number)
+        paths = write_repeats(preprocessed_folder(dataset), plans, number, force)
     for path in paths:
         Console(soft_wrap=True, highlight=False).print(f"wrote {escape(str(path))}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import ReadGate
+from nnunet_xattnres.cli.options import XATTNRES, Force, Network, ReadGate
 from nnunet_xattnres.common.errors import UserError
 
 
@@ -28,9 +28,13 @@ def upgrade(
         ReadGate | None,
         typer.Option(help="zero: start exactly as the trained network does. Default: zero for add, none for replace."),
     ] = None,
+    network: Annotated[
+        Network, typer.Option(help="xattnres; the others cannot start as what was trained, and are refused.")
+    ] = XATTNRES,
     model_folder: Annotated[
         bool, typer.Option("--model-folder", help="Upgrade a whole folder, for nnUNetv2_predict.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Give a trained nnU-Net reads: a warm start.
 
@@ -40,27 +44,37 @@ def upgrade(
     """
     gate = read_gate.value if read_gate else {"add": "zero", "replace": "none"}[skip_mode.value]
     with shown_to_the_user():
-        from nnunet_xattnres.commands.upgrade import trainer_for, write_upgraded, write_upgraded_folder
+        from nnunet_xattnres.commands.upgrade import (
+            trainer_for,
+            training_command,
+            write_upgraded,
+            write_upgraded_folder,
+        )
         from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
-        trainer = trainer_for(skip_mode.value, gate)
+        trainer = trainer_for(skip_mode.value, gate, network.value)
         if model_folder:
             if source.is_file():
                 raise UserError(f"{source} is a file; --model-folder takes the folder of a trained model")
-            done = write_upgraded_folder(source, out, trainer)
+            done = write_upgraded_folder(source, out, trainer, force)
         else:
             if source.is_dir():
                 source = only_checkpoint(source, "name one of them, or upgrade the folder with --model-folder")
-            done = {out.name: write_upgraded(source, out, trainer)}
+            done = {out.name: write_upgraded(source, out, trainer, force)}
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"wrote {escape(str(out))}, for {trainer}")
     for name, upgraded in done.items():
-        console.print(
-            f"  {escape(name)}: {upgraded.n_new:,} numbers of the reads are new; on a random input the logits differ "
-            f"from the stock network's by {upgraded.difference:.1e} of the largest"
-        )
+        difference = f"{upgraded.difference:.1e} of the largest"
+        found = f"on a random input the logits differ from the trained network's by {difference}"
+        if upgraded.unchecked:
+            found = (
+                f"whether it computes what was trained could [yellow]not be checked[/]: {escape(upgraded.unchecked)}"
+            )
+        console.print(f"  {escape(name)}: {upgraded.n_new:,} numbers of the reads are new; {found}")
+    if model_folder and any(upgraded.unchecked for upgraded in done.values()):
+        console.print("The results of the trained model were not copied.")
     if gate == "none":
         console.print("Without a gate the new reads change what the network computes; train before you predict.")
     if not model_folder:
-        console.print(f"\nTrain with: -tr {trainer} -pretrained_weights {escape(str(out))}")
+        console.print(f"\nTrain with: {escape(training_command(done[out.name], out))}")

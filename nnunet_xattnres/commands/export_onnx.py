@@ -13,7 +13,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import refuse_existing, replacing
+from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
@@ -25,7 +26,11 @@ _NOT_INCLUDED = (
 
 
 def export_onnx(
-    model_folder: Path, out: Path, fold: str | None = None, checkpoint_name: str = "checkpoint_final.pth"
+    model_folder: Path,
+    out: Path,
+    fold: str | None = None,
+    checkpoint_name: str = "checkpoint_final.pth",
+    force: bool = False,
 ) -> Path:
     """Write the network of one fold at the plan's patch size, with any batch, and a description beside it.
 
@@ -34,12 +39,14 @@ def export_onnx(
         out: the file, ``.onnx``; the description has the same name with ``.json``.
         fold: which fold's network; None for the only one.
         checkpoint_name: which of the fold's checkpoints.
+        force: replace the two files.
 
     Returns:
         The file of the description.
 
     Raises:
-        UserError: when a package is missing, the model is not there or has several folds, or ``out`` ends otherwise.
+        UserError: when a package is missing, the model is not there or has several folds, ``out`` ends otherwise, or
+            one of the files exists and is not to be replaced.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
@@ -48,19 +55,21 @@ def export_onnx(
         raise UserError(f"torch {torch.__version__} is older than 2.7: pip install 'nnunet-xattnres[onnx]'")
     if out.suffix != ".onnx":
         raise UserError(f"{out} must end in .onnx; the description beside it gets the ending .json")
+    description = out.with_suffix(".json")
+    for path in (out, description):
+        refuse_existing(path, force)
     way_out = "name one fold with -f, and its checkpoint with -chk"
     checkpoint = only_checkpoint(model_folder, way_out, fold, checkpoint_name)
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(
         str(model_folder), use_folds=(checkpoint.parent.name.removeprefix("fold_"),), checkpoint_name=checkpoint_name
     )
-    network = predictor.network.eval()
+    network = uncompiled(predictor.network).eval()
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     shape = (determine_num_input_channels(plans, configuration, predictor.dataset_json), *configuration.patch_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         _write_network(network, shape, partial)
-    description = out.with_suffix(".json")
     with replacing(description) as partial:
         content = _describe(predictor, checkpoint, shape, out.name)
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,17 +1,18 @@
 """Plans whose networks are ours, for any trainer of nnU-Net's: behind `nnunet-xattnres plan`."""
 
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import write_json
-from nnunet_xattnres.networks.registry import KINDS, OurNetworkError, UnsupportedNetworkError, counterpart, is_ours
+from nnunet_xattnres.networks.registry import OurNetworkError, UnsupportedNetworkError, counterpart, is_ours, kind_of
 from nnunet_xattnres.nnunet.plans import read_plans
 
 
-def plans_with_reads(plans: Mapping[str, Any], new_name: str, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Plans for the same preprocessed data whose networks have reads.
+def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Plans for the same preprocessed data with another kind of network.
 
     Args:
         plans: the content of a plans file; it is not changed.
@@ -23,7 +24,7 @@ def plans_with_reads(plans: Mapping[str, Any], new_name: str, config: Any) -> tu
         stays as it was. A configuration that inherits its network follows the one that it inherits from.
 
     Raises:
-        UserError: when the plans are of nnU-Net's old format, have reads already, or no configuration can have them.
+        UserError: when the plans are of nnU-Net's old format or ours already, or no configuration can have the network.
     """
     old_name = str(plans.get("plans_name", "?"))
     configurations, outcome = {}, {}
@@ -35,59 +36,82 @@ def plans_with_reads(plans: Mapping[str, Any], new_name: str, config: Any) -> tu
                 f"place of architecture. Plan anew, `nnUNetv2_plan_experiment -d DATASET`; the preprocessed data stay."
             )
         if "architecture" in configuration:
-            architecture, outcome[name] = _architecture(configuration["architecture"], config, old_name, name)
+            architecture, outcome[name] = _architecture(plans, name, config)
             configurations[name]["architecture"] = architecture
     if not any(map(is_ours, outcome.values())):
-        supported = dict.fromkeys(name for kind in KINDS.values() for name in kind.classes)
+        kind = kind_of(config)
         raise UserError(
-            f"no configuration of the plans {old_name!r} can have reads: XAttnRes supports {' and '.join(supported)}. "
-            + "; ".join(f"{name!r} {why}" for name, why in outcome.items())
+            f"no configuration of the plans {old_name!r} can have a network of {kind.title}, which supports "
+            f"{' and '.join(kind.classes)}. " + "; ".join(f"{name!r} {why}" for name, why in outcome.items())
         )
     return {**plans, "plans_name": new_name, "configurations": configurations}, outcome
 
 
-def _architecture(old: Mapping[str, Any], config: Any, plans_name: str, configuration: str) -> tuple[Any, str]:
+def _architecture(plans: Mapping[str, Any], name: str, config: Any) -> tuple[Any, str]:
     """The architecture in the place of a configuration's, and what it is."""
+    plans_name, old = str(plans.get("plans_name", "?")), plans["configurations"][name]["architecture"]
     for key in ("network_class_name", "arch_kwargs"):
         if key not in old:
-            raise UserError(
-                f"the plans {plans_name!r} lack {key} in the architecture of the configuration {configuration!r}"
-            )
+            raise UserError(f"the plans {plans_name!r} lack {key} in the architecture of the configuration {name!r}")
     try:
         network_class, kwargs = counterpart(old["network_class_name"], old["arch_kwargs"], config, plans_name)
     except OurNetworkError:
         raise UserError(
-            f"the plans {plans_name!r} have reads already; name those that they were made from with -p"
+            f"the networks of the plans {plans_name!r} are ours already; name those that they were made from with -p"
         ) from None
     except UnsupportedNetworkError:
-        return old, f"stays as it is: {old['network_class_name']} has no counterpart with reads"
+        return old, f"stays as it is: {old['network_class_name']} has no counterpart of ours"
     return {**old, "network_class_name": network_class, "arch_kwargs": kwargs}, network_class
 
 
-def write_plans_with_reads(folder: Path, source: str, target: str, config: Any) -> tuple[Path, dict[str, str]]:
-    """Write plans with reads beside the plans that they are made from.
+def write_plans_with_network(
+    folder: Path, source: str, target: str, config: Any, force: bool = False
+) -> tuple[Path, dict[str, str]]:
+    """Write plans with another kind of network beside the plans that they are made from.
 
     Args:
         folder: a data set's folder in nnUNet_preprocessed.
         source, target: the names of the old plans and of the new.
         config: the arguments of our networks beyond upstream's.
+        force: replace plans of that name. Models that were trained on them are then of other plans.
 
     Returns:
-        The new file, and what each configuration's network is now, as ``plans_with_reads`` says it.
+        The new file, and what each configuration's network is now, as ``plans_with_network`` says it.
 
     Raises:
-        UserError: when the old plans cannot have reads, or ``target`` names plans that were not made here.
+        UserError: when the old plans cannot have the network, or there are other plans of the name ``target``.
     """
+    if not target.strip(". ") or "__" in target or any(c in '/\\:*?"<>|' or not c.isprintable() for c in target):
+        raise UserError(f'-o {target!r}: it is the name of the new plans, not a path, and without __ and /\\:*?"<>|')
     path = folder / f"{target}.json"
     if source == target:
         raise UserError(f"the new plans would replace {source!r}; name others with -o")
-    plans, outcome = plans_with_reads(read_plans(folder / f"{source}.json"), target, config)
-    if path.exists() and not _of_our_making(read_plans(path)):
-        raise UserError(f"{path} exists and is not of our making; name others with -o")
+    plans, outcome = plans_with_network(read_plans(folder / f"{source}.json"), target, config)
+    if path.exists() and not force and (there := read_plans(path)) != plans:
+        raise UserError(
+            f"{path} exists, and is another: {_difference(there, plans)}. A model that was trained on those plans "
+            f"would run in a different network. Name the new ones otherwise, for example "
+            f"-o {_free_name(folder, target)}, or replace those there with --force."
+        )
     write_json(plans, path, indent=4)
     return path, outcome
 
 
-def _of_our_making(plans: Mapping[str, Any]) -> bool:
-    architectures = [c["architecture"] for c in plans["configurations"].values() if "architecture" in c]
-    return any(is_ours(a.get("network_class_name", "")) for a in architectures)
+def _difference(there: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Where plans differ first, in words."""
+    for name, configuration in new["configurations"].items():
+        old = there["configurations"].get(name)
+        if old is None:
+            return f"it has no configuration {name!r}"
+        pairs = [(c.get("architecture", {}).get("arch_kwargs", {})) for c in (old, configuration)]
+        for key in dict.fromkeys([*pairs[1], *pairs[0]]):
+            if pairs[0].get(key) != pairs[1].get(key):
+                return f"in {name!r} {key} is {pairs[0].get(key)!r} there, and would be {pairs[1].get(key)!r}"
+        if old != configuration:
+            return f"the configuration {name!r} differs"
+    return "it differs"
+
+
+def _free_name(folder: Path, target: str) -> str:
+    names = (f"{target}{i}" for i in count(2))
+    return next(name for name in names if not (folder / f"{name}.json").exists())

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from math import prod
 from statistics import median
@@ -21,6 +22,7 @@ from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
 
 PLAIN = "nnUNetTrainer"
 CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES))
+_TOO_LITTLE = BrokenProcessPool, torch.cuda.OutOfMemoryError
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Setting:
 def profile(
     setting: Setting, device: torch.device, rounds: int, on_step: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Measure the plain network and each kind of reads, in turns.
+    """Measure the plain network and each kind of reads, one at a time.
 
     A step is forward, backward and nnU-Net's optimizer, on noise and with the mean of squares as the loss; on CUDA with
     autocast and torch.compile, as nnU-Net trains.
@@ -79,34 +81,42 @@ def profile(
 
     Returns:
         One row for each: ``parameters``, ``multiply_adds`` (of one sample, forward; without resizing), ``seconds`` and
-        ``gpu_memory`` or ``memory`` (bytes, the peak of a training step; None where it cannot be known), and their
-        ``..._ratio`` to the plain network's. ``seconds`` is None where the memory did not suffice.
+        ``memory`` (bytes, the peak of a training step), their ``..._ratio`` to the plain network's, and ``why``. Time
+        and memory are None where they cannot be known; ``why`` says so if it is not for the device.
     """
     rows: list[dict[str, Any]] = []
-    contestants: dict[str, Contestant] = {}
     for trainer in CONTENDERS:
         on_step(f"{trainer}: counting")
         parameters, multiply_adds = count(setting, trainer)
-        rows.append({"trainer": trainer, "parameters": parameters, "multiply_adds": multiply_adds})
+        rows.append({"trainer": trainer, "parameters": parameters, "multiply_adds": multiply_adds, "why": ""})
     for row in rows:
         on_step(f"{row['trainer']}: memory")
-        row["memory"] = _memory(setting, row["trainer"], device)
-        contestants[row["trainer"]] = _contestant(setting, row["trainer"], device)
-    seconds: dict[str, list[float]] = {trainer: [] for trainer in CONTENDERS}
-    for i in range(rounds + 1):
-        for trainer, contestant in contestants.items():
-            on_step(f"{trainer}: step {i} of {rounds}")
-            found = _seconds(contestant)
-            if i and found is not None:  # the first one compiles, and touches its memory
-                seconds[trainer].append(found)
+        try:
+            row["memory"] = _memory(setting, row["trainer"], device)
+        except _TOO_LITTLE as error:
+            row["memory"], row["why"] = None, _why(error)
+    measured = [row["trainer"] for row in rows if not row["why"]]
+    seconds: dict[str, list[float]] = {trainer: [] for trainer in measured}
+    # in turns, for a CPU's clock wanders; on CUDA a network is compiled once, which takes longer than its steps
+    turns, steps = (1, rounds) if device.type == "cuda" else (rounds, 1)
+    for turn in range(turns):
+        for trainer in measured:
+            on_step(f"{trainer}: time, {turn + 1} of {turns}")
+            seconds[trainer] += _seconds(setting, trainer, device, steps)
     for row in rows:
-        times = seconds[row["trainer"]]
+        times = seconds.get(row["trainer"], [])
         row["seconds"] = median(times) if len(times) == rounds else None
     for row in rows:
         for name in ("parameters", "multiply_adds", "seconds", "memory"):
             both = row[name], rows[0][name]
             row[f"{name}_ratio"] = both[0] / both[1] if all(both) else None
     return rows
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "its measuring process was killed: most likely the main memory does not suffice"
+    return "the GPU's memory does not suffice"
 
 
 def count(setting: Setting, trainer: str) -> tuple[int, int]:
@@ -147,25 +157,27 @@ def _contestant(setting: Setting, trainer: str, device: torch.device) -> Contest
     return Contestant(setting.build(trainer), setting.images(device), compiled)
 
 
-def _seconds(contestant: Contestant) -> float | None:
-    """Of one step; None when the memory does not suffice."""
+def _seconds(setting: Setting, trainer: str, device: torch.device, steps: int) -> list[float]:
+    """Of some steps of one network, which alone is in memory; empty when that does not suffice."""
+    torch.compiler.reset()  # networks share their forward, and dynamo leaves the ninth one that it sees uncompiled
     try:
-        return seconds_of(contestant.train)
+        contestant = _contestant(setting, trainer, device)
+        contestant.train()  # the first one compiles, and touches its memory
+        return [seconds_of(contestant.train) for _ in range(steps)]
     except torch.cuda.OutOfMemoryError:
-        contestant.optimizer.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-        return None
+        return []
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _memory(setting: Setting, trainer: str, device: torch.device) -> int | None:
     """The peak of a training, in bytes: the allocator's on CUDA, that of a process of its own on a CPU under Linux."""
     if device.type == "cuda":
+        torch.compiler.reset()
         torch.cuda.empty_cache()
         baseline = torch.cuda.memory_allocated()
-        try:
-            return allocated_memory(_contestant(setting, trainer, device).train) - baseline
-        except torch.cuda.OutOfMemoryError:
-            return None
+        return allocated_memory(_contestant(setting, trainer, device).train) - baseline
     found = resident_memory(_step_on_cpu, setting, trainer, warm_up=_load_libraries) if device.type == "cpu" else None
     return None if found is None else found["peak"] - found["baseline"]
 

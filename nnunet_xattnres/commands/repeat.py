@@ -7,13 +7,14 @@ from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.nnunet.plans import REPEAT, read_plans
 
 
-def write_repeats(folder: Path, source: str, number: int) -> list[Path]:
+def write_repeats(folder: Path, source: str, number: int, force: bool = False) -> list[Path]:
     """Write copies of plans under new names, ``source_rep1`` and on: trainings on them get folders of their own.
 
     Args:
         folder: a data set's folder in nnUNet_preprocessed.
         source: the name of the plans.
         number: how many copies.
+        force: replace files of another content.
 
     Raises:
         UserError: when the plans are missing, are a copy themselves, or a file of another content has a copy's name.
@@ -25,8 +26,11 @@ def write_repeats(folder: Path, source: str, number: int) -> list[Path]:
         folder / f"{source}_rep{i}.json": {**plans, "plans_name": f"{source}_rep{i}"} for i in range(1, number + 1)
     }
     for path, copy in copies.items():
-        if path.exists() and read_plans(path) != copy:
-            raise UserError(f"{path} exists and is no copy of {source}; move it away first")
+        if path.exists() and not force and read_plans(path) != copy:
+            raise UserError(
+                f"{path} exists and is no copy of {source}. Trainings on it would be no repeats: move it away, or "
+                f"replace it with --force."
+            )
     for path, copy in copies.items():
         write_json(copy, path, indent=4)
     return list(copies)

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.folders import preprocessed_folder
 from nnunet_xattnres.nnunet.plans import read_plans
+from nnunet_xattnres.nnunet.trainers import find_trainer
 from nnunet_xattnres.ops.choice import forced_path
 from nnunet_xattnres.ops.tuning import Found, choose_paths
 from nnunet_xattnres.reads.shapes import shapes_to_choose
@@ -36,10 +36,6 @@ def tune(
     if configuration not in content["configurations"]:
         raise UserError(f"the plans have no {configuration!r}; they have {', '.join(content['configurations'])}")
     planned = PlannedNetwork.of(content, read_json(folder / "dataset.json"), configuration)
-    try:
-        found = recursive_find_trainer_class_by_name(trainer)
-    except RuntimeError as error:
-        raise UserError(f"nnU-Net finds no trainer {trainer!r}: {error}") from None
     image = planned.n_inputs, *planned.configuration.patch_size
-    shapes = shapes_to_choose(planned.build(found), planned.configuration.batch_size, image, device)
+    shapes = shapes_to_choose(planned.build(find_trainer(trainer)), planned.configuration.batch_size, image, device)
     return choose_paths(shapes, device, log)

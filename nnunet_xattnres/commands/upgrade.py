@@ -1,8 +1,10 @@
 """Networks with reads that start from a trained nnU-Net: what `nnunet-xattnres upgrade` does (ours)."""
 
+import shlex
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +13,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
+from nnunet_xattnres.common.files import read_json, refuse_existing, replacing
+from nnunet_xattnres.networks.registry import KINDS
+from nnunet_xattnres.nnunet.checkpoints import network_weights, origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.model_folder import NEEDED, checkpoints_of
+from nnunet_xattnres.nnunet.trainers import find_trainer
 from nnunet_xattnres.training.build import PlannedNetwork
 from nnunet_xattnres.training.epochs import TRAINERS
 
@@ -41,22 +45,29 @@ class Upgraded(NamedTuple):
         checkpoint: what nnU-Net's commands load; its tensors are on the CPU.
         trainer: the trainer that it is for.
         n_new: how many numbers are new: those of the reads.
-        difference: the largest difference between its logits and the stock network's on a random input, over the
-            largest logit.
+        difference: the largest difference between its logits and those of the network that was trained, on a random
+            input, over the largest logit; NaN where that could not be built here.
+        unchecked: why it could not; empty where it could.
     """
 
     checkpoint: dict[str, Any]
     trainer: str
     n_new: int
     difference: float
+    unchecked: str = ""
 
 
-def trainer_for(skip_mode: str, read_gate: str) -> str:
+def trainer_for(skip_mode: str, read_gate: str, network: str = "xattnres") -> str:
     """The trainer whose network an upgraded checkpoint has.
 
     Raises:
         UserError: when there is none.
     """
+    if network != "xattnres":
+        raise UserError(
+            f"{KINDS[network].title} cannot start from a stock checkpoint: its decoder would compute something else "
+            f"with those weights. Train it anew."
+        )
     if (skip_mode, read_gate) not in _TRAINER_FOR:
         raise UserError(
             f"skip_mode {skip_mode!r} with read_gate {read_gate!r} cannot start from a stock checkpoint; there are "
@@ -69,15 +80,18 @@ def upgrade_checkpoint(path: Path, trainer: str) -> Upgraded:
     """A stock checkpoint's network with reads added; everything that was trained stays.
 
     Raises:
-        UserError: when the file is damaged, has reads already, or is not of the network that its plans describe.
+        UserError: when the file cannot be read, has reads already, or is not of nnU-Net's own network for its plans:
+            by its weights, or because its trainer's network computes something else with them.
     """
-    stock = read_checkpoint(path)
-    weights = {key.removeprefix("module."): value for key, value in stock["network_weights"].items()}
+    stock = _with_plans(read_checkpoint(path), path.parent.parent)
+    planned = _planned(path, stock["init_args"])
+    network, plain = _network(planned, TRAINERS[trainer]), _network(planned, nnUNetTrainer)
+    weights = network_weights(stock, plain.state_dict())
     if any(key.startswith("reads.") for key in weights):
         raise UserError(f"{path} has reads already: it is of {origin_of(stock)}; there is nothing to upgrade")
-    network, plain, n_inputs = _networks(path, stock["init_args"], trainer)
     for target in (plain, network):
         target.load_state_dict(_filled(path, target, weights), strict=True)
+    unchecked = _check_its_trainer(path, stock["trainer_name"], planned, plain, weights)
     # --c and --val load an optimizer, too: nnU-Net's, without momentum, as the reads have none yet
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.99, weight_decay=3e-5, nesterov=True)
     checkpoint = {
@@ -88,16 +102,26 @@ def upgrade_checkpoint(path: Path, trainer: str) -> Upgraded:
         "upgraded_from": {"file": str(path), "trainer": stock["trainer_name"]},
     }
     n_new = sum(p.numel() for p in network.reads.parameters())
-    return Upgraded(checkpoint, trainer, n_new, _difference(network, plain, n_inputs))
+    difference = float("nan") if unchecked else _difference(network, plain, planned)
+    return Upgraded(checkpoint, trainer, n_new, difference, unchecked)
 
 
-def write_upgraded(source: Path, out: Path, trainer: str) -> Upgraded:
+def training_command(upgraded: Upgraded, out: Path) -> str:
+    """The command that trains the network of a file that ``write_upgraded`` wrote."""
+    arguments = upgraded.checkpoint["init_args"]
+    plans = arguments["plans"]
+    what = plans.get("dataset_name", "DATASET"), arguments["configuration"], arguments.get("fold", "FOLD")
+    options = ["-tr", upgraded.trainer, "-p", plans.get("plans_name", "nnUNetPlans"), "-pretrained_weights", out]
+    return shlex.join(["nnUNetv2_train", *map(str, what), *map(str, options)])
+
+
+def write_upgraded(source: Path, out: Path, trainer: str, force: bool = False) -> Upgraded:
     """Upgrade one checkpoint into a file that ``-pretrained_weights`` takes.
 
     Raises:
-        UserError: as ``upgrade_checkpoint``, and when ``out`` exists.
+        UserError: as ``upgrade_checkpoint``, and when ``out`` exists and is not to be replaced.
     """
-    _refuse_existing(out)
+    refuse_existing(out, force)
     upgraded = upgrade_checkpoint(source, trainer)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
@@ -105,16 +129,24 @@ def write_upgraded(source: Path, out: Path, trainer: str) -> Upgraded:
     return upgraded
 
 
-def write_upgraded_folder(source: Path, out: Path, trainer: str) -> dict[str, Upgraded]:
+def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = False) -> dict[str, Upgraded]:
     """Upgrade every checkpoint of a trained model's folder, with what nnU-Net's prediction needs beside them.
+
+    The results of its validation come along if the new network is known to compute the same.
+
+    Args:
+        force: replace the trained model that is in ``out``.
 
     Returns:
         What each file, such as ``fold_0/checkpoint_final.pth``, has become, without the weights.
 
     Raises:
-        UserError: as ``upgrade_checkpoint``, when ``out`` exists, and when ``source`` is no folder of a trained model.
+        UserError: as ``upgrade_checkpoint``, when ``out`` exists and is not to be replaced or is something else than a
+            trained model, and when ``source`` is no folder of a trained model.
     """
-    _refuse_existing(out)
+    refuse_existing(out, force)
+    if out.exists() and any(out.iterdir()):
+        checkpoints_of(out)  # or it is not replaced
     files = checkpoints_of(source)
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -131,22 +163,65 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str) -> dict[str, Up
                 target = partial / file.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
+        if out.exists():
+            shutil.rmtree(out)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return done
 
 
-def _networks(path: Path, arguments: Mapping[str, Any], trainer: str) -> tuple[Any, nn.Module, int]:
-    """The network of our trainer and nnU-Net's own for the training that a checkpoint is of, and its input channels."""
+def _with_plans(checkpoint: dict[str, Any], model_folder: Path) -> dict[str, Any]:
+    """The checkpoint; where it lacks plans or dataset.json with those of its model folder, as nnU-Net's prediction."""
+    arguments = dict(checkpoint["init_args"])
+    for key, name in (("plans", NEEDED[0]), ("dataset_json", NEEDED[1])):
+        if key not in arguments and (model_folder / name).is_file():
+            arguments[key] = read_json(model_folder / name)
+    return {**checkpoint, "init_args": arguments}
+
+
+def _planned(path: Path, arguments: Mapping[str, Any]) -> PlannedNetwork:
     try:
-        planned = PlannedNetwork.of(*(arguments[key] for key in ("plans", "dataset_json", "configuration")))
+        return PlannedNetwork.of(*(arguments[key] for key in ("plans", "dataset_json", "configuration")))
     except KeyError as error:
-        raise UserError(f"{path} does not say which training it is of: its init_args lack {error}") from None
+        raise UserError(
+            f"{path} does not say which training it is of: its init_args lack {error}, and there is no model folder "
+            f"around it that has it"
+        ) from None
+
+
+def _network(planned: PlannedNetwork, trainer: type[nnUNetTrainer]) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        network, plain = (planned.build(t, deep_supervision=False) for t in (TRAINERS[trainer], nnUNetTrainer))
-    return network.eval(), plain.eval(), planned.n_inputs
+        return planned.build(trainer, deep_supervision=False).eval()
+
+
+def _check_its_trainer(
+    path: Path, name: str, planned: PlannedNetwork, plain: nn.Module, weights: Mapping[str, Tensor]
+) -> str:
+    """Refuse weights that mean something else in the network that was trained; why that could not be seen, or "".
+
+    Other activations, norms, paddings have the same keys and shapes: only what the network computes tells.
+    """
+    try:
+        found = find_trainer(name)
+    except UserError as error:
+        return str(error)
+    if found.build_network_architecture is nnUNetTrainer.build_network_architecture:
+        return ""
+    try:
+        trained = _network(planned, found)
+        trained.load_state_dict(_filled(path, trained, weights), strict=True)
+        difference = _difference(trained, plain, planned)
+    except Exception as error:
+        return f"the network of its trainer {name} cannot be built here: {type(error).__name__}: {error}"
+    if not difference < _SAME:
+        raise UserError(
+            f"{path} was trained by {name}, whose network computes something else than nnU-Net's own with the same "
+            f"weights (the logits differ by {difference:.1e} of the largest). It cannot be upgraded: the networks with "
+            f"reads are built from nnU-Net's own."
+        )
+    return ""
 
 
 def _filled(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,10 +254,11 @@ def _filled(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> di
 
 
 @torch.inference_mode()
-def _difference(network: Any, plain: nn.Module, n_inputs: int) -> float:
+def _difference(network: nn.Module, plain: Any, planned: PlannedNetwork) -> float:
+    """Of the logits for noise, over the largest."""
     generator = torch.Generator().manual_seed(_SEED)
-    size = [2 * stride for stride in network.encoder_stages[-1].strides]
-    x = torch.randn(1, n_inputs, *size, generator=generator)
+    strides = [prod(of_axis) for of_axis in zip(*plain.encoder.strides, strict=True)]
+    x = torch.randn(1, planned.n_inputs, *(2 * stride for stride in strides), generator=generator)
     expected = plain(x)
     return ((network(x) - expected).abs().max() / expected.abs().max()).item()
 
@@ -192,8 +268,3 @@ def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
         torch.save(checkpoint, path)
     except RuntimeError as error:  # torch's writer has no words for a full disk
         raise UserError(f"{path} could not be written; is the disk full? ({error})") from error
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise UserError(f"{out} exists; name another, or remove it first")

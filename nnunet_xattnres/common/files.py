@@ -30,6 +30,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def refuse_existing(path: Path, force: bool) -> None:
+    """Refuse to write where something stands already, unless it is to be replaced; an empty folder is nothing.
+
+    Raises:
+        UserError: with the two ways out.
+    """
+    if path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} exists: name another, or replace it with --force")
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,17 @@ def resident_memory(
 
     Returns:
         Bytes: the ``peak``, and the ``baseline`` of before.
+
+    Raises:
+        BrokenProcessPool: the process was killed; most often by the system, for the memory did not suffice.
     """
     if not _STATUS.exists():
         return None
     # a server that has loaded the libraries forks the new processes: seconds less for each, and nothing of this process
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([make.__module__])
-    with context.Pool(1) as pool:
-        return pool.apply(_resident_memory, (make, warm_up, arguments))
+    with ProcessPoolExecutor(1, mp_context=context) as pool:  # which, unlike a Pool, sees that its process has died
+        return pool.submit(_resident_memory, make, warm_up, arguments).result()
 
 
 def _resident_memory(make: Callable[..., Step], warm_up: Callable[..., object], arguments: Any) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.networks.configs import UNet3PlusConfig
 from nnunet_xattnres.reads.config import ReadConfig
 
 # nnU-Net has moved its architectures between modules before, so the class counts and the module only as far as the
@@ -20,21 +21,31 @@ class Kind:
     """A kind of network.
 
     Attributes:
+        title: what messages call it.
         config: the class of its arguments beyond upstream's, a dataclass; it tells which kind is meant.
         classes: for each of upstream's classes ours, as plans name it. A name that was published stays.
+        plans_name: what plans with this network are called, if nobody calls them otherwise.
     """
 
+    title: str
     config: type
     classes: Mapping[str, str]
+    plans_name: str
+
+
+def _pair(plain: str, residual: str) -> dict[str, str]:
+    return {"PlainConvUNet": f"nnunet_xattnres.{plain}", "ResidualEncoderUNet": f"nnunet_xattnres.{residual}"}
 
 
 KINDS = {
     "xattnres": Kind(
-        ReadConfig,
-        {
-            "PlainConvUNet": "nnunet_xattnres.unet.XAttnResUNet",
-            "ResidualEncoderUNet": "nnunet_xattnres.unet.XAttnResResidualEncoderUNet",
-        },
+        "XAttnRes", ReadConfig, _pair("unet.XAttnResUNet", "unet.XAttnResResidualEncoderUNet"), "nnUNetXAttnResPlans"
+    ),
+    "unet3plus": Kind(
+        "UNet 3+",
+        UNet3PlusConfig,
+        _pair("networks.unet3plus.UNet3Plus", "networks.unet3plus.ResidualEncoderUNet3Plus"),
+        "nnUNetUNet3PlusPlans",
     ),
 }
 
@@ -45,6 +56,11 @@ class UnsupportedNetworkError(UserError, ValueError):
 
 class OurNetworkError(UserError, ValueError):
     """The plans ask for one of our networks already."""
+
+
+def kind_of(config: Any) -> Kind:
+    """The kind whose network has these arguments."""
+    return next(kind for kind in KINDS.values() if kind.config is type(config))
 
 
 def is_ours(network_class_name: str) -> bool:
@@ -66,18 +82,18 @@ def counterpart(
         UnsupportedNetworkError: for a network class that has no counterpart of this kind.
         OurNetworkError: when the class is one of ours.
     """
-    classes = next(kind.classes for kind in KINDS.values() if kind.config is type(config))
+    kind = kind_of(config)
     if is_ours(network_class_name):
         raise OurNetworkError(
-            f"the plans {plans_name!r} ask for {network_class_name!r}: their network has reads already. Drop one of "
-            f"the two: train these plans with a trainer of nnU-Net (`-tr nnUNetTrainer`), or train the plans that they "
-            f"were made from with this one (`-p nnUNetPlans`)."
+            f"the plans {plans_name!r} ask for {network_class_name!r}: their network is one of ours already. Drop one "
+            f"of the two: train these plans with a trainer of nnU-Net (`-tr nnUNetTrainer`), or train the plans that "
+            f"they were made from with this one (`-p nnUNetPlans`)."
         )
     library, _, class_name = network_class_name.rpartition(".")
-    if class_name not in classes or library.partition(".")[0] != _UPSTREAM_LIBRARY:
+    if class_name not in kind.classes or library.partition(".")[0] != _UPSTREAM_LIBRARY:
         raise UnsupportedNetworkError(
-            f"the plans {plans_name!r} ask for the network class {network_class_name!r} (network_class_name). XAttnRes "
-            f"supports {' and '.join(classes)}: plan with nnUNetPlanner or a nnUNetPlannerResEnc, for example "
-            f"`nnUNetv2_plan_experiment -d DATASET -pl nnUNetPlannerResEncM`."
+            f"the plans {plans_name!r} ask for the network class {network_class_name!r} (network_class_name). "
+            f"{kind.title} supports {' and '.join(kind.classes)}: plan with nnUNetPlanner or a nnUNetPlannerResEnc, "
+            f"for example `nnUNetv2_plan_experiment -d DATASET -pl nnUNetPlannerResEncM`."
         )
-    return classes[class_name], {**arch_kwargs, **asdict(config)}
+    return kind.classes[class_name], {**arch_kwargs, **asdict(config)}

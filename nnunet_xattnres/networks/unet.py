@@ -6,7 +6,6 @@ output of the first (full resolution), eS the bottleneck, and d1 ... d(S-1) are 
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from nnunet_xattnres.networks.upstream import make_picklable, with_idle_heads
+from nnunet_xattnres.networks.upstream import check_input, make_picklable, strides_of, with_idle_heads
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history import History, Stage
@@ -89,6 +88,8 @@ class _HistoryUNet(nn.Module):
             reads[encoder[s].name] = read(encoder[:s], encoder[s - 1])
         for j, stage in enumerate(decoder):
             reads[stage.name] = read([*encoder, *decoder[:j]], stage)
+        for name, each in reads.items():
+            each.name = name  # type: ignore[assignment, unused-ignore]
         return reads
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -99,34 +100,36 @@ class _HistoryUNet(nn.Module):
             highest resolution first.
 
         Raises:
-            ValueError: when the spatial size is not divisible by the network's strides.
+            ValueError: for another number of axes or of channels, a size that the network's strides do not divide, and
+                a dtype that is not floating.
         """
-        self._check_input(x)
+        check_input(x, self.encoder, self.encoder_stages[-1].strides)
         stem = getattr(self.encoder, "stem", None)  # the residual encoder has one
         x = x if stem is None else stem(x)
         history = History(self.path)
         sizes = self._read_sizes(x)
         for s, (stage, module) in enumerate(zip(self.encoder_stages, self.encoder.stages, strict=True)):
             if stage.name in self.reads:
-                x = self._input_of_encoder_stage(stage, history, x.shape[2:])
+                x = self._input_of_encoder_stage(s, history, x.shape[2:])
             x = module(x)
-            history.append(x, coarser=sizes[s + 1 :])
+            history.append(x, stage, coarser=dict(sizes[s + 1 :]))
 
         outputs, last = [], len(self.decoder_stages) - 1
         for j, stage in enumerate(self.decoder_stages):
             x = self._with_skip_half(stage, self.decoder.transpconvs[j](x), history, skip=last - j)
             x = self.decoder.stages[j](x)
-            history.append(x)
+            history.append(x, stage, coarser={})
             if self.decoder.deep_supervision or j == last:
                 outputs.append(self.decoder.seg_layers[j](x))
         if self.decoder.deep_supervision:
             return outputs[::-1]
         return with_idle_heads(self.decoder, outputs[0]) if self.training else outputs[0]
 
-    def _input_of_encoder_stage(self, stage: Stage, history: History, size: torch.Size) -> Tensor:
+    def _input_of_encoder_stage(self, s: int, history: History, size: torch.Size) -> Tensor:
         """The read of all maps so far; if gated, the last of them plus the read."""
-        previous = len(history.maps) - 1 if self.read_gate == "zero" else None
-        return self.reads[stage.name](history.at(size), size, skip=previous)
+        previous = s - 1 if self.read_gate == "zero" else None
+        pool = history.at(self.encoder_stages[s - 1].strides)
+        return self.reads[self.encoder_stages[s].name](pool, size, skip=previous)
 
     def _with_skip_half(self, stage: Stage, x: Tensor, history: History, skip: int) -> Tensor:
         """What a decoder stage takes: the upsampled map below it, ``x``, and its skip half."""
@@ -136,22 +139,12 @@ class _HistoryUNet(nn.Module):
             return torch.cat((x, history.maps[skip]), dim=1)
         size = x.shape[2:]
         added = skip if self.skip_mode == "add" else None
-        return self.reads[stage.name](history.at(size), size, skip=added, below=x)
+        return self.reads[stage.name](history.at(stage.strides), size, skip=added, below=x)
 
-    def _read_sizes(self, x: Tensor) -> list[tuple[int, ...]]:
-        """The sizes of e1 ... e(S-1), at which the history is read."""
-        stages = self.encoder_stages[:-1] if self.reads else []
-        return [tuple(n // d for n, d in zip(x.shape[2:], stage.strides, strict=True)) for stage in stages]
-
-    def _check_input(self, x: Tensor) -> None:
-        divisors, size = self.encoder_stages[-1].strides, tuple(x.shape[2:])
-        if len(size) != len(divisors):
-            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (batch, channels, {len(divisors)} axes)")
-        if any(n % d for n, d in zip(size, divisors, strict=True)):
-            raise ValueError(
-                f"the input has the spatial size {size}, which the network's strides do not divide: "
-                f"its axes must be multiples of {divisors}. Change patch_size in the plans."
-            )
+    def _read_sizes(self, x: Tensor) -> list[tuple[tuple[int, ...], list[int]]]:
+        """The strides and the sizes of e1 ... e(S-1), at which the history is read."""
+        strides = [stage.strides for stage in self.encoder_stages[:-1]] if self.reads else []
+        return [(each, [n // d for n, d in zip(x.shape[2:], each, strict=True)]) for each in strides]
 
 
 if not CUSTOM_OPS:  # torch.compile fails on it before torch 2.4, and leaves it as it is
@@ -182,11 +175,8 @@ class XAttnResResidualEncoderUNet(_HistoryUNet, ResidualEncoderUNet):
 
 
 def _encoder_stages(encoder: PlainConvEncoder | ResidualEncoder) -> list[Stage]:
-    strides = accumulate(encoder.strides, lambda a, b: [i * j for i, j in zip(a, b, strict=True)])
-    return [
-        Stage(f"e{s}", channels, tuple(stride))
-        for s, (channels, stride) in enumerate(zip(encoder.output_channels, strides, strict=True), start=1)
-    ]
+    pairs = zip(encoder.output_channels, strides_of(encoder), strict=True)
+    return [Stage(f"e{s}", *shape) for s, shape in enumerate(pairs, start=1)]
 
 
 def _drop_skip_half(stage: StackedConvBlocks) -> None:

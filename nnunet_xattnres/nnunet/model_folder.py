@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.order import by_number
 
 NEEDED = ("plans.json", "dataset.json")
 
@@ -16,7 +17,7 @@ def checkpoints_of(model_folder: Path, name: str = "checkpoint_*.pth") -> list[P
     Raises:
         UserError: when it is no such folder, or has no such checkpoint.
     """
-    files = sorted(model_folder.glob(f"fold_*/{name}"))
+    files = sorted(model_folder.glob(f"fold_*/{name}"), key=lambda file: by_number(str(file)))
     if not files or not all((model_folder / needed).is_file() for needed in NEEDED):
         expected = "checkpoint_final.pth" if "*" in name else name
         raise UserError(

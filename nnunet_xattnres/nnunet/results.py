@@ -1,17 +1,18 @@
 """What nnU-Net has left of a training: the Dice of every case, and what the training was."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
-from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
+from nnunet_xattnres.common.order import by_number
+from nnunet_xattnres.nnunet.outline import Outline, read_outline
 from nnunet_xattnres.nnunet.plans import resolved
+from nnunet_xattnres.nnunet.training_log import Epoch, TrainingLog, read_log
 
 Dice = dict[str, dict[str, float]]  # case -> label -> Dice; NaN where neither mask has the label
 
@@ -26,7 +27,9 @@ class Fold:
         epochs, iterations: the length of the training, and of an epoch; None if unknown.
         epoch_seconds: the mean duration of an epoch; None if unknown.
         gpu_memory: the peak in MiB, where it was logged.
-        parameters: of the network.
+        parameters: of the network; None if unknown.
+        curve: the epochs by their numbers, where there is a log.
+        gaps: which files could not be read and which numbers are not known, in words; empty if all is known.
     """
 
     dice: Dice
@@ -36,6 +39,8 @@ class Fold:
     epoch_seconds: float | None = None
     gpu_memory: float | None = None
     parameters: int | None = None
+    curve: Mapping[int, Epoch] = field(default_factory=dict)
+    gaps: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,16 @@ class Run:
 
 def folds_of(folder: Path) -> list[str]:
     """The folds of a model folder that have been validated."""
-    return sorted(p.parent.parent.name.removeprefix("fold_") for p in folder.glob("fold_*/validation/summary.json"))
+    found = folder.glob("fold_*/validation/summary.json")
+    return sorted((path.parent.parent.name.removeprefix("fold_") for path in found), key=by_number)
 
 
 def read_run(folder: Path, folds: Sequence[str]) -> Run:
-    """The results of a model folder.
+    """The results of a model folder, with nothing run that is in its files.
 
     Raises:
-        UserError: for a fold without results, and for files that cannot be read.
+        UserError: for a fold without results, and for JSON files that cannot be read. Without a checkpoint, a log or a
+            debug.json, or with a damaged one, some numbers are not known.
     """
     missing = sorted(set(folds) - set(folds_of(folder)))
     if missing:
@@ -110,33 +117,60 @@ def label_names(labels: Mapping[str, Any]) -> dict[str, str]:
     return {str(tuple(value)) if isinstance(value, list) else str(value): name for name, value in labels.items()}
 
 
+_CHECKPOINT = "checkpoint_final.pth"
+_NUMBERS = {
+    "parameters": "the number of parameters",
+    "epochs": "the number of epochs",
+    "iterations": "the iterations of an epoch",
+    "n_training_cases": "the number of training cases",
+    "epoch_seconds": "the seconds of an epoch",
+    "curve": "the learning curve",
+}
+Read = TypeVar("Read")
+
+
 def _read_fold(folder: Path) -> Fold:
-    logs = sorted(folder.glob("training_log_*.txt"))
-    log = "".join(file.read_text(encoding="utf-8", errors="replace") for file in logs)
-    debug = read_json(folder / "debug.json") if (folder / "debug.json").is_file() else {}
-    checkpoint = folder / "checkpoint_final.pth"
-    content = read_checkpoint(checkpoint) if checkpoint.is_file() else {}
-    weights = {value.data_ptr(): value.numel() for value in content.get("network_weights", {}).values()}
-    seconds = [float(text) for text in re.findall(r"Epoch time: ([\d.]+) s", log)]
-    last_epoch = _last_number(r": Epoch (\d+)", log)
-    return Fold(
-        dice=read_dice(folder / "validation" / "summary.json"),
-        n_training_cases=_last_number(r"This split has (\d+) training", log),
-        epochs=content.get("current_epoch", None if last_epoch is None else last_epoch + 1),
-        iterations=int(debug["num_iterations_per_epoch"]) if "num_iterations_per_epoch" in debug else None,
-        epoch_seconds=mean(seconds) if seconds else None,
-        gpu_memory=_last_number(r"Peak GPU memory: (\d+) MiB", log),
-        parameters=sum(weights.values()) or _logged_parameters(log),
-    )
+    causes: list[str] = []
+    log = _attempt(lambda: read_log(folder), causes) or TrainingLog({}, None, None, None)
+    outline = _attempt(lambda: read_outline(folder / _CHECKPOINT), causes) or Outline(None, None)
+    curve, ended = log.epochs, len(log.epochs) and max(log.epochs) + 1
+    if ended and outline.epochs is not None and ended != outline.epochs:
+        causes.append(
+            f"the log ends after {ended} epochs, {_CHECKPOINT} after {outline.epochs}: the log's epochs are left out"
+        )
+        curve = {}
+    seconds = [epoch.seconds for epoch in curve.values() if not math.isnan(epoch.seconds)]
+    numbers: dict[str, Any] = {
+        "parameters": outline.parameters or log.parameters,
+        "epochs": outline.epochs or ended or None,
+        "iterations": _attempt(lambda: _iterations(folder / "debug.json"), causes),
+        "n_training_cases": log.n_training_cases,
+        "epoch_seconds": mean(seconds) if seconds else None,
+        "curve": curve,
+    }
+    unknown = [words for name, words in _NUMBERS.items() if not numbers[name]]
+    dice = read_dice(folder / "validation" / "summary.json")
+    return Fold(dice=dice, gpu_memory=log.gpu_memory, gaps=_gaps(causes, unknown), **numbers)
 
 
-def _logged_parameters(log: str) -> int | None:
-    """What our trainers write: of this network, or of the plain one and the reads."""
-    whole = _last_number(r"Parameters: .*this network ([\d,]+) \(", log)
-    plain, reads = (_last_number(pattern, log) for pattern in (r"plain network ([\d,]+),", r"reads ([\d,]+) \("))
-    return whole if whole is not None or plain is None or reads is None else plain + reads
+def _attempt(read: Callable[[], Read], causes: list[str]) -> Read | None:
+    """What ``read`` returns; where it cannot, None, with why it cannot among ``causes``."""
+    try:
+        return read()
+    except UserError as error:
+        causes.append(str(error))
+        return None
 
 
-def _last_number(pattern: str, text: str) -> int | None:
-    found = re.findall(pattern, text)
-    return int(found[-1].replace(",", "")) if found else None
+def _iterations(debug: Path) -> int:
+    try:
+        return int(read_json(debug)["num_iterations_per_epoch"])
+    except (UserError, KeyError, TypeError, ValueError):
+        raise UserError(f"{debug.name} is missing or does not say the iterations of an epoch") from None
+
+
+def _gaps(causes: Sequence[str], unknown: Sequence[str]) -> str:
+    if not unknown:
+        return f"{'; '.join(causes)}; the other files say all that is needed" if causes else ""
+    reason = f" ({'; '.join(causes)})" if causes else ""
+    return f"not known: {', '.join(unknown)}{reason}"

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.ops.capture import captured
 
 CUSTOM_OPS = hasattr(torch.library, "custom_op")  # since torch 2.4
 
@@ -37,50 +38,43 @@ def forced_path(path: str | None = None) -> Path | None:
     return found
 
 
-def read_path(device: torch.device, channels: int, return_weights: bool = False, *, path: str | None = None) -> Path:
+def read_path(
+    device: torch.device, channels: int | None = None, return_weights: bool = False, *, path: str | None = None
+) -> Path:
     """The path of a read on a device, as far as it stands before the read runs.
 
     The forced one, if there is one. Otherwise the reference where the weights are asked for while gradients are
     recorded, and wherever there is only plain torch; the tiles everywhere else, unless on CUDA the operator finds when
-    it runs that another path was chosen on this GPU (``ops.tuning``). Forced or not, torch.export takes the reference;
-    weights come from the tiles, or while gradients are recorded from the reference.
+    it runs that another path was chosen on this GPU (``ops.tuning``). Forced or not, what ``capture.captured`` names
+    takes the reference; weights come from the tiles, or while gradients are recorded from the reference.
 
     Args:
         device: of the tensors.
-        channels: C, of the read; the kernels are chosen for at most 128.
+        channels: C, of the read. It plays no part any more, and may be left out.
         return_weights: whether the weights are asked for.
         path: forces ``"fused"``, ``"tiled"`` or ``"reference"``, before NNUNET_XATTNRES_PATH does.
 
     Raises:
         PathError: for a forced path that does not exist or cannot compute on the device.
     """
-    forced = forced_path(path)
-    if forced is not None:
-        _check_possible(forced, device)
-    plain = _exporting() or (only_plain_torch(device) if forced is None else forced == "reference")
-    if plain or (return_weights and torch.is_grad_enabled()):
+    if only_plain_torch(device, path=path) or (return_weights and torch.is_grad_enabled()):
         return "reference"
     if return_weights:
         return "tiled"
-    return forced or "tiled"
+    return forced_path(path) or "tiled"
 
 
 def only_plain_torch(device: torch.device, *, path: str | None = None) -> bool:
     """Whether this package's operators are not used on a device.
 
-    So it is where the reference is forced, and in torch.export (ONNX), whose result must not need this package. If no
-    other path is forced, it is so on MPS, too, where nobody has run them yet, and where torch is older than 2.4.
+    So it is where the reference is forced, and in all that ``capture.captured`` names. If no other path is forced, it
+    is so on MPS, too, where nobody has run them yet, and where torch is older than 2.4.
     """
     forced = forced_path(path)
-    if forced is None:
-        return not CUSTOM_OPS or device.type == "mps" or _exporting()
-    _check_possible(forced, device)
-    return forced == "reference" or _exporting()
-
-
-def _exporting() -> bool:
-    exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return exporting is not None and exporting()
+    if forced is not None:
+        _check_possible(forced, device)
+        return forced == "reference" or captured()
+    return not CUSTOM_OPS or device.type == "mps" or captured()
 
 
 def _check_possible(forced: Path, device: torch.device) -> None:

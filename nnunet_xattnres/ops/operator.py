@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops import fused, tiled
+from nnunet_xattnres.ops import flops, fused, reference, tiled
 from nnunet_xattnres.ops.arguments import check_read
+from nnunet_xattnres.ops.capture import transformed_gradient
 from nnunet_xattnres.ops.chosen import FALLBACK, Choice, anything_chosen, choice_of
 from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.resize import resized_first
@@ -150,13 +151,35 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
     *tensors, query, log_sum = ctx.saved_tensors
     n = ctx.n_pool
-    found = _read_backward(grad, log_sum, tensors[:n], tensors[n:], query, ctx.direct, ctx.skip, ctx.eps, ctx.path)
-    d_below = None if ctx.below is None else grad[:, : ctx.below[0]].to(ctx.below[1])
+    found: Sequence[Tensor | None]
+    if torch.is_grad_enabled() or transformed_gradient(grad):
+        found = _gradients_by_the_reference(ctx, grad, tensors[:n], tensors[n:], query)
+    else:
+        found = _read_backward(grad, log_sum, tensors[:n], tensors[n:], query, ctx.direct, ctx.skip, ctx.eps, ctx.path)
+    d_below = None if ctx.below is None else grad.narrow(1, 0, ctx.below[0]).to(ctx.below[1])
     d_direct: list[Tensor] | None = None if ctx.direct else []  # torch takes an empty list for one of tensors
     return found[:n], found[n:-1], found[-1], d_below, d_direct, None, None, None, None
 
 
+def _gradients_by_the_reference(
+    ctx: Any, grad: Tensor, pool: list[Tensor], projections: list[Tensor], query: Tensor
+) -> list[Tensor | None]:
+    """What ``_read_backward`` finds, as functions that can be differentiated in their turn, and transformed."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+        inputs = [t.view_as(t) for t in (*pool, *projections, query)]  # a map that is two sources is two inputs
+        wide = [h.to(query.dtype) for h in inputs[: len(pool)]]
+        given = _with_direct(inputs[len(pool) : -1], ctx.direct, len(pool))
+        ones, size = torch.ones_like(query), grad.shape[2:]
+        read: Any = reference.history_read(wide, given, inputs[-1], ones, size, skip=ctx.skip, eps=ctx.eps)
+        of_read = grad.narrow(1, grad.shape[1] - len(query), len(query)).to(read.dtype)  # a batched one takes no slices
+        wanted = [t for t in inputs if t.requires_grad]
+        found = iter(torch.autograd.grad(read, wanted, of_read, create_graph=create_graph))
+    return [next(found) if t.requires_grad else None for t in inputs]
+
+
 _read.register_autograd(_backward, setup_context=_setup_context)
+flops.register()
 
 
 def history_read(
@@ -172,7 +195,7 @@ def history_read(
     return_weights: bool = False,
     path: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Read a pool as ``reference.history_read`` does, whose arguments these are; it can be differentiated once.
+    """Read a pool as ``reference.history_read`` does, whose arguments these are.
 
     Args:
         return_weights: also return the weights of the sources; by the tiles, and without gradients.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from math import prod
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def widest_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
 def _align(h: Tensor, projection: Tensor | None, size: tuple[int, ...]) -> Tensor:
     """v_k = Resize(P_k h_k). The two commute, so the projection runs at the smaller of the two resolutions."""
-    if h.shape[2:].numel() <= torch.Size(size).numel():
+    if prod(h.shape[2:]) <= prod(size):
         return _resize(_project(h, projection), size)
     return _project(_resize(h, size), projection)
 

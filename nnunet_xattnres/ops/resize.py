@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.ops import reference
 from nnunet_xattnres.ops.arguments import check_resize
+from nnunet_xattnres.ops.capture import transformed_gradient
 from nnunet_xattnres.ops.taps import add_to_taps, even_factors, mean_of_taps
 
 # Outputs of a band: wider ones multiply more zeros, narrower ones are more matrix products, each a launch on a GPU.
@@ -154,7 +156,35 @@ def _save_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.size = list(inputs[0].shape[2:])
 
 
-_resize.register_autograd(lambda ctx, grads: (_resize_backward(grads, ctx.size), None), setup_context=_save_size)
+def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, None]:
+    compute = _transposed if transformed_gradient(grads[0]) else _resize_backward
+    return compute(grads, ctx.size), None
+
+
+def _transposed(grads: list[Tensor], size: list[int]) -> Tensor:
+    """What ``_resize_backward`` computes, with torch's own operators."""
+    total: Any = 0
+    for grad in map(_wide, grads):
+        for axis, n in enumerate(size, start=2):
+            matrix = axis_matrix(n, grad.shape[axis]).to(grad.device, grad.dtype)
+            grad = (grad.movedim(axis, -1) @ matrix).movedim(-1, axis)
+        total = total + grad
+    return total.to(grads[0].dtype)
+
+
+def _save_sizes(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.sizes = [grad.shape[2:] for grad in inputs[0]]
+
+
+def _backward_of_backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None]:
+    """The transpose of the transpose is the resize itself."""
+    return reference.resize_to_each(grad, ctx.sizes) if transformed_gradient(grad) else resize_to_each(
+        grad, ctx.sizes
+    ), None
+
+
+_resize.register_autograd(_backward, setup_context=_save_size)
+_resize_backward.register_autograd(_backward_of_backward, setup_context=_save_sizes)
 
 
 def resize_to_each(x: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """The read of a pool as a module: its parameters, its start, and what it asks of its sources."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from nnunet_xattnres.ops import history_read
 from nnunet_xattnres.ops.arguments import check_below, check_maps
+from nnunet_xattnres.reads.projection import as_projection, make_projection, matrix_of
 
 
 class HistoryRead(nn.Module):
@@ -29,18 +30,22 @@ class HistoryRead(nn.Module):
     Attributes:
         pseudo_query: w, (C), starts at zero; None for a pool of one.
         key_scale: g of the RMSNorm, (C), starts at one; None for a pool of one.
-        projections: one 1x1 ``conv_op`` without bias for each source, ``nn.Identity`` for the direct ones.
+        projections: for each source a 1x1 ``conv_op`` without bias, called without a map and giving its weight
+            (``reads.projection``); ``nn.Identity`` for the direct ones.
         gate: the scale of the read, (C), starts at zero; None if the read is not gated.
         path: forces the path of ``ops.history_read``; None, as at the start, leaves it to the rule.
+        name: what errors call the read; in a network that of the stage that it feeds.
 
     Raises:
-        ValueError: for an empty pool, and for a direct source whose channels are not the target's.
+        ValueError: for an empty pool, for a direct source whose channels are not the target's, and for another
+            ``conv_op``.
     """
 
     pseudo_query: Tensor | None
     key_scale: Tensor | None
     gate: Tensor | None
     path: str | None = None  # also of a module that was pickled before there was one
+    name: str | None = None  # likewise
 
     def __init__(
         self,
@@ -64,7 +69,7 @@ class HistoryRead(nn.Module):
         self.target_channels = target_channels
         self.direct = frozenset(direct)
         self.projections = nn.ModuleList(
-            nn.Identity() if k in self.direct else conv_op(channels, target_channels, 1, bias=False)  # type: ignore[call-arg, arg-type]
+            nn.Identity() if k in self.direct else make_projection(conv_op, channels, target_channels)
             for k, channels in enumerate(source_channels)
         )
         several = len(source_channels) > 1
@@ -99,7 +104,7 @@ class HistoryRead(nn.Module):
 
         Raises:
             ValueError: when the pool does not fit the sources that this read was built for, or the rest does not fit
-                the pool.
+                the pool, or a module that was put in the place of a projection gives something else.
         """
         self._check(pool, size)
         self._check_indices(skip, without)
@@ -107,9 +112,7 @@ class HistoryRead(nn.Module):
         if query is None or scale is None:
             # the softmax over one source is 1 whatever its score; zeros keep to the one code path
             query = scale = pool[0].new_zeros(self.target_channels, dtype=torch.float32)
-        projections = [  # (C, C_k)
-            None if k in self.direct else cast(_ConvNd, p).weight.flatten(1) for k, p in enumerate(self.projections)
-        ]
+        projections = self._matrices()
         options: dict[str, Any] = {"return_weights": return_weights, "path": self.path}
         if self.gate is None and without is None:
             return history_read(pool, projections, query, scale, size, skip=skip, below=below, **options)
@@ -124,6 +127,21 @@ class HistoryRead(nn.Module):
         read, weights = found if isinstance(found, tuple) else (found, None)
         out = self._around(read, None if skip is None else pool[skip], below)
         return out if weights is None else (out, weights)
+
+    def _matrices(self) -> list[Tensor | None]:
+        """The projections as the operator takes them, (C, C_k)."""
+        of_read = "" if self.name is None else f" of the read {self.name}"
+        return [
+            None
+            if k in self.direct
+            else matrix_of(projection, channels, self.target_channels, f"the projection of source {k}{of_read}")
+            for k, (projection, channels) in enumerate(zip(self.projections, self.source_channels, strict=True))
+        ]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for k, module in enumerate(self.projections):
+            self.projections[k] = as_projection(module)
 
     def _around(self, read: Tensor, skip: Tensor | None, below: Tensor | None) -> Tensor:
         """The gate, the skip and the map below put around the read, as the operator does where there is no gate."""

@@ -1,15 +1,13 @@
 """What every trainer of ours does beside training: whole checkpoints, one training a fold, what it costs."""
 
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.helpers import empty_cache
 from torch import distributed as dist
@@ -17,8 +15,13 @@ from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.nnunet.checkpoints import Origin
+from nnunet_xattnres.common.modules import uncompiled
+from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights
+from nnunet_xattnres.nnunet.trainers import find_trainer
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
+from nnunet_xattnres.reads.history import with_history
+from nnunet_xattnres.training.checks import Sums, loaded, refuse_two_networks, sums, untrained
+from nnunet_xattnres.training.lock import locked
 from nnunet_xattnres.training.resume import check_checkpoint
 
 if CUSTOM_OPS:
@@ -33,10 +36,24 @@ class GuardedTrainer(nnUNetTrainer):
     """nnU-Net's trainer, which also logs what its network costs and guards its checkpoints and its folder."""
 
     my_init_kwargs: dict[str, Any]
+    training_lock: BaseFileLock | None = None
+    weights_at_start: Sums | None = None
 
     def initialize(self) -> None:
+        refuse_two_networks(type(self))
         super().initialize()
-        self.print_to_log_file(self._parameter_line())
+        self._log(self._parameter_line)
+        self._log(lambda: getattr(self._bare_network(), "note", None))
+        self.weights_at_start = sums(self._bare_network())
+
+    def _log(self, line: Callable[[], str | None]) -> None:
+        """Log a line about the network, if there is one; what it is about is a user's class, and worth no training."""
+        try:
+            text = line()
+        except Exception as error:
+            text = f"A line of this log could not be made: {type(error).__name__}: {error}"
+        if text is not None:
+            self.print_to_log_file(text)
 
     def _parameter_line(self) -> str:
         n_plain, n = n_parameters(self._plain_network()), n_parameters(self._bare_network())
@@ -55,14 +72,16 @@ class GuardedTrainer(nnUNetTrainer):
             )
 
     def _bare_network(self) -> Any:
-        network = self.network.module if self.is_ddp else self.network
-        return getattr(network, "_orig_mod", network)  # torch.compile's wrapper
+        return uncompiled(self.network.module if self.is_ddp else self.network)
 
     def on_train_start(self) -> None:
         if self.local_rank == 0:
             self.training_lock = locked(Path(self.output_folder), self.print_to_log_file)
         if not self.was_initialized:
             self.initialize()
+        network, before = self._bare_network(), self.weights_at_start
+        self._log(lambda: untrained(network, self.optimizer))
+        self._log(lambda: None if before is None else loaded(network, before))
         if CUSTOM_OPS and self.device.type == "cuda":
             try:
                 self._choose_paths()
@@ -75,7 +94,7 @@ class GuardedTrainer(nnUNetTrainer):
     def _choose_paths(self) -> None:
         """Before anything is traced; --c keeps what the checkpoint says, if it is of such a machine."""
         network, device = self._bare_network(), self.device
-        if forced_path(getattr(network, "path", None)) is not None:
+        if forced_path(getattr(with_history(network), "path", None)) is not None:
             return
         image = self.num_input_channels, *self.configuration_manager.patch_size
         shapes = shapes_to_choose(network, self.batch_size, image, device)
@@ -85,13 +104,21 @@ class GuardedTrainer(nnUNetTrainer):
         self.my_init_kwargs = {**self.my_init_kwargs, _CHOSEN: as_json(found, device)}
         empty_cache(device)
 
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        finally:  # a notebook or a sweep goes on after a failure, and may train this fold again
+            self._unlock()
+
     def on_train_end(self) -> None:
         if self.device.type == "cuda":
             self.print_to_log_file(f"Peak GPU memory: {torch.cuda.max_memory_allocated(self.device) // 2**20} MiB")
         super().on_train_end()
-        if self.local_rank == 0:
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self.training_lock is not None:
             self.training_lock.release()
-            Path(self.training_lock.lock_file).unlink(missing_ok=True)
 
     def save_checkpoint(self, filename: str) -> None:
         if self.local_rank == 0:  # nnU-Net calls it in every process; the others must not touch the file of this one
@@ -103,10 +130,20 @@ class GuardedTrainer(nnUNetTrainer):
             self.initialize()
         if self.is_ddp:
             dist.barrier()  # process 0 may be writing it still: --val_best would validate different weights
-        if isinstance(filename_or_checkpoint, str):
-            this = Origin(type(self).__name__, self.plans_manager.plans_name, self.configuration_name)
-            check_checkpoint(Path(filename_or_checkpoint), self._bare_network().state_dict(), this, _config_of)
-        super().load_checkpoint(filename_or_checkpoint)
+        self.weights_at_start = None  # a training that goes on
+        if not isinstance(filename_or_checkpoint, str):
+            super().load_checkpoint(filename_or_checkpoint)
+            return
+        this = Origin(type(self).__name__, self.plans_manager.plans_name, self.configuration_name)
+        known = self._bare_network().state_dict()
+        checkpoint = check_checkpoint(Path(filename_or_checkpoint), known, this, _config_of)
+        if checkpoint["network_weights"].keys() <= known.keys():
+            super().load_checkpoint(filename_or_checkpoint)
+            return
+        with TemporaryDirectory() as folder:  # nnU-Net takes files only, and knows none of torch.compile's names
+            renamed = Path(folder) / "checkpoint.pth"
+            torch.save({**checkpoint, "network_weights": network_weights(checkpoint, known)}, renamed)
+            super().load_checkpoint(str(renamed))
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -114,30 +151,9 @@ def n_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def locked(fold: Path, log: Callable[[str], None]) -> FileLock:
-    """A lock on a fold's folder; the system takes it back when the process ends, however it ends.
-
-    Raises:
-        UserError: when another training holds it.
-    """
-    lock = FileLock(fold / "training.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(
-            f"another training is writing to {fold}. Wait for it or stop it; to train a second network beside it, use "
-            f"another fold, or plans or a trainer of another name."
-        ) from None
-    except (OSError, NotImplementedError) as error:  # some network file systems have no locks: no reason not to train
-        log(f"A second training of this fold would not be noticed: {lock.lock_file} cannot be locked ({error})")
-    return lock
-
-
 def _config_of(trainer: str) -> Any:
     """The arguments of a trainer's network beyond upstream's; None for a trainer that is not ours or not found here."""
     try:
-        with redirect_stdout(StringIO()):  # the finder tells of the folders that it searches
-            found = recursive_find_trainer_class_by_name(trainer)
-    except Exception:
+        return getattr(find_trainer(trainer).build_network_architecture, "config", None)
+    except UserError:
         return None
-    return getattr(found.build_network_architecture, "config", None)

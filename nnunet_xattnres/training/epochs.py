@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_xattnres.training import xattnres
+from nnunet_xattnres.training import comparators, xattnres
 
 FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerXAttnRes,
@@ -13,6 +13,7 @@ FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerXAttnResDecoderReads,
     xattnres.nnUNetTrainerXAttnResGated,
     xattnres.nnUNetTrainerNoSkip,
+    comparators.nnUNetTrainerUNet3Plus,
 )
 NO_MIRRORING = (xattnres.nnUNetTrainerXAttnResNoMirroring, xattnres.nnUNetTrainerXAttnResReplaceNoMirroring)
 EPOCHS = (5, 20, 50, 100, 250)

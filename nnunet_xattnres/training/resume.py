@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.nnunet.checkpoints import Origin, origin_of, read_checkpoint
+from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights, origin_of, read_checkpoint
 
 
-def check_checkpoint(path: Path, network: Mapping[str, Tensor], this: Origin, config_of: Callable[[str], Any]) -> None:
+def check_checkpoint(
+    path: Path, network: Mapping[str, Tensor], this: Origin, config_of: Callable[[str], Any]
+) -> dict[str, Any]:
     """Refuse a checkpoint that cannot go on here, and say what it is and what to do with it.
 
     Args:
@@ -20,21 +22,24 @@ def check_checkpoint(path: Path, network: Mapping[str, Tensor], this: Origin, co
         this: the training that asks.
         config_of: the arguments of a trainer's network beyond upstream's, None for a trainer that is not ours.
 
+    Returns:
+        The checkpoint.
+
     Raises:
-        UserError: when the file is damaged, or of another network. The keys of ``add`` and ``replace`` are the same,
-            so the trainer's name counts as well.
+        UserError: when the file cannot be read, or is of another network. The keys of ``add`` and ``replace`` are the
+            same, so the trainer's name counts as well.
     """
     checkpoint = read_checkpoint(path)
-    saved = origin_of(checkpoint)
-    difference = _difference(network, checkpoint["network_weights"])
+    saved, weights = origin_of(checkpoint), network_weights(checkpoint, network)
+    difference = _difference(network, weights)
     if difference is None and saved.trainer != this.trainer:
         theirs, ours = config_of(saved.trainer), config_of(this.trainer)
         if theirs is not None and theirs != ours:
             difference = f"its network has {theirs}, here it is {ours}"
     if difference is None:
-        return
+        return checkpoint
     without_reads = {key: value for key, value in network.items() if not key.startswith("reads.")}
-    if _difference(without_reads, checkpoint["network_weights"]) is None:  # a stock network of the same plans
+    if _difference(without_reads, weights) is None:  # a stock network of the same plans
         way_out = (
             f"To start from it: `nnunet-xattnres upgrade {shlex.quote(str(path))} upgraded.pth`, then train "
             f"nnUNetTrainerXAttnResGated with `-pretrained_weights upgraded.pth`."
@@ -44,8 +49,7 @@ def check_checkpoint(path: Path, network: Mapping[str, Tensor], this: Origin, co
     raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")
 
 
-def _difference(network: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
-    found = {key if key in network else key.removeprefix("module."): value for key, value in weights.items()}
+def _difference(network: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
     for key, value in network.items():
         if key not in found:
             return f"it has no {key}"

@@ -25,7 +25,8 @@ class RoutingLogTrainer(GuardedTrainer):
 
     def _parameter_line(self) -> str:
         network = self._bare_network()
-        n_plain, n_reads, n = map(n_parameters, (self._plain_network(), network.reads, network))
+        n_plain, n = n_parameters(self._plain_network()), n_parameters(network)
+        n_reads = sum(map(n_parameters, reads_of(network).values()))
         line = f"Parameters: plain network {n_plain:,}, reads {n_reads:,} (+{n_reads / n_plain:.2%})"
         if n != n_plain + n_reads:
             line += f", this network {n:,} ({n / n_plain - 1:+.2%})"
@@ -40,10 +41,10 @@ class RoutingLogTrainer(GuardedTrainer):
         return found
 
     def _log_routing(self, images: Tensor) -> None:
-        network = self._bare_network()
-        if not reads_of(network):
-            return
         try:
+            network = self._bare_network()
+            if not reads_of(network):
+                return
             with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
                 log_routing(network, images.to(self.device), self.current_epoch, Path(self.output_folder))
         except Exception as error:  # it is not worth a training

@@ -141,9 +141,28 @@ def test_what_is_refused(model, tmp_path):
 def test_a_full_disk_leaves_the_export_that_is_there(model, tmp_path, disk_full_at):
     (tmp_path / "a.onnx").write_bytes(b"old")
     with disk_full_at(5000):
-        done = invoke(model, tmp_path / "a.onnx")
+        done = invoke(model, tmp_path / "a.onnx", "--force")
     assert done.exit_code == 1 and "File too large" in done.output, done.output
     assert (tmp_path / "a.onnx").read_bytes() == b"old" and not list(tmp_path.glob("*.partial*"))
+
+
+def test_what_exists_is_not_overwritten(model, tmp_path):
+    (tmp_path / "a.json").write_text("mine")
+    done = invoke(model, tmp_path / "a.onnx")
+    assert done.exit_code == 1 and "a.json exists: name another, or replace it with --force" in " ".join(
+        done.output.split()
+    )
+    assert (tmp_path / "a.json").read_text() == "mine"
+    assert invoke(model, tmp_path / "a.onnx", "--force").exit_code == 0
+
+
+def test_a_network_that_nnunet_compiled_is_exported(model, tmp_path, monkeypatch):
+    """With nnUNet_compile set the predictor compiles on every device."""
+    assert invoke(model, tmp_path / "a.onnx").exit_code == 0
+    monkeypatch.setenv("nnUNet_compile", "t")
+    assert invoke(model, tmp_path / "b.onnx").exit_code == 0
+    a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    assert a | {"file": "b.onnx"} == b
 
 
 def test_without_the_packages(model, tmp_path, monkeypatch):

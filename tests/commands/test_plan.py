@@ -1,6 +1,7 @@
 """Plans with reads: what is changed, what is not, and that trainers and plans build the same network."""
 
 import json
+import pydoc
 from dataclasses import asdict
 
 import pytest
@@ -11,8 +12,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
-from nnunet_xattnres.commands.plan import plans_with_reads, write_plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_network, write_plans_with_network
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.training.epochs import TRAINERS
 
@@ -49,6 +51,7 @@ def test_the_command_changes_the_networks_and_the_name_and_nothing_else(folder):
         (("--decoder-reads-only",), "nnUNetTrainerXAttnResDecoderReads"),
         (("--skip-mode", "none"), "nnUNetTrainerNoSkip"),
         (("--read-gate", "zero"), "nnUNetTrainerXAttnResGated"),
+        (("--network", "unet3plus"), "nnUNetTrainerUNet3Plus"),
     ],
 )
 @pytest.mark.parametrize("network_class", CLASSES)
@@ -59,11 +62,44 @@ def test_the_plans_build_what_the_trainer_builds(folder, options, trainer, netwo
     by_plans = build(nnUNetTrainer, json.loads((folder / "nnUNetPlansMine.json").read_text()))
     torch.manual_seed(0)
     by_trainer = build(TRAINERS[trainer], make_plans(network_class))
-    assert type(by_plans) is type(by_trainer) is CLASSES[network_class]
+    assert type(by_plans) is type(by_trainer) and type(by_plans).__module__.startswith("nnunet_xattnres.networks.")
     x = torch.randn(2, 1, 16, 16)
     for a, b in zip(by_plans(x), by_trainer(x), strict=True):
         assert torch.equal(a, b)
     by_plans.load_state_dict(by_trainer.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize(("network", "kind"), KINDS.items())
+def test_plans_of_each_kind_have_a_name_of_their_own_and_a_class_that_is_there(folder, network, kind):
+    done = invoke("-d", 1, "--network", network)
+    assert done.exit_code == 0, done.output
+    plans = json.loads((folder / f"{kind.plans_name}.json").read_text())
+    assert plans["plans_name"] == kind.plans_name
+    assert pydoc.locate(plans["configurations"]["2d"]["architecture"]["network_class_name"])
+    assert f"-p {kind.plans_name}" in done.output
+    again = json.loads((folder / "nnUNetPlans.json").read_text())
+    with pytest.raises(UserError, match="are ours already"):
+        plans_with_network({**again, **plans}, "another", ADD)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        ("unet3plus", ("--skip-mode", "replace"), "--skip-mode is no option of UNet 3+"),
+        ("unet3plus", ("--decoder-reads-only",), "--decoder-reads-only is no option of UNet 3+"),
+        ("xattnres", ("--width", 8), "--width is no option of XAttnRes"),
+    ],
+)
+def test_an_option_that_a_network_does_not_have_is_refused(folder, network, options, message):
+    done = invoke("-d", 1, "--network", network, *options)
+    assert done.exit_code == 1 and message in " ".join(done.output.split())
+    assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
+
+
+def test_the_width_stands_in_the_plans(folder):
+    assert invoke("-d", 1, "--network", "unet3plus", "--width", 6).exit_code == 0
+    plans = json.loads((folder / "nnUNetUNet3PlusPlans.json").read_text())
+    assert build(nnUNetTrainer, plans).width == 6
 
 
 def test_a_cascade_follows_the_configuration_that_it_inherits_from(folder):
@@ -78,7 +114,7 @@ def test_a_cascade_follows_the_configuration_that_it_inherits_from(folder):
 def test_a_network_that_cannot_have_reads_stays_as_it_is(folder):
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["configurations"]["2d"]["architecture"]["network_class_name"] = "my.nets.Transformer"
-    new, outcome = plans_with_reads(plans, "new", ADD)
+    new, outcome = plans_with_network(plans, "new", ADD)
     assert outcome["2d"].startswith("stays as it is: my.nets.Transformer")
     assert outcome["3d_lowres"] == "nnunet_xattnres.unet.XAttnResUNet"
     assert new["configurations"]["2d"] == plans["configurations"]["2d"]
@@ -95,17 +131,17 @@ def only(change):
     [
         (
             make_plans("my.nets.Transformer"),
-            "no configuration of the plans 'nnUNetTestPlans' can have reads.*'2d' stays",
+            "no configuration of the plans 'nnUNetTestPlans' can have a network of XAttnRes.*'2d' stays",
         ),
         (only(lambda c: c["2d"].update(UNet_class_name="PlainConvUNet")), "old format.*nnUNetv2_plan_experiment"),
         (only(lambda c: c["2d"]["architecture"].pop("arch_kwargs")), "lack arch_kwargs.*'2d'"),
-        (plans_with_reads(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "have reads already.*-p"),
+        (plans_with_network(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "are ours already.*-p"),
     ],
 )
 def test_plans_that_cannot_have_reads_are_refused(folder, plans, message):
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match=message):
-        write_plans_with_reads(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ADD)
+        write_plans_with_network(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ADD)
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 
@@ -130,15 +166,44 @@ def test_what_the_command_refuses(folder, arguments, message):
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 
-def test_plans_of_another_make_are_not_overwritten_and_ours_are(folder):
+@pytest.mark.parametrize("name", ["a folder/x", "../x", r"C:\x", "x:y", "x?", "", " ", "..", "two\nlines", "my__plans"])
+def test_the_new_plans_have_a_name_and_no_path(folder, name):
+    done = invoke("-d", 1, "-o", name)
+    assert done.exit_code == 1 and "name of the new plans, not a path" in done.output
+    assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
+
+
+def test_plans_of_another_make_are_not_overwritten(folder):
     mine = folder / "nnUNetXAttnResPlans.json"
     mine.write_text((folder / "nnUNetPlans.json").read_text())
     done = invoke("-d", 1)
-    assert done.exit_code == 1 and "not of our making" in " ".join(done.output.split())
-    mine.unlink()
-    assert invoke("-d", 1).exit_code == 0 and invoke("-d", 1, "--skip-mode", "replace").exit_code == 0
+    assert done.exit_code == 1 and "skip_mode is None there" in " ".join(done.output.split())
+
+
+def test_plans_of_another_mode_are_not_replaced_silently(folder):
+    """A trained model would run in a different network with the same keys."""
+    mine = folder / "nnUNetXAttnResPlans.json"
+    assert invoke("-d", 1).exit_code == 0 and invoke("-d", 1).exit_code == 0  # the same again
+    before = mine.read_text()
+    done = invoke("-d", 1, "--skip-mode", "replace")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and mine.read_text() == before
+    assert "in '2d' skip_mode is 'add' there, and would be 'replace'" in said
+    assert "-o nnUNetXAttnResPlans2, or replace those there with --force" in said
+    assert invoke("-d", 1, "--skip-mode", "replace", "-o", "nnUNetXAttnResPlans2").exit_code == 0
+    assert "-o nnUNetXAttnResPlans3" in " ".join(invoke("-d", 1, "--decoder-reads-only").output.split())
+    assert invoke("-d", 1, "--skip-mode", "replace", "--force").exit_code == 0
     kwargs = json.loads(mine.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
     assert kwargs["skip_mode"] == "replace"
+
+
+def test_plans_that_differ_elsewhere_are_not_replaced_either(folder):
+    assert invoke("-d", 1).exit_code == 0
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d"]["batch_size"] = 7
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    done = invoke("-d", 1)
+    assert done.exit_code == 1 and "the configuration '2d' differs" in " ".join(done.output.split())
 
 
 def test_without_nnunets_folders(folder, monkeypatch):
@@ -160,7 +225,7 @@ def test_a_full_disk_leaves_the_plans_that_are_there(folder, disk_full_at):
     assert invoke("-d", 1).exit_code == 0
     before = (folder / "nnUNetXAttnResPlans.json").read_text()
     with disk_full_at(500):
-        done = invoke("-d", 1, "--skip-mode", "replace")
+        done = invoke("-d", 1, "--skip-mode", "replace", "--force")
     assert done.exit_code == 1 and "File too large" in done.output
     assert (folder / "nnUNetXAttnResPlans.json").read_text() == before and not list(folder.glob("*.partial"))
 
@@ -191,3 +256,5 @@ def test_what_cannot_be_repeated(folder):
     done = repeat("-d", 1, "-n", 2)
     assert done.exit_code == 1 and "is no copy of nnUNetPlans" in " ".join(done.output.split())
     assert file.read_text() == before and not (folder / "nnUNetPlans_rep2.json").exists()
+    assert repeat("-d", 1, "-n", 2, "--force").exit_code == 0
+    assert file.read_text() != before and (folder / "nnUNetPlans_rep2.json").exists()

@@ -1,6 +1,11 @@
 """What is counted is counted here in another way; what is measured is there, of the right kind, and in the table."""
 
+import gc
 import json
+import os
+import signal
+import sys
+import weakref
 
 import pytest
 import torch
@@ -8,7 +13,9 @@ from helpers.plans import make_plans
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
+from nnunet_xattnres.commands import profile as command
 from nnunet_xattnres.commands.profile import CONTENDERS, PLAIN, Setting, count
+from nnunet_xattnres.common.measure import resident_memory
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 
@@ -68,6 +75,63 @@ def test_the_command(folder, tmp_path):
         assert row["seconds_ratio"] == pytest.approx(row["seconds"] / plain["seconds"])
     assert ours["parameters"] > plain["parameters"] and ours["multiply_adds"] > plain["multiply_adds"]
     assert "x1.00" in done.output and f"x{ours['parameters_ratio']:.2f}" in done.output
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured in a process of its own on Linux")
+def test_a_measuring_process_that_is_killed_is_named_and_the_others_go_on(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "CONTENDERS", CONTENDERS[:3])
+    monkeypatch.setattr(command, "resident_memory", killed_second)
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    out = tmp_path / "a.json"
+    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "2d", "--device", "cpu", "-o", str(out)])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0 and f"{CONTENDERS[1]}: its measuring process was killed: most likely the main" in said
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["memory"] is None for row in rows] == [row["seconds"] is None for row in rows] == [False, True, False]
+
+
+def killed_second(make, setting, trainer, *, warm_up):
+    if trainer == CONTENDERS[1]:
+        return resident_memory(kill_me, warm_up=nothing)
+    return {"peak": 2**20, "baseline": 0}
+
+
+def kill_me():
+    """What the system does with a process when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nothing():
+    pass
+
+
+def test_one_network_at_a_time_and_dynamo_forgets_between_them(monkeypatch):
+    """Networks share their forward: dynamo would leave the ninth of them uncompiled, and small GPUs have no room."""
+    alive, resets, most = weakref.WeakSet(), [], []
+    original = command.Contestant.__init__
+
+    def init(self, *args, **options):
+        original(self, *args, **options)
+        alive.add(self)
+
+    def reset():
+        gc.collect()
+        most.append(len(alive))
+        resets.append(1)
+
+    monkeypatch.setattr(command.Contestant, "__init__", init)
+    monkeypatch.setattr(torch.compiler, "reset", reset)
+    monkeypatch.setattr(command, "resident_memory", lambda *_, **__: None)
+    rows = command.profile(Setting.of(make_plans(), DATASET, "2d", None), torch.device("cpu"), 2, lambda _: None)
+    assert len(resets) == 2 * len(CONTENDERS) and max(most) == 0
+    assert all(row["seconds"] > 0 and row["why"] == "" for row in rows)
+
+
+def test_what_exists_is_not_overwritten(folder, tmp_path):
+    out = tmp_path / "a.json"
+    out.write_text("mine")
+    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "2d", "-o", str(out)])
+    assert done.exit_code == 1 and "exists: name another" in done.output and out.read_text() == "mine"
 
 
 def test_what_is_refused(folder, tmp_path):

@@ -1,6 +1,8 @@
 """A stock checkpoint that has been given reads: what nnU-Net's own loaders make of it."""
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,6 +170,96 @@ def test_the_stock_checkpoint_is_not_changed(tmp_path):
     assert (tmp_path / "stock.pth").read_bytes() == before
 
 
+class WithGELU(nnUNetTrainer):
+    """Another activation: the same keys, the same shapes, other numbers."""
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        for module in list(network.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, torch.nn.LeakyReLU):
+                    setattr(module, name, torch.nn.GELU())
+        return network
+
+
+class InANewClass(nnUNetTrainer):
+    """What it changes changes no number."""
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        return nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Trainers of a user's that nnU-Net finds."""
+    there = {trainer.__name__: trainer for trainer in (WithGELU, InANewClass)}
+
+    def find(name):
+        if name not in there:
+            raise RuntimeError(f"Could not find requested nnunet trainer {name} in")
+        return there[name]
+
+    monkeypatch.setattr("nnunet_xattnres.nnunet.trainers.recursive_find_trainer_class_by_name", find)
+
+
+def trained_by(name):
+    return lambda checkpoint: checkpoint.update(trainer_name=name)
+
+
+@pytest.mark.parametrize("options", [(), ("--skip-mode", "replace")])
+def test_a_model_whose_trainer_changes_what_the_network_computes_is_refused(tmp_path, found, options):
+    """By keys and shapes it is nnU-Net's own network."""
+    save_stock(tmp_path / "stock.pth", change=trained_by("WithGELU"))
+    done = invoke(tmp_path / "stock.pth", tmp_path / "up.pth", *options)
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and "was trained by WithGELU, whose network computes something else" in said
+    assert not (tmp_path / "up.pth").exists()
+
+
+def test_a_trainer_that_builds_the_same_network_anew_is_checked(tmp_path, found):
+    save_stock(tmp_path / "stock.pth", change=trained_by("InANewClass"))
+    upgraded = upgrade_checkpoint(tmp_path / "stock.pth", "nnUNetTrainerXAttnResGated")
+    assert upgraded.difference == 0 and not upgraded.unchecked
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_names_of_wrappers_do_not_matter(tmp_path, prefix):
+    def wrap(checkpoint):
+        checkpoint["network_weights"] = {f"{prefix}{k}": v for k, v in checkpoint["network_weights"].items()}
+
+    save_stock(tmp_path / "stock.pth", change=wrap)
+    assert upgrade_checkpoint(tmp_path / "stock.pth", "nnUNetTrainerXAttnResGated").difference == 0
+
+
+def test_the_whole_command_for_the_training_is_printed(tmp_path):
+    def of_other_plans(checkpoint):
+        arguments = checkpoint["init_args"]
+        arguments["plans"] = {
+            **arguments["plans"],
+            "plans_name": "nnUNetResEncUNetMPlans",
+            "dataset_name": "Dataset007_X",
+        }
+        arguments["fold"] = 3
+
+    save_stock(tmp_path / "stock.pth", change=of_other_plans)
+    done = invoke(tmp_path / "stock.pth", tmp_path / "my model" / "up.pth")
+    command = (
+        f"Train with: nnUNetv2_train Dataset007_X 2d 3 -tr nnUNetTrainerXAttnResGated -p nnUNetResEncUNetMPlans "
+        f"-pretrained_weights '{tmp_path / 'my model' / 'up.pth'}'"
+    )
+    assert done.exit_code == 0 and command in done.output
+
+
 # --- a model folder
 
 
@@ -200,6 +292,48 @@ def test_a_model_folder(model, tmp_path, gated):
     for name in checkpoints:
         assert load(out / name)["trainer_name"] == trainer
         assert name in done.output
+
+
+def test_a_trainer_that_is_not_found_is_said_and_no_results_are_copied(model, tmp_path, found):
+    """The claim that the new network computes the same could not be checked."""
+    done = invoke(model, tmp_path / "out", "--model-folder")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0 and "could not be checked: nnU-Net finds no trainer 'nnUNetTrainer' here" in said
+    assert "logits differ" not in said and "The results of the trained model were not copied" in said
+    upgraded = upgrade_checkpoint(model / "fold_0" / "checkpoint_final.pth", "nnUNetTrainerXAttnResGated")
+    assert math.isnan(upgraded.difference)
+    assert not list((tmp_path / "out").rglob("summary.json")) and not list((tmp_path / "out").rglob("*.pkl"))
+
+
+def test_slim_checkpoints_take_plans_and_dataset_from_their_folder(model, tmp_path):
+    """As nnU-Net's prediction does."""
+    for file in model.rglob("checkpoint_*.pth"):
+        content = load(file)
+        slim = {"network_weights": content["network_weights"], "trainer_name": "nnUNetTrainer",
+                "init_args": {"configuration": "2d"}}  # fmt: skip
+        torch.save(slim, file)
+    assert invoke(model, tmp_path / "out", "--model-folder").exit_code == 0
+    done = invoke(model / "fold_3" / "checkpoint_final.pth", tmp_path / "up.pth")
+    assert done.exit_code == 0 and "-p nnUNetTestPlans" in done.output
+    assert load(tmp_path / "up.pth")["init_args"]["plans"]["plans_name"] == "nnUNetTestPlans"
+    (model / "plans.json").unlink()
+    done = invoke(model / "fold_3" / "checkpoint_final.pth", tmp_path / "up2.pth")
+    assert done.exit_code == 1 and "lack 'plans'" in done.output
+
+
+def test_force_replaces_a_model_and_nothing_else(model, tmp_path):
+    out = tmp_path / "out"
+    assert invoke(model, out, "--model-folder").exit_code == 0
+    (out / "fold_9").mkdir()
+    assert invoke(model, out, "--model-folder").exit_code == 1
+    assert invoke(model, out, "--model-folder", "--force").exit_code == 0
+    assert not (out / "fold_9").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years")
+    done = invoke(model, mine, "--model-folder", "--force")
+    assert done.exit_code == 1 and "is no folder of a trained model" in " ".join(done.output.split())
+    assert (mine / "thesis.tex").read_text() == "years"
 
 
 def test_a_folder_without_the_option(model, tmp_path):
@@ -237,7 +371,9 @@ def test_what_exists_is_not_overwritten(model, tmp_path):
     for options in ((), ("--model-folder",)):
         source = model if options else model / "fold_0" / "checkpoint_final.pth"
         done = invoke(source, out, *options)
-        assert done.exit_code == 1 and "exists; name another" in " ".join(done.output.split())
+        assert done.exit_code == 1 and "exists: name another, or replace it with --force" in " ".join(
+            done.output.split()
+        )
     assert out.read_text() == "mine"
 
 
@@ -271,6 +407,7 @@ def test_what_the_command_refuses(tmp_path):
             (tmp_path / "stock.pth", tmp_path / "up.pth", "--skip-mode", "replace", "--read-gate", "zero"),
             "cannot start",
         ),
+        ((tmp_path / "stock.pth", tmp_path / "up.pth", "--network", "unet3plus"), "UNet 3+ cannot start from a stock"),
     ):
         done = invoke(*arguments)
         assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
@@ -281,3 +418,38 @@ def test_what_the_command_refuses(tmp_path):
 def test_every_trainer_for_a_warm_start_exists():
     for skip_mode, gate in (("add", "zero"), ("add", "none"), ("replace", "none")):
         assert trainer_for(skip_mode, gate) in TRAINERS
+
+
+DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "warm-start.md"
+TRAINERS_OF_THE_TABLE = ("nnUNetTrainer", "nnUNetTrainerXAttnRes", "nnUNetTrainerXAttnResReplace",
+                         "nnUNetTrainerXAttnResDecoderReads", "nnUNetTrainerXAttnResGated",
+                         "nnUNetTrainerNoSkip")  # fmt: skip
+
+
+def what_is_left_out(network, path):
+    """What nnU-Net's loader makes of a file, in the words of the table."""
+    there = torch.load(path)["network_weights"].keys() - network.state_dict().keys()
+    try:
+        load_pretrained_weights(network, path)
+    except AssertionError:
+        return "error"
+    if not getattr(network, "reads", {}):
+        left = ["reads"] if there else []
+    else:
+        left = ["encoder reads"] if "reads.e3.pseudo_query" in there else []
+        left += ["gates"] if any(key.endswith("d1.gate") for key in there) else []
+    assert bool(left) == bool(there)
+    return f"without {' and '.join(left)}" if left else "all"
+
+
+def test_the_table_of_which_weights_fit_which_trainer(tmp_path):
+    rows = [line.strip("| ").split(" | ") for line in DOCUMENTED.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| `nnUNetTrainer")]  # fmt: skip
+    assert [row[0].strip("`") for row in rows] == list(TRAINERS_OF_THE_TABLE)
+    trainers = {**TRAINERS, "nnUNetTrainer": nnUNetTrainer}
+    for of, *said in rows:
+        torch.save({"network_weights": build(trainers[of.strip("`")], make_plans()).state_dict()}, tmp_path / "a.pth")
+        found = [
+            what_is_left_out(build(trainers[to], make_plans()), tmp_path / "a.pth") for to in TRAINERS_OF_THE_TABLE
+        ]
+        assert found == said, of

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from helpers.networks import KINDS
 
-from nnunet_xattnres.commands.plan import plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_network
 
 HERE = Path(__file__).resolve().parent
 CONFIGURATIONS = [f"{dimension}d_{encoder}" for dimension, encoder in product((2, 3), ("plain", "residual"))]
@@ -78,7 +78,7 @@ STOCK_PLANS = {
 
 def plans_of(kind: str) -> dict:
     """The stock plans with a network of that kind."""
-    return plans_with_reads(STOCK_PLANS, f"nnUNetXAttnResPlans_{kind}", KINDS[kind].config)[0]
+    return plans_with_network(STOCK_PLANS, f"nnUNetXAttnResPlans_{kind}", KINDS[kind].config)[0]
 
 
 def stored_plans(kind: str) -> dict:

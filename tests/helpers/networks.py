@@ -9,6 +9,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
+from nnunet_xattnres.networks.configs import UNet3PlusConfig
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
 
@@ -20,10 +21,27 @@ class Kind:
     Attributes:
         config: the arguments of the network beyond upstream's.
         trainer: whose network it is; None for one that only plans can ask for.
+        counts_all_maps: whether compute_conv_feature_map_size counts what all convolutions put out; otherwise it is
+            upstream's number, as for networks whose additions are no maps of convolutions.
     """
 
     config: Any
     trainer: str | None
+    counts_all_maps: bool = False
+
+    def feature_maps(self, network, upstream, size=(16, 16, 16)):
+        """What compute_conv_feature_map_size must say."""
+        if not self.counts_all_maps:
+            return upstream.compute_conv_feature_map_size(size)
+        found, hooks = [network.encoder.compute_conv_feature_map_size(size)], []
+        for module in network.decoder.modules():
+            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+                hooks.append(module.register_forward_hook(lambda _, __, out: found.append(out[0].numel())))
+        with torch.no_grad():
+            network(torch.zeros(1, 2, *size))
+        for hook in hooks:
+            hook.remove()
+        return sum(found)
 
 
 KINDS = {
@@ -33,6 +51,7 @@ KINDS = {
     "gated": Kind(ReadConfig("add", read_gate="zero"), "nnUNetTrainerXAttnResGated"),
     "none": Kind(ReadConfig("none"), "nnUNetTrainerNoSkip"),
     "plain": Kind(ReadConfig("plain"), None),
+    "unet3plus": Kind(UNet3PlusConfig(), "nnUNetTrainerUNet3Plus", counts_all_maps=True),
 }
 DIMENSIONS, ENCODERS, SHAPES = (2, 3), ("plain conv", "residual"), ("isotropic", "anisotropic")
 ALL_NETWORKS = list(product(DIMENSIONS, ENCODERS, KINDS, SHAPES))

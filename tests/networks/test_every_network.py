@@ -112,7 +112,7 @@ def test_deepcopy_and_pickle(dimension, encoder, mode, shape):
 def test_upstreams_helpers_work(encoder, mode):
     network, upstream = make_network(3, encoder, mode), UPSTREAM[encoder](**plan(3, encoder))
     submodules_loadable(network)  # key_to_encoder, key_to_stem, keys_to_in_proj
-    assert network.compute_conv_feature_map_size((16, 16, 16)) == upstream.compute_conv_feature_map_size((16, 16, 16))
+    assert network.compute_conv_feature_map_size((16, 16, 16)) == KINDS[mode].feature_maps(network, upstream)
     heads = [key for key in network.state_dict() if ".seg_layers." in key]
     assert heads and all(key.startswith("decoder.seg_layers.") for key in heads)
 
@@ -133,20 +133,40 @@ def test_one_sample_of_many_channels(encoder):
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_an_input_that_the_strides_do_not_divide_is_refused_with_the_divisors():
-    network = make_network(3, "plain conv", "add", "anisotropic")
+@every_kind
+def test_an_input_that_the_strides_do_not_divide_is_refused_with_the_divisors(mode):
+    network = make_network(3, "plain conv", mode, "anisotropic")
     with pytest.raises(ValueError, match=r"spatial size \(16, 20, 16\).*multiples of \(4, 8, 8\)"):
+        network(torch.randn(1, 2, 16, 20, 16))
+    with pytest.raises(ValueError, match=r"holds it is \(16, 24, 16\): pad the input to that, or, where nnU-Net"):
         network(torch.randn(1, 2, 16, 20, 16))
     with pytest.raises(ValueError, match="3 axes"):
         network(torch.randn(1, 2, 16, 16))
 
 
+@every_encoder
+@every_kind
+def test_other_channels_and_integers_are_refused(encoder, mode):
+    network = make_network(2, encoder, mode)
+    with pytest.raises(ValueError, match="3 channels; the network was built for 2"):
+        network(torch.randn(1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"the input is of torch\.int64; expected a floating dtype"):
+        network(torch.ones(1, 2, 16, 16, dtype=torch.int64))
+
+
+def test_one_spatial_axis_is_refused_where_there_are_reads():
+    changes = {"conv_op": nn.Conv1d, "norm_op": nn.InstanceNorm1d, "kernel_sizes": 3, "strides": [1, 2, 2, 2]}
+    with pytest.raises(ValueError, match="conv_op is Conv1d: a read needs maps of 2 or 3 spatial axes"):
+        make_network(2, "plain conv", "add", **changes)
+
+
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="before torch 2.4 the graph breaks")
 @every_encoder
-def test_is_one_graph_for_torch_compile(encoder):
+@every_kind
+def test_is_one_graph_for_torch_compile(encoder, mode):
     """nnU-Net compiles the network for training on CUDA, then switches deep supervision off to validate."""
     torch._dynamo.reset()
-    network = make_network(2, encoder, "add")
+    network = make_network(2, encoder, mode)
     compiled, x = torch.compile(network, backend="eager", fullgraph=True), make_input(network)
     for deep_supervision in (True, False):
         network.decoder.deep_supervision = deep_supervision

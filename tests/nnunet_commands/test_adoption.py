@@ -13,7 +13,7 @@ PLANS = "nnUNetXAttnResPlans"
 
 
 @pytest.fixture(scope="module")
-def plans_with_reads(workspace):
+def plans_with_network(workspace):
     output = workspace.run("nnunet-xattnres", "plan", "-d", 901)
     assert f"{PLANS}.json" in output
     return PLANS
@@ -28,7 +28,7 @@ def plans_with_reads(workspace):
     ],
 )
 def test_any_trainer_of_nnunets_and_the_model_travels_in_a_zip(
-    workspace, plans_with_reads, held_out, tmp_path, trainer, configuration
+    workspace, plans_with_network, held_out, tmp_path, trainer, configuration
 ):
     dataset = workspace.preprocessed / "Dataset901_Anatomy"
     preprocessed = {folder for folder in dataset.iterdir() if folder.is_dir()}
@@ -44,7 +44,7 @@ def test_any_trainer_of_nnunets_and_the_model_travels_in_a_zip(
     assert len(workspace.predict(f"{trainer} {PLANS}", *options, cases=held_out, **elsewhere)) == 2
 
 
-def test_plans_with_reads_and_a_trainer_with_reads_is_one_too_many(workspace, plans_with_reads):
+def test_plans_with_network_and_a_trainer_with_reads_is_one_too_many(workspace, plans_with_network):
     output = workspace.fail(
         "nnUNetv2_train", 901, "2d", 0, "-tr", "nnUNetTrainerXAttnRes", "-p", PLANS, "-device", "cpu"
     )

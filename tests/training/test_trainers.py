@@ -15,12 +15,12 @@ from helpers.reads import needs_operators
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_xattnres.commands.plan import plans_with_reads
+from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
-from nnunet_xattnres.training.base import locked
 from nnunet_xattnres.training.epochs import TRAINERS
+from nnunet_xattnres.training.lock import locked
 
 FAMILIES = {kind.trainer: kind.config for kind in KINDS.values() if kind.trainer}
 READS = {
@@ -81,8 +81,8 @@ def test_another_network_class_is_refused_by_name(network_class):
         build(TRAINERS["nnUNetTrainerXAttnRes"], make_plans(network_class))
 
 
-def test_a_trainer_with_reads_on_plans_with_reads_says_which_of_the_two_to_drop():
-    plans, _ = plans_with_reads(make_plans(), "nnUNetXAttnResPlans", ReadConfig(skip_mode="add"))
+def test_a_trainer_with_reads_on_plans_with_network_says_which_of_the_two_to_drop():
+    plans, _ = plans_with_network(make_plans(), "nnUNetXAttnResPlans", ReadConfig(skip_mode="add"))
     with pytest.raises(ValueError, match=r"'nnUNetXAttnResPlans'.*Drop one of the two.*-tr nnUNetTrainer.*-p nnUNet"):
         build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
 
@@ -117,20 +117,6 @@ def test_strides_of_three_and_kernels_of_any_size():
     assert [tuple(o.shape[2:]) for o in outputs] == [(12, 18), (4, 6)]
     sum(o.mean() for o in outputs).backward()
     assert all(p.grad.isfinite().all() for p in network.parameters())
-
-
-@pytest.fixture
-def make_trainer(tmp_path, monkeypatch):
-    def make(name):
-        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            monkeypatch.setenv(variable, str(tmp_path))
-        dataset = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
-        plans = make_plans() | {"continue_training": False}
-        trainer = TRAINERS[name](plans, "2d", 0, dataset, torch.device("cpu"))
-        monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda _: None)
-        return trainer
-
-    return make
 
 
 @pytest.mark.parametrize("name", [n for n in TRAINERS if n.endswith("epochs")])
@@ -217,7 +203,7 @@ def test_the_chosen_paths_are_in_the_checkpoint_and_kept(saved, monkeypatch, tmp
     monkeypatch.setattr(tuning, "machine", lambda device: "another GPU")
     monkeypatch.setattr(tuning, "results_of_children", results)
     again._choose_paths()
-    assert "chosen anew: those of the checkpoint are of cpu" in Path(again.log_file).read_text()
+    assert "chosen anew: those of the checkpoint were made on cpu" in Path(again.log_file).read_text()
     chosen.forget()
 
 
@@ -305,6 +291,17 @@ def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_tr
         trainer.load_checkpoint(str(path))
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_a_checkpoint_with_the_names_of_wrappers_goes_on(saved, prefix):
+    trainer, path = saved()
+    checkpoint = torch.load(path, weights_only=False)
+    weights = {key: value + 1 for key, value in checkpoint["network_weights"].items()}
+    checkpoint["network_weights"] = {f"{prefix}{key}": value for key, value in weights.items()}
+    torch.save(checkpoint, path)
+    trainer.load_checkpoint(str(path))
+    assert all(torch.equal(value, weights[key]) for key, value in trainer.network.state_dict().items())
+
+
 def test_a_checkpoint_of_another_plan_is_refused(make_trainer, saved):
     trainer, path = saved()
     checkpoint = torch.load(path, weights_only=False)
@@ -349,6 +346,38 @@ def test_a_fold_is_trained_once_at_a_time(tmp_path):
         locked(tmp_path, print)
     lock.release()
     locked(tmp_path, print).release()
+
+
+def test_the_lock_is_no_soft_one_and_its_file_stays(tmp_path, monkeypatch):
+    """A job that was killed elsewhere must not block, and two trainings must not lock two files of one name."""
+    lock = locked(tmp_path, print)
+    lock.release()
+    assert (tmp_path / "training.lock").exists()
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    said = []
+    first, second = locked(tmp_path, said.append), locked(tmp_path, said.append)
+    assert len(said) == 2 and "would not be noticed" in said[0] and "(" in said[0]
+    first.release(), second.release()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_training_that_fails_keeps_nothing_locked_in_its_process(make_trainer, monkeypatch, error):
+    """A notebook goes on, and may train the fold again."""
+
+    def fail(self):
+        with pytest.raises(UserError):
+            locked(Path(self.output_folder), print)
+        raise error
+
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", fail)
+    trainer = make_trainer("nnUNetTrainerNoSkip")
+    with pytest.raises(error):
+        trainer.run_training()
+    locked(Path(trainer.output_folder), print).release()
 
 
 def test_a_file_system_without_locks_is_no_reason_not_to_train(tmp_path, monkeypatch):

@@ -5,27 +5,36 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_xattnres.commands.compare.cases import read_cases, write_cases
-from nnunet_xattnres.commands.compare.fairness import CHECKS, refuse_unfair
-from nnunet_xattnres.commands.compare.models import Model, find_models
+from nnunet_xattnres.commands.compare.curves import draw_curves
+from nnunet_xattnres.commands.compare.fairness import CHECKS, gaps, refuse_unfair
+from nnunet_xattnres.commands.compare.find import find_models
+from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.page import write_html
 from nnunet_xattnres.commands.compare.picture import draw
-from nnunet_xattnres.commands.compare.report import tables, write_csv, write_markdown
+from nnunet_xattnres.commands.compare.report import write_csv, write_markdown
+from nnunet_xattnres.commands.compare.screen import tables
 from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.common.order import by_number
 from nnunet_xattnres.nnunet.results import Fold, Run, folds_of, read_dice, read_run
 
 __all__ = [
     "CHECKS",
+    "CURVES",
     "FILES",
+    "PAGE",
     "Comparison",
     "compare_cases",
     "compare_predictions",
     "compare_trainings",
     "tables",
     "write_comparison",
+    "write_page",
 ]
 
 FILES = ("comparison.csv", "cases.csv", "comparison.md", "comparison.png")
+PAGE, CURVES = "comparison.html", "curves.png"
 
 
 def compare_trainings(
@@ -57,9 +66,9 @@ def compare_trainings(
         if not common:
             have = "; ".join(f"{folder.name}: {', '.join(folds_of(folder)) or 'none'}" for folder in folders)
             raise UserError(f"these models have no validated fold in common: {have}")
-        folds = sorted(common)
+        folds = sorted(common, key=by_number)
     models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in found]
-    return Comparison.of(models, refuse_unfair(models, allowed))
+    return Comparison.of(models, [*refuse_unfair(models, allowed), *gaps(models)])
 
 
 def compare_predictions(
@@ -103,8 +112,24 @@ def write_comparison(comparison: Comparison, out: Path, title: str) -> list[Row]
     write_csv(rows, out / "comparison.csv")
     write_cases(comparison, out / "cases.csv")
     write_markdown(comparison, rows, out / "comparison.md", title)
-    draw(comparison, out / "comparison.png")
+    draw(comparison, rows, out / "comparison.png")
     return rows
+
+
+def write_page(comparison: Comparison, rows: Sequence[Row], out: Path, title: str) -> list[str]:
+    """Write the page, and the learning curves where there are any, into the folder ``out``.
+
+    Args:
+        rows: as ``write_comparison`` returns them.
+
+    Returns:
+        The names of the files. A picture of the curves that an earlier comparison has left there is removed.
+    """
+    write_html(comparison, rows, out / PAGE, title)
+    if draw_curves(comparison.models, out / CURVES):
+        return [PAGE, CURVES]
+    (out / CURVES).unlink(missing_ok=True)
+    return [PAGE]
 
 
 def _evaluated(folder: Path, labels: Path, processes: int) -> Run:

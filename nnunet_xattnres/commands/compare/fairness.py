@@ -15,6 +15,7 @@ CHECKS = {
     "preprocessing": "preprocessed data",
 }
 _TOLD = {"plans": "patch or batch size"}  # what may differ between plans; the reader is told
+_COMPLETE = ("cases", "labels", "preprocessing", "plans")  # of these, what a run does not have is a difference
 _PREPROCESSING = ("data_identifier", "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm")
 
 
@@ -22,21 +23,29 @@ def differences(models: Sequence[Model]) -> dict[str, str]:
     """What differs between the models, by the name of the check, in words that name two of them and the difference."""
     found = {}
     runs = [(model.name, run) for model in models for run in model.runs]
-    first_name, first = runs[0]
-    for check in (*CHECKS, *_TOLD):
-        expected = _facts(check, first)
-        for name, run in runs[1:]:
-            facts = _facts(check, run)
-            difference = next((key for key in expected if facts.get(key) != expected[key]), None)
-            difference = next((key for key in facts if key not in expected), None) if difference is None else difference
-            if difference is not None:
-                here, there = _short(expected.get(difference)), _short(facts.get(difference))
+    for check, what in (CHECKS | _TOLD).items():
+        facts = [(name, run, _facts(check, run)) for name, run in runs]
+        for key in dict.fromkeys(key for _, _, of_run in facts for key in of_run):
+            there = [(name, run, of_run.get(key)) for name, run, of_run in facts if key in of_run or check in _COMPLETE]
+            name, run, value = there[0]
+            other = next((other for other in there if other[2] != value), None)
+            if other is not None:
                 found[check] = (
-                    f"{(CHECKS | _TOLD)[check]} differ: {difference} is {here} in {first_name} ({first.folder.name}) "
-                    f"and {there} in {name} ({run.folder.name})"
+                    f"{what} differ: {key} is {_short(value)} in {name} ({run.folder.name}) "
+                    f"and {_short(other[2])} in {other[0]} ({other[1].folder.name})"
                 )
                 break
     return found
+
+
+def gaps(models: Sequence[Model]) -> list[str]:
+    """What is not known of the trainings, and was therefore not checked, in words."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in (run for model in models for run in model.runs):
+        for name, fold in run.folds.items():
+            if fold.gaps:
+                found.setdefault((run.folder.name, fold.gaps), []).append(name)
+    return [f"{folder}, fold {', '.join(folds)}: {text}." for (folder, text), folds in found.items()]
 
 
 def refuse_unfair(models: Sequence[Model], allowed: Collection[str]) -> list[str]:
@@ -55,7 +64,7 @@ def refuse_unfair(models: Sequence[Model], allowed: Collection[str]) -> list[str
 
 
 def _facts(check: str, run: Run) -> Mapping[str, Hashable | Any]:
-    """What must be the same, without what is not known: a fold that only one of two runs has differs in its cases."""
+    """What must be the same. Of the lengths, without what is not known: logs and checkpoints may be missing."""
     if check == "cases":
         return {f"{case} of fold {name}": "there" for name, fold in run.folds.items() for case in fold.dice}
     if check == "splits":
@@ -64,8 +73,9 @@ def _facts(check: str, run: Run) -> Mapping[str, Hashable | Any]:
     if check == "labels":
         return {**{f"label {name}": value for name, value in run.labels.items()}, "regions_class_order": run.regions}
     if check == "epochs":
-        lengths = {f"fold {name}": (fold.epochs, fold.iterations) for name, fold in run.folds.items()}
-        return {name: length for name, length in lengths.items() if length != (None, None)}
+        epochs = {f"the number of epochs of fold {name}": fold.epochs for name, fold in run.folds.items()}
+        iterations = {f"the iterations of an epoch of fold {name}": fold.iterations for name, fold in run.folds.items()}
+        return {name: n for name, n in (epochs | iterations).items() if n is not None}
     keys = _PREPROCESSING if check == "preprocessing" else ("patch_size", "batch_size")
     return {key: run.configuration.get(key) for key in keys}
 

@@ -1,14 +1,17 @@
-"""The picture of a comparison."""
+"""The picture of a comparison: by how much every case differs."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_xattnres.commands.compare.statistics import Array, Difference, compare_paired
-from nnunet_xattnres.commands.compare.table import Comparison
+from nnunet_xattnres.commands.compare.canvas import new_figure
+from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.statistics import Array, Difference, paired
+from nnunet_xattnres.commands.compare.table import Comparison, Row
 from nnunet_xattnres.common.files import replacing
 
 if TYPE_CHECKING:
@@ -18,46 +21,63 @@ if TYPE_CHECKING:
 PANELS_A_ROW = 4
 
 
-def draw(comparison: Comparison, path: Path) -> None:
-    """The paired difference of every case: a panel for each further model, a line for each label."""
+def draw(comparison: Comparison, rows: Sequence[Row], path: Path) -> None:
+    """The paired difference of every case: a panel for each further model; a line for each label, and their mean."""
     with replacing(path) as partial:
-        figure_of(comparison).savefig(partial, format="png", dpi=130)
+        picture_of(comparison, rows).savefig(partial, format="png", dpi=130)
 
 
-def figure_of(comparison: Comparison) -> "Figure":
+def picture_of(comparison: Comparison, rows: Sequence[Row]) -> "Figure":
     """What ``draw`` draws."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    titles = [fill(model.name, 48) for model in comparison.models[1:]]
+    above = "Each point a case; the diamond their mean,\nwith its 95% interval over the cases"
+    return figure_of(comparison, rows, comparison.models[1:], titles, above)
 
-    first, *others = comparison.models
-    labels = list(comparison.labels.values())
-    n_rows = math.ceil(len(others) / PANELS_A_ROW)
-    n_columns = math.ceil(len(others) / n_rows)  # rows of the same length, as far as that goes
-    size = 2.0 + 4.2 * n_columns, 0.9 + (1.0 + 0.7 * len(labels)) * n_rows
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True, sharex=True).ravel()
-    generator = np.random.default_rng(0)
+
+def figure_of(
+    comparison: Comparison, rows: Sequence[Row], models: Sequence[Model], titles: Sequence[str] = (), above: str = ""
+) -> "Figure":
+    """The panels of ``models`` against the comparison's first, with a title for each and one above all, or without."""
+    first = comparison.models[0]
+    names = [row.label for row in rows if row.model == first.name]
+    n_rows = math.ceil(len(models) / PANELS_A_ROW)
+    n_columns = math.ceil(len(models) / n_rows)  # rows of the same length, as far as that goes
     before = comparison.dice(first)
-    for axis, model in zip(panels, others, strict=False):
-        _fill_panel(axis, before, comparison.dice(model), generator)
-        axis.set_title(fill(model.name, 48), fontsize=10)
-    for axis in panels[len(others) :]:
-        axis.axis("off")
-    panels[0].set_yticks(range(len(labels)), labels)
-    panels[0].set_ylim(len(labels) - 0.5, -0.5)
-    figure.supxlabel(f"Dice minus that of {first.name}", fontsize=9)
-    figure.suptitle("Each point a case; the diamond their mean, with its 95% interval over the cases", fontsize=10)
+    differences = [paired(before, comparison.dice(model)) for model in models]
+    limit = 1.08 * float(np.nanmax(np.abs([np.zeros_like(differences[0]), *differences]))) or 1.0
+    height = 1.0 + (0.7 if len(names) <= 8 else 0.4) * len(names)
+    with new_figure(2.0 + 4.2 * n_columns, 0.9 + height * n_rows) as figure:
+        panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True, sharex=True).ravel()
+        for axis, model, of_model in zip(panels, models, differences, strict=False):
+            _fill_panel(axis, of_model, [row.difference for row in rows if row.model == model.name])
+            axis.axvspan(0, limit, color="tab:blue", alpha=0.07, linewidth=0)
+        for axis, title in zip(panels, titles, strict=False):
+            axis.set_title(title, fontsize=10)
+        for axis in panels[len(models) :]:
+            axis.axis("off")
+        panels[0].set_xlim(-limit, limit)  # 0 in the middle: both sides have the same room
+        panels[0].set_yticks(range(len(names)), [fill(name, 24) for name in names])
+        panels[0].set_ylim(len(names) - 0.5, -0.9)  # room for the words at the top
+        figure.supxlabel(fill(f"Dice minus that of {first.name}", 48), fontsize=9)
+        if above:
+            figure.suptitle(above, fontsize=10)
     return figure
 
 
-def _fill_panel(axis: "Axes", before: Array, after: Array, generator: np.random.Generator) -> None:
-    for y, (column, d) in enumerate(zip((after - before).T, compare_paired(before, after), strict=False)):
+def _fill_panel(axis: "Axes", differences: Array, of_rows: Sequence[Difference | None]) -> None:
+    """``differences``: (cases, rows); the last row is the mean over the labels."""
+    generator = np.random.default_rng(0)
+    for y, (column, d) in enumerate(zip(differences.T, of_rows, strict=True)):
+        column = column[~np.isnan(column)]
         height = y + generator.uniform(-0.25, 0.25, len(column))
         axis.plot(column, height, ".", color="tab:blue", alpha=0.5, markersize=5)
-        if not math.isnan(d.mean):
+        if d is not None and not math.isnan(d.mean):
             axis.errorbar(d.mean, y, xerr=_bars(d), fmt="D", color="black", markersize=5, capsize=4, zorder=3)
+    axis.axhline(differences.shape[1] - 1.5, color="grey", linewidth=1, linestyle=":")  # above the mean
     axis.axvline(0, color="grey", linewidth=1)
+    for text, side, align in (("\N{LEFTWARDS ARROW} worse", -5, "right"), ("better \N{RIGHTWARDS ARROW}", 5, "left")):
+        at_the_top = ("data", "axes fraction")
+        axis.annotate(text, (0, 1), (side, -3), at_the_top, "offset points", ha=align, va="top", fontsize=9)
     axis.tick_params(labelbottom=True)  # also above a place that has no panel
 
 

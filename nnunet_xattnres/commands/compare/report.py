@@ -1,18 +1,14 @@
-"""The tables of a comparison: for the screen, for a paper's appendix, and with every digit."""
+"""The tables of a comparison: for a paper's appendix, and with every digit."""
 
 import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE
-from rich.markup import escape
-from rich.table import Table
-
 from nnunet_xattnres.commands.compare.table import Comparison, Row, costs
 from nnunet_xattnres.common.files import replacing
 
-_HEAD = (
+HEAD = (
     "model",
     "label",
     "Dice",
@@ -25,43 +21,7 @@ _HEAD = (
     "p (Holm)",
     "better/equal/worse",
 )
-_SCREEN_HEAD = (
-    "label",
-    "Dice\nbefore",
-    "Dice",
-    "difference",
-    "95% interval\nover cases",
-    "95% interval\nover repeats",
-    "p\n(Holm)",
-    "better/\nequal/\nworse",
-)
-_COST_HEAD = ("model", "parameters", "seconds an epoch", "peak GPU memory (MiB)")
-
-
-def tables(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
-    """For the screen: one for each further model, and one of the costs where any is known."""
-    first, *others = comparison.models
-    before = {row.label: _number(row.dice) for row in rows if row.model == first.name}
-    found = []
-    for model in others:
-        lines = []
-        for row in rows:
-            if row.model == model.name:
-                _, label, dice, _, _, difference, *intervals, p, holm, counts = _cells(row)
-                lines.append((label, before[label], dice, difference, *intervals, holm or p, counts))
-        found.append(_table(f"{model.name}\nagainst {first.name}", _SCREEN_HEAD, lines))
-    head = ("model", "parameters", "seconds\nan epoch", "peak GPU\nmemory (MiB)")
-    cost = _costs(comparison)
-    return [*found, _table("Cost", head, cost)] if cost else found
-
-
-def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, box=SIMPLE)
-    for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*map(escape, line))
-    return table
+COST_HEAD = ("model", "parameters", "seconds an epoch", "peak GPU memory (MiB)")
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -80,54 +40,68 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, title: str) -> None:
     """The tables as text, with how the numbers were made."""
-    first = comparison.models[0].name
-    method = (
-        f"Dice as nnU-Net computes it; differences to {first}, paired by case, over the cases in which both have "
-        f"one (it is undefined where neither mask has the label). Interval over cases: percentiles of 10,000 bootstrap "
-        f"resamples of the cases; whether other cases would show the difference. Interval over repeats: Welch's t, of "
-        f"the mean Dice of each repeat; whether other trainings would show it on these cases (only with two repeats "
-        f"of both models at least). p: Wilcoxon's signed-rank test over the cases, two-sided; Holm's correction over "
-        f"the labels. Spread: standard deviation between repeats; with repeats, a case's Dice is their mean. The row "
-        f"'mean' is the mean over the labels; its better/equal/worse and its p are of each case's mean."
-    )
-    left_out = [
-        f"{row.model}, {row.label}: {row.difference.left_out} cases without a Dice in one of the two are left out."
-        for row in rows
-        if row.difference is not None and row.difference.left_out
-    ]
-    cost = _costs(comparison)
+    cost = cost_lines(comparison)
     parts = [
         f"# {title}",
         *(f"**{note}**" for note in comparison.notes),
-        markdown_table(_HEAD, [_cells(row) for row in rows]),
-        method,
-        *left_out,
-        *(("## Cost", markdown_table(_COST_HEAD, cost)) if cost else ()),
+        markdown_table(HEAD, [cells(row) for row in rows]),
+        method(comparison),
+        *left_out(rows),
+        *(("## Cost", markdown_table(COST_HEAD, cost)) if cost else ()),
     ]
     with replacing(path) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _cells(row: Row) -> list[str]:
+def method(comparison: Comparison) -> str:
+    """How the numbers were made."""
+    return (
+        f"Dice as nnU-Net computes it; differences to {comparison.models[0].name}, paired by case, over the cases in "
+        f"which both have one (it is undefined where neither mask has the label). Interval over cases: percentiles of "
+        f"10,000 bootstrap resamples of the cases; whether other cases would show the difference. Interval over "
+        f"repeats: Welch's t, of the mean Dice of each repeat; whether other trainings would show it on these cases "
+        f"(only with two repeats of both models at least). p: Wilcoxon's signed-rank test over the cases, two-sided; "
+        f"Holm's correction over the labels. Spread: standard deviation between repeats; with repeats, a case's Dice "
+        f"is their mean. The row 'mean' is the mean over the labels; its better/equal/worse and its p are of each "
+        f"case's mean."
+    )
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """Where cases have no Dice in one of the two, in words."""
+    return [
+        f"{row.model}, {row.label}: {row.difference.left_out} cases without a Dice in one of the two are left out."
+        for row in rows
+        if row.difference is not None and row.difference.left_out
+    ]
+
+
+def cells(row: Row) -> list[str]:
+    """A row as text, by ``HEAD``; empty where a model is not compared."""
     d = row.difference
-    spread = "" if row.spread is None else _number(row.spread)
-    left = [row.model, row.label, _number(row.dice), spread, str(row.n_cases)]
+    spread = "" if row.spread is None else number(row.spread)
+    left = [row.model, row.label, number(row.dice), spread, str(row.n_cases)]
     if d is None:
         return [*left, "", "", "", "", "", ""]
     holm = "" if math.isnan(d.p_holm) else _p(d.p_holm)
-    intervals = [_interval(d.low, d.high), "" if row.over_repeats is None else _interval(*row.over_repeats)]
+    intervals = [interval(d.low, d.high), "" if row.over_repeats is None else interval(*row.over_repeats)]
     difference = "n/a" if math.isnan(d.mean) else f"{d.mean:+.4f}"
     return [*left, difference, *intervals, _p(d.p), holm, f"{d.better}/{d.equal}/{d.worse}"]
 
 
-def _costs(comparison: Comparison) -> list[list[str]]:
-    """A line for each model; none where nothing is known of any."""
-    formats = (("parameters", ","), ("epoch_seconds", ".1f"), ("gpu_memory", ".0f"))
-    lines = []
-    for model in comparison.models:
-        cost = costs(model)
-        lines.append([model.name, *("" if cost[key] is None else format(cost[key], spec) for key, spec in formats)])
-    return lines if any(any(line[1:]) for line in lines) else []
+def cost_lines(comparison: Comparison) -> list[list[str]]:
+    """By ``COST_HEAD``, a line for each model; none where nothing is known of any."""
+    formats = {"parameters": ",", "epoch_seconds": ".1f", "gpu_memory": ".0f"}
+    of_models = [(model.name, costs(model)) for model in comparison.models]
+    if not any(value is not None for _, cost in of_models for value in cost.values()):
+        return []
+    return [[name, *(_known(cost[key], spec) for key, spec in formats.items())] for name, cost in of_models]
+
+
+def without_empty(head: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns that no line has anything in: those of repeats, where there are none."""
+    kept = [i for i in range(len(head)) if i == 0 or any(line[i] for line in lines)]
+    return [head[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
 
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -135,11 +109,17 @@ def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
-def _interval(low: float, high: float) -> str:
+def _known(value: float | None, spec: str) -> str:
+    return "not known" if value is None else format(value, spec)
+
+
+def interval(low: float, high: float) -> str:
+    """An interval as text; empty where it is not known."""
     return "" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A Dice as text."""
     return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 

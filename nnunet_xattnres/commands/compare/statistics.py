@@ -42,18 +42,32 @@ def foreground_mean(dice: Array) -> float:
         return float(np.mean([_mean(column) for column in dice.T]))
 
 
+def case_means(dice: Array) -> Array:
+    """Of ``dice``, (cases, labels), each case's mean over the labels that have one; NaN where none has."""
+    return np.array([_mean(row) for row in dice], dtype=np.float64)
+
+
+def paired(first: Array, other: Array) -> Array:
+    """The differences of every case, (cases, labels + 1): of each label and, last, of the mean over its labels.
+
+    Args:
+        first, other: the Dice, (cases, labels), NaN where there is none; the cases in the same order.
+    """
+    difference = other - first
+    return np.column_stack([difference, case_means(difference)])
+
+
 def compare_paired(first: Array, other: Array) -> list[Difference]:
     """One difference for each label and, last, one for the mean over the labels.
 
     Args:
         first, other: the Dice, (cases, labels), NaN where there is none; the cases in the same order.
     """
-    difference = other - first
-    labels = [_difference(column, column[:, None]) for column in difference.T]
+    *columns, per_case = paired(first, other).T
+    labels = [_difference(column, column[:, None]) for column in columns]
     corrected = holm([d.p for d in labels])
     labels = [Difference(**{**vars(d), "p_holm": p}) for d, p in zip(labels, corrected, strict=True)]
-    per_case = np.array([_mean(row) for row in difference])
-    return [*labels, _difference(per_case, difference)]
+    return [*labels, _difference(per_case, np.column_stack(columns))]
 
 
 def welch_interval(first: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:

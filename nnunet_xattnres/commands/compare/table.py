@@ -18,7 +18,7 @@ from nnunet_xattnres.commands.compare.statistics import (
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.nnunet.results import Run, label_names
 
-MEAN = "mean"
+MEAN = "mean"  # the row of the mean over the labels; a label of that name gets its number
 FEW_CASES = 20
 
 
@@ -51,7 +51,9 @@ class Comparison:
         if not cases or not keys:
             raise UserError(f"the models have no {'case' if not cases else 'label'} in common")
         names = label_names(models[0].runs[0].labels)
-        found = cls(models, cases, {key: names.get(key, key) for key in keys}, notes)
+        labels = {key: names.get(key, key) for key in keys}
+        labels = {key: f"{name} (label {key})" if name == MEAN else name for key, name in labels.items()}
+        found = cls(models, cases, labels, notes)
         return cls(models, cases, found.labels, [*notes, *_warnings(found)])
 
     def dice(self, of: Model | Run) -> Array:
@@ -80,6 +82,11 @@ class Row:
     n_cases: int
     difference: Difference | None
     over_repeats: tuple[float, float] | None
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is the mean over the labels."""
+        return self.label == MEAN
 
 
 def make_rows(comparison: Comparison) -> list[Row]:

@@ -25,11 +25,13 @@ from nnunet_xattnres.commands.inspect.sections import (
 )
 from nnunet_xattnres.commands.inspect.truth import dice_means, references_of
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.common.files import refuse_existing, write_json
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.reads.history import source_names
 
 __all__ = ["Inspection", "inspect_model"]
+
+WRITTEN = ("report.html", "routing*", "dice.*", "predictions", "maps", "knockout*")  # what --force removes
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,24 @@ class Inspection:
 Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
 
 
-def inspect_model(what: Inspection, out: Path, device: torch.device, progress: Progress) -> list[dict[str, Any]]:
+def inspect_model(
+    what: Inspection, out: Path, device: torch.device, progress: Progress, force: bool = False
+) -> list[dict[str, Any]]:
     """Predict images with a trained model and write what it reads into the folder ``out``, whole or not at all.
+
+    Args:
+        force: replace the inspection that is in ``out``; other files in it stay.
 
     Returns:
         The rows of routing.csv.
 
     Raises:
-        UserError: for input that cannot be inspected, and when ``out`` holds something.
+        UserError: for input that cannot be inspected, and when ``out`` holds something that is not to be replaced.
     """
     what = replace(what, model_folder=what.model_folder.resolve())  # "." has no name
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder; name another, or remove it first")
+    refuse_existing(out, force)
+    if out.exists() and not (out / "routing.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} holds no inspection that could be replaced; name another")
     if what.knockout and what.references is None:
         raise UserError("--knockout needs the true masks: name their folder with -gt")
     with redirect_stdout(StringIO()):  # nnU-Net tells of the folders in which it looks for the trainer
@@ -152,6 +160,8 @@ def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         if out.is_dir():  # stays what it is: it may be the folder that the user is in
+            for path in [path for name in WRITTEN for path in out.glob(name)]:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             for path in sorted(partial.iterdir()):
                 path.rename(out / path.name)
         else:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.nnunet.model_folder import checkpoints_of
 from nnunet_xattnres.reads.history import reads_of
 from nnunet_xattnres.reads.recorder import recorded
@@ -109,7 +110,7 @@ def load_model(
     )
     used = tuple(file.parent.name.removeprefix("fold_") for file in chosen)
     predictor.initialize_from_trained_model_folder(str(folder), use_folds=used, checkpoint_name=checkpoint)
-    predictor.network = getattr(predictor.network, "_orig_mod", predictor.network)  # hooks need it uncompiled
+    predictor.network = uncompiled(predictor.network)
     if not reads_of(predictor.network):
         raise UserError(
             f"{folder} is a model of {predictor.trainer_name}, whose network has no reads: nothing is to be seen. "

@@ -2,117 +2,22 @@
 
 import csv
 import itertools
-import json
 import math
 import struct
 import warnings
 
 import numpy as np
 import pytest
-import torch
+from helpers.trainings import LABELS, A, B, compared, dice_of, invoke, write_fold
 from scipy import stats
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.compare import compare_cases
-from nnunet_xattnres.commands.compare.picture import figure_of
+from nnunet_xattnres.commands.compare.picture import picture_of
 from nnunet_xattnres.commands.compare.statistics import holm, welch_interval
+from nnunet_xattnres.commands.compare.table import make_rows
 from nnunet_xattnres.common.errors import UserError
-
-DATASET = "Dataset004_Test"
-A, B = "nnUNetTrainer", "nnUNetTrainerXAttnRes"
-LABELS = {"background": 0, "anterior": 1, "posterior": 2}
-PLANS = {
-    "plans_name": "nnUNetPlans",
-    "configurations": {
-        "2d": {"data_identifier": "nnUNetPlans_2d", "spacing": [1, 1], "patch_size": [8, 8], "batch_size": 2},
-        "2d_more": {"inherits_from": "2d", "batch_size": 4},
-    },
-}
-
-
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-        monkeypatch.setattr(f"nnunetv2.paths.{name}", PathOf(tmp_path / name))
-    folder = tmp_path / "nnUNet_results" / DATASET
-    folder.mkdir(parents=True)
-    (tmp_path / "nnUNet_raw" / DATASET).mkdir(parents=True)
-    (tmp_path / "nnUNet_preprocessed" / DATASET).mkdir(parents=True)
-    monkeypatch.setattr(
-        "nnunetv2.utilities.dataset_name_id_conversion.maybe_convert_to_dataset_name", lambda _dataset: DATASET
-    )
-    return folder
-
-
-class PathOf(str):
-    """As nnU-Net's paths: a string that knows whether it is set."""
-
-    def is_set(self):
-        return True
-
-
-def dice_of(seed, n_cases=12, better=0.0, absent=()):
-    generator = np.random.default_rng(seed)
-    values = np.clip(generator.normal(0.8 + better, 0.1, (n_cases, 2)), 0, 1)
-    for case, label in absent:
-        values[case, label] = math.nan
-    return {f"case_{i:02d}": list(row) for i, row in enumerate(values)}
-
-
-def write_fold(results, trainer, fold, dice, *, plans="nnUNetPlans", configuration="2d", epochs=5, keys=("1", "2"),
-               labels=LABELS, n_training=40, change_plans=None):  # fmt: skip
-    """What nnU-Net leaves of a training, as far as it is read."""
-    model = results / f"{trainer}__{plans}__{configuration}"
-    folder = model / f"fold_{fold}"
-    (folder / "validation").mkdir(parents=True)
-    entries = [
-        {
-            "prediction_file": f"/somewhere/{case}.nii.gz",
-            "reference_file": f"/elsewhere/{case}.nii.gz",
-            "metrics": {key: {"Dice": value, "IoU": 0.5} for key, value in zip(keys, values)},
-        }
-        for case, values in dice.items()
-    ]
-    (folder / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": entries}))
-    content = json.loads(json.dumps(PLANS | {"plans_name": plans}))
-    if change_plans is not None:
-        change_plans(content["configurations"][configuration])
-    (model / "plans.json").write_text(json.dumps(content))
-    dataset = {"labels": labels, "file_ending": ".nii.gz"}
-    (model / "dataset.json").write_text(json.dumps(dataset))
-    (folder / "debug.json").write_text(json.dumps({"num_iterations_per_epoch": "250"}))
-    memory = 1234 if trainer == B else None
-    log = f"2026: This split has {n_training} training and {len(dice)} validation cases.\n"
-    log += "".join(f"2026: Epoch {i}\n2026: Epoch time: {8 + 4 * (i % 2)}.0 s\n" for i in range(epochs - epochs % 2))
-    log += "2026: Parameters: plain network 2,000, reads 345 (+17.25%)\n" if trainer == B else ""
-    (folder / "training_log_2026_1_1_00_00_00.txt").write_text(
-        log + (f"Peak GPU memory: {memory} MiB\n" if memory else "")
-    )
-    weight = torch.zeros(7, 3)
-    torch.save(
-        {
-            "network_weights": {"a": weight, "b.a": weight, "c": torch.zeros(4 if trainer == B else 2)},
-            "trainer_name": trainer,
-            "init_args": {},
-            "current_epoch": epochs,
-        },
-        folder / "checkpoint_final.pth",
-    )
-    return model
-
-
-def invoke(tmp_path, *arguments):
-    return CliRunner().invoke(app, ["compare", "-o", str(tmp_path / "out"), *map(str, arguments)])
-
-
-def compared(tmp_path, *arguments):
-    """The rows of comparison.csv by model and label."""
-    done = invoke(tmp_path, "-d", 4, "-c", "2d", *arguments)
-    assert done.exit_code == 0, done.output
-    with (tmp_path / "out" / "comparison.csv").open() as file:
-        return {(row["model"], row["label"]): row for row in csv.DictReader(file)}, done.output
 
 
 def bootstrap_interval(columns, seed=99):
@@ -171,7 +76,7 @@ def test_the_numbers(results, tmp_path):
     page = (tmp_path / "out" / "comparison.md").read_text()
     assert f"{np.nanmean(a[:, 0]):.4f}" in page and f"{(b - a)[:, 0].mean():+.4f}" in page
     assert f"{B}, posterior: 1 cases without a Dice in one of the two are left out." in page
-    assert f"| {A} | 23 | 10.0 |  |" in page and f"| {B} | 25 | 10.0 | 1234 |" in page
+    assert f"| {A} | 23 | 10.0 | not known |" in page and f"| {B} | 25 | 10.0 | 1234 |" in page
     assert "Only 12 cases" in page and "Only 12 cases" in screen and "One fold only" not in page
     with (tmp_path / "out" / "cases.csv").open() as file:
         cases = list(csv.DictReader(file))
@@ -271,6 +176,19 @@ def test_again_from_the_numbers(results, tmp_path):
     found = compare_cases(tmp_path / "out" / "cases.csv")
     assert [model.name for model in found.models] == [B, A]
     assert found.cases[0].startswith("f1_") and dict(found.labels) == {"anterior": "anterior", "posterior": "posterior"}
+
+
+def test_an_earlier_comparison_is_kept_without_force(tmp_path):
+    first, second = write_numbers(tmp_path, numbers(TWO)), tmp_path / "other.csv"
+    second.write_text(first.read_text().replace("0.", "0.1"))
+    assert again(tmp_path, first).exit_code == 0
+    files = {file: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    done = again(tmp_path, second)
+    assert done.exit_code == 1 and "exists: name another, or replace it with --force" in " ".join(done.output.split())
+    assert files == {file: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    done = again(tmp_path, second, "--force")
+    assert done.exit_code == 0, done.output
+    assert files[tmp_path / "again" / "comparison.csv"] != (tmp_path / "again" / "comparison.csv").read_bytes()
 
 
 def test_regions_again_from_the_numbers(results, tmp_path):
@@ -397,11 +315,13 @@ def test_cases_stand_alone(tmp_path, also):
 def test_the_panels_of_the_picture_wrap(tmp_path, n_models, n_columns, n_rows):
     names = [f"model {i} " + "of a long name " * 6 for i in range(n_models)]
     file = write_numbers(tmp_path, numbers([(name, "r") for name in names]))
-    figure = figure_of(compare_cases(file))
+    comparison = compare_cases(file)
+    figure = picture_of(comparison, make_rows(comparison))
     panels = [axis for axis in figure.axes if axis.axison]
     assert len(panels) == n_models - 1
     assert [" ".join(axis.get_title().split()) for axis in panels] == [name.strip() for name in names[1:]]
     assert "95% interval over the cases" in figure.get_suptitle()
+    assert [tick.get_text() for tick in panels[0].get_yticklabels()] == ["one", "two", "mean"]
     figure.draw_without_rendering()
     for axis in panels:  # no title runs into the next panel's
         assert axis.title.get_window_extent().width < figure.bbox.width / n_columns
@@ -409,7 +329,7 @@ def test_the_panels_of_the_picture_wrap(tmp_path, n_models, n_columns, n_rows):
         assert again(tmp_path, file).exit_code == 0
         width, height = struct.unpack(">II", (tmp_path / "again" / "comparison.png").read_bytes()[16:24])
         assert (width, height) == tuple(int(130 * inches) for inches in figure.get_size_inches())
-    assert figure.get_size_inches() == pytest.approx([2.0 + 4.2 * n_columns, 0.9 + 2.4 * n_rows])
+    assert figure.get_size_inches() == pytest.approx([2.0 + 4.2 * n_columns, 0.9 + 3.1 * n_rows])
 
 
 def test_regions(results, tmp_path):
@@ -438,7 +358,7 @@ def change(key, value):
         ("cases", {"dice": dice_of(1, 11)}, "case_11"),
         ("splits", {"n_training": 39}, "40"),
         ("labels", {"labels": LABELS | {"third": 3}}, "third"),
-        ("epochs", {"epochs": 4}, "(5, 250)"),
+        ("epochs", {"epochs": 4}, "the number of epochs of fold 0 is 5 in"),
         ("preprocessing", {"change_plans": change("spacing", [1, 2])}, "spacing"),
         ("preprocessing", {"change_plans": change("data_identifier", "other")}, "nnUNetPlans_2d"),
     ],
@@ -509,10 +429,10 @@ def test_without_checkpoints_the_log_says_it(results, tmp_path):
         (model / "fold_0" / "checkpoint_final.pth").unlink()
     compared(tmp_path, "-tr", A, B)
     page = (tmp_path / "out" / "comparison.md").read_text()
-    assert f"| {A} |  | 10.0 |  |" in page and f"| {B} | 2,345 | 10.0 | 1234 |" in page
+    assert f"| {A} | not known | 10.0 | not known |" in page and f"| {B} | 2,345 | 10.0 | 1234 |" in page
     write_fold(results, "nnUNetTrainerLonger", 0, dice_of(2), epochs=6)
     done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, "nnUNetTrainerLonger")
-    assert done.exit_code == 1 and "(4, 250)" in done.output and "(6, 250)" in done.output
+    assert done.exit_code == 1 and "the number of epochs of fold 0 is 4 in" in done.output and "6 in" in done.output
 
 
 def test_no_checkpoint_no_log_is_no_reason_to_fail(results, tmp_path):

@@ -415,7 +415,10 @@ def model(tmp_path):
         (lambda a, t: a.update({"--knockout": None}), "name their folder with -gt"),
         (lambda a, t: a.update({"-gt": t / "nowhere"}), "-gt needs the true mask of every case"),
         (lambda a, t: a.update({"-gt": other_shape(t)}), "has the shape (4, 5, 6), its image"),
-        (lambda a, t: ((t / "out").mkdir(), (t / "out" / "mine").touch()), "exists and is not an empty folder"),
+        (
+            lambda a, t: ((t / "out").mkdir(), (t / "out" / "mine").touch()),
+            "exists: name another, or replace it with --force",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, images, model, change, message):
@@ -455,3 +458,20 @@ def test_a_failure_leaves_nothing(tmp_path, images, model, monkeypatch):
     done = invoke(model, "-i", images, "-o", tmp_path / "out")
     assert done.exit_code == 1 and "No space left" in done.output
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_force_replaces_an_inspection_and_nothing_else(tmp_path, images, model):
+    out = tmp_path / "out"
+    inspected(out, model, "-i", images, "--maps", "d1", "--each-label")
+    (out / "thesis.tex").write_text("years")
+    assert "replace it with --force" in invoke(model, "-i", images, "-o", out).output
+    done = invoke(model, "-i", images, "-o", out, "--force")
+    assert done.exit_code == 0, done.output
+    assert not (out / "maps").exists() and not list(out.glob("routing_*.png"))  # nothing that the new page lacks
+    assert (out / "thesis.tex").read_text() == "years" and (out / "report.html").is_file()
+
+    mine = tmp_path / "mine" / "predictions"
+    mine.mkdir(parents=True)
+    done = invoke(model, "-i", images, "-o", mine.parent, "--force")
+    assert done.exit_code == 1 and "holds no inspection that could be replaced" in " ".join(done.output.split())
+    assert mine.is_dir()

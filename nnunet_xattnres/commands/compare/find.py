@@ -1,0 +1,108 @@
+"""The model folders of a comparison: which trainers on which plans, and what to do where one is missing."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.order import by_number
+from nnunet_xattnres.nnunet.plans import REPEAT
+
+
+class _Folder(NamedTuple):
+    """A model folder, TRAINER__PLANS__CONFIGURATION."""
+
+    path: Path
+    trainer: str
+    plans: str
+    configuration: str
+
+    @property
+    def repeated(self) -> str:
+        """The plans, without the ``_repN`` of a repeat."""
+        return REPEAT.sub("", self.plans)
+
+
+def find_models(
+    results: Path, configuration: str, trainers: Sequence[str], plans: Sequence[str]
+) -> list[tuple[str, list[Path]]]:
+    """The model folders of every trainer on every plans for which there are some, with a name for each group.
+
+    Args:
+        results: a data set's folder in nnUNet_results.
+        configuration: ``3d_fullres``, for example.
+        trainers, plans: their names. Plans stand for themselves and all their repeats, ``PLANS_repN``; the name of a
+            repeat stands for that one alone.
+
+    Raises:
+        UserError: for a configuration, a trainer or plans without any folder, and for plans that are named together
+            with a repeat of theirs.
+    """
+    for repeat in plans:
+        if REPEAT.sub("", repeat) in set(plans) - {repeat}:
+            raise UserError(
+                f"-p: {REPEAT.sub('', repeat)} stands for all its repeats, {repeat} among them; name it alone, "
+                f"or the repeats that you want to compare with each other"
+            )
+    folders = _of_configuration(results, configuration)
+    found = {(trainer, name): _chosen(folders, trainer, name) for trainer in trainers for name in plans}
+    found = {key: chosen for key, chosen in found.items() if chosen}
+    _refuse_missing_trainers(results, folders, trainers, plans, list(found))
+    for name in plans:
+        if not any(key[1] == name for key in found):
+            there = {folder.plans for folder in folders if folder.trainer in trainers}
+            raise UserError(f"{results} has no results on the plans {name!r} for {configuration}; {_list(name, there)}")
+    return [(_name(key, list(found)), paths) for key, paths in found.items()]
+
+
+def _of_configuration(results: Path, configuration: str) -> list[_Folder]:
+    paths = sorted((path for path in results.iterdir() if path.name.count("__") == 2), key=lambda p: by_number(p.name))
+    all_folders = [_Folder(path, *path.name.split("__")) for path in paths if path.is_dir()]
+    found = [folder for folder in all_folders if folder.configuration == configuration]
+    if not found:
+        there = {folder.configuration for folder in all_folders}
+        raise UserError(
+            f"{results} has no results of the configuration {configuration!r}; {_list(configuration, there)}"
+        )
+    return found
+
+
+def _chosen(folders: Sequence[_Folder], trainer: str, plans: str) -> list[Path]:
+    return [f.path for f in folders if f.trainer == trainer and plans in (f.plans, f.repeated)]
+
+
+def _refuse_missing_trainers(
+    results: Path,
+    folders: Sequence[_Folder],
+    trainers: Sequence[str],
+    plans: Sequence[str],
+    found: Sequence[tuple[str, str]],
+) -> None:
+    missing = [trainer for trainer in trainers if not any(key[0] == trainer for key in found)]
+    elsewhere = {t: [folder for folder in folders if folder.trainer == t] for t in missing}
+    for trainer, there in elsewhere.items():
+        if not there:
+            names = _list(trainer, {folder.trainer for folder in folders})
+            configuration = folders[0].configuration
+            raise UserError(f"{results} has no results of the trainer {trainer!r} for {configuration}; {names}")
+    if missing:
+        kept = [name for name in plans if any(key[1] == name for key in found)]
+        of_each = [{folder.repeated for folder in there} for there in elsewhere.values()]
+        ways = [[name] for name in sorted(set.intersection(*of_each))] or [sorted(set.union(*of_each))]
+        options = " or ".join(f"-p {' '.join([*kept, *way])}" for way in ways)
+        told = "; ".join(f"{t} on {', '.join(folder.plans for folder in there)}" for t, there in elsewhere.items())
+        raise UserError(f"{results} has no results on the plans {', '.join(plans)}, but of {told}: add {options}")
+
+
+def _list(name: str, there: set[str]) -> str:
+    """What there is, and which of it is probably meant."""
+    close = get_close_matches(name, sorted(there), 1)
+    return f"there is: {', '.join(sorted(there)) or 'nothing'}" + (f". Did you mean {close[0]}?" if close else "")
+
+
+def _name(key: tuple[str, str], all_keys: Sequence[tuple[str, str]]) -> str:
+    trainer, plans = key
+    if len({p for _, p in all_keys}) == 1:
+        return trainer
+    return plans if len({t for t, _ in all_keys}) == 1 else f"{trainer}, {plans}"

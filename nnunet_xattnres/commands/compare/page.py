@@ -1,0 +1,175 @@
+"""The page of a comparison: one HTML file that needs no other, to read on any screen and to print."""
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_xattnres.commands.compare.curves import PANELS, curves_of, figure_of_curves, window
+from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.picture import figure_of
+from nnunet_xattnres.commands.compare.report import (
+    COST_HEAD,
+    HEAD,
+    cells,
+    cost_lines,
+    left_out,
+    method,
+    number,
+    without_empty,
+)
+from nnunet_xattnres.commands.compare.statistics import case_means, paired
+from nnunet_xattnres.commands.compare.summary import summary
+from nnunet_xattnres.commands.compare.table import Comparison, Row
+from nnunet_xattnres.common.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONG = 15  # lines: a longer table is folded
+_STYLE = """
+:root { color-scheme: light }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem }
+body { color: #222; background: #fff }
+h1 { font-size: 1.6rem; line-height: 1.2 } h2 { font-size: 1.25rem; line-height: 1.3; margin-top: 2.2rem }
+h1, h2, p, li, summary, figcaption { overflow-wrap: anywhere; max-width: 50rem }
+.notes { border-left: 4px solid #c80; background: #fff7e8; padding: .5rem 1rem; max-width: 48rem }
+.notes ul { margin: .3rem 0; padding-left: 1.2rem }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .8rem 0 }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .55rem; text-align: right; white-space: nowrap }
+thead th { white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888 }
+th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6rem }
+tbody th { font-weight: normal } tr.mean > * { border-top: 2px solid #888; font-weight: bold }
+figure { margin: 1rem 0 } img { display: block; max-width: 100%; width: 50rem; height: auto }
+figcaption, .small { font-size: .85rem; color: #555 }
+summary { cursor: pointer; color: #05a }
+@media screen and (max-width: 60rem) { /* a line of a table becomes a list: nothing is cut */
+  table, tbody { display: block } thead { display: none }
+  tr { display: block; border-bottom: 2px solid #bbb; padding: .4rem 0 } tr.mean > * { border-top: 0 }
+  tbody th { display: block; border: 0; font-weight: bold }
+  td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem .55rem; white-space: normal }
+  td::before { content: attr(data-name); color: #555; text-align: left } td:empty { display: none }
+}
+@page { size: A4; margin: 15mm 14mm }
+@media print {
+  body { font-size: 10pt; max-width: none; padding: 0 } h1 { font-size: 16pt } h2 { font-size: 12pt }
+  figcaption, .small { font-size: 8.5pt }
+  h1, h2, summary, figure { break-after: avoid } p, li { orphans: 3; widows: 3 }
+  figure, tr, .notes, .short table { break-inside: avoid } thead { display: table-header-group }
+  img { width: 120mm; max-height: 200mm; object-fit: contain; object-position: left }
+  table { font-size: 7.5pt } th, td { padding: .15rem .3rem } th:first-child { min-width: 27mm }
+  summary { list-style: none; color: inherit }
+  details::details-content { content-visibility: visible; block-size: auto }
+}
+"""
+
+
+def write_html(comparison: Comparison, rows: Sequence[Row], path: Path, title: str) -> None:
+    """Write the page."""
+    body = "\n".join(_parts(comparison, rows, title))
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def _parts(comparison: Comparison, rows: Sequence[Row], title: str) -> Iterator[str]:
+    first, *others = comparison.models
+    yield f"<h1>{escape(title)}</h1>"
+    points = (f"<li><b>{escape(verdict)}.</b> {escape(text)}</li>" for verdict, text in summary(comparison, rows))
+    yield f"<h2>In short</h2><ul>{''.join(points)}</ul>"
+    if len(others) > 1:
+        yield "<p>Each is compared by itself: nothing is corrected for how many are compared.</p>"
+    if comparison.notes:
+        notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
+        yield f'<div class="notes"><b>Be careful</b><ul>{notes}</ul></div>'
+    for model in others:
+        yield f"<h2>{escape(model.name)} against {escape(first.name)}</h2>"
+        caption = (
+            f"Dice of {model.name} minus that of {first.name}. Each point a case, on the right where {model.name} is "
+            f"better; the diamond their mean, with its 95% interval over the cases."
+        )
+        yield _figure(figure_of(comparison, rows, [model]), caption)
+        yield _labels(comparison, rows, model)
+        yield _cases(comparison, model)
+    yield from _curves(comparison)
+    cost = cost_lines(comparison)
+    if cost:
+        yield f"<h2>Cost</h2>{_table(COST_HEAD, cost)}"
+    yield f'<h2>How the numbers were made</h2><p class="small">{escape(method(comparison))}</p>'
+    yield "".join(f'<p class="small">{escape(text)}</p>' for text in left_out(rows))
+    lines = [
+        (run.folder.name, model.name, ", ".join(run.folds), str(len(run.dice)))
+        for model in comparison.models
+        for run in model.runs
+    ]
+    yield f"<h2>What was compared</h2>{_folded(('folder', 'model', 'folds', 'cases'), lines, 'folders')}"
+
+
+def _labels(comparison: Comparison, rows: Sequence[Row], model: Model) -> str:
+    """A line for each label, and one for their mean."""
+    before = {row.label: row for row in rows if row.model == comparison.models[0].name}
+    of_model = [row for row in rows if row.model == model.name]
+    lines = [[row.label, number(before[row.label].dice), *cells(row)[2:]] for row in of_model]
+    head, lines = without_empty((HEAD[1], "Dice before", *HEAD[2:]), lines)
+    return _folded(head, lines, "lines: the labels and their mean", mean_last=True)
+
+
+def _curves(comparison: Comparison) -> Iterator[str]:
+    figure = figure_of_curves(comparison.models)
+    if figure is None:
+        return
+    curves = [curve for model in comparison.models for curve in curves_of(model)]
+    n = window(max(map(len, curves)))
+    smoothed = f", over up to {n} epochs around each" if n > 1 else ""
+    caption = (
+        f"From nnU-Net's logs: {', '.join(PANELS.values())} of each training (thin) and the mean of a model's (thick"
+        f"{smoothed}), for the epochs that all of its trainings have. The pseudo Dice is nnU-Net's, on patches of the "
+        f"validation cases."
+    )
+    yield f"<h2>Learning curves</h2>{_figure(figure, caption)}"
+
+
+def _cases(comparison: Comparison, model: Model) -> str:
+    """A line for each case: the mean over its labels."""
+    before, after = (comparison.dice(of) for of in (comparison.models[0], model))
+    columns = case_means(before), case_means(after), paired(before, after)[:, -1]
+    lines = [
+        (case, number(old), number(new), "n/a" if math.isnan(d) else f"{d:+.4f}")
+        for case, old, new, d in zip(comparison.cases, *columns, strict=True)
+    ]
+    what = "cases: the mean over their labels (each label is in cases.csv)"
+    return _folded(("case", "Dice before", "Dice", "difference"), lines, what)
+
+
+def _figure(figure: "Figure", caption: str) -> str:
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=130)
+        data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _folded(head: Sequence[str], lines: Sequence[Sequence[str]], what: str, mean_last: bool = False) -> str:
+    fold = "" if len(lines) > LONG else ' open class="short"'
+    table = _table(head, lines, mean_last)
+    return f"<details{fold}><summary>{len(lines)} {what}</summary>{table}</details>"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], mean_last: bool = False) -> str:
+    """The first cell of a line is its heading."""
+    of_head = "".join(f'<th scope="col">{escape(name).replace("/", "/<wbr>")}</th>' for name in head)
+    body = []
+    for i, (name, *rest) in enumerate(lines):
+        of_line = "".join(f'<td data-name="{escape(n)}">{escape(c)}</td>' for n, c in zip(head[1:], rest, strict=True))
+        kind = ' class="mean"' if mean_last and i == len(lines) - 1 else ""
+        body.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{of_line}</tr>')
+    return f"<table><thead><tr>{of_head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -1,0 +1,88 @@
+"""The tables of a comparison on a screen of any width."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from nnunet_xattnres.commands.compare.report import cells, cost_lines, number, without_empty
+from nnunet_xattnres.commands.compare.table import Comparison, Row
+
+_HEAD = (
+    "label",
+    "Dice\nbefore",
+    "Dice",
+    "difference",
+    "95% interval\nover cases",
+    "95% interval\nover repeats",
+    "p\n(Holm)",
+    "better/\nequal/\nworse",
+)
+_COST_HEAD = ("model", "parameters", "seconds\nan epoch", "peak GPU\nmemory (MiB)")
+
+
+def tables(comparison: Comparison, rows: Sequence[Row], width: int) -> list[RenderableType]:
+    """One for each further model, and one of the costs where any is known.
+
+    Args:
+        width: of the screen, in characters. What does not fit beside each other stands below each other: no number is
+            ever cut.
+    """
+    first, *others = comparison.models
+    before = {row.label: number(row.dice) for row in rows if row.model == first.name}
+    found: list[RenderableType] = []
+    for model in others:
+        lines = []
+        for row in rows:
+            if row.model == model.name:
+                _, label, dice, _, _, difference, *intervals, p, holm, counts = cells(row)
+                lines.append((label, before[label], dice, difference, *intervals, holm or p, counts))
+        found.append(_group(f"{model.name}\nagainst {first.name}", _HEAD, lines, width))
+    cost = cost_lines(comparison)
+    return [*found, _group("Cost", _COST_HEAD, cost, width)] if cost else found
+
+
+def _group(title: str, head: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> Group:
+    head, lines = without_empty(head, lines)
+    return Group(Text(title, style="bold"), *_stacked(head, list(zip(*lines, strict=True)), width))
+
+
+def _stacked(head: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> Iterator[Table]:
+    """As many tables as it takes; each begins with the first column."""
+    whole = _table(head, columns, range(1, len(head)))
+    if _least_width(whole) <= width:
+        yield whole
+        return
+    shown: list[int] = []
+    for i in range(1, len(head)):
+        if shown and _least_width(_table(head, columns, [*shown, i], width // 3)) > width:
+            yield _table(head, columns, shown, width // 3)
+            shown = []
+        shown.append(i)
+    yield _table(head, columns, shown, width // 3)
+
+
+def _least_width(table: Table) -> int:
+    return Console(width=1000).measure(table).minimum
+
+
+def _table(
+    head: Sequence[str], columns: Sequence[Sequence[str]], shown: Sequence[int], widest: int | None = None
+) -> Table:
+    """The first column and those of ``shown``. The first, of words, is broken where it is wider than ``widest``."""
+    table = Table(box=SIMPLE)
+    needed = [
+        max(cell_len(line) for text in (title, *column) for line in text.split("\n"))
+        for title, column in zip(head, columns, strict=True)
+    ]
+    first = needed[0] if widest is None else min(needed[0], widest)
+    table.add_column(head[0], overflow="fold", min_width=first, max_width=first)
+    for i in shown:
+        table.add_column(head[i], justify="right", no_wrap=True, min_width=needed[i])
+    for line in zip(*(columns[i] for i in (0, *shown)), strict=True):
+        table.add_row(*map(escape, line))
+    return table
