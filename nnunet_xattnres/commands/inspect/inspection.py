@@ -108,7 +108,7 @@ def inspect_model(
             write_rows(seen.dice, partial / "dice.csv")
         knocked = _knock_out(predictor, cases, references, partial, progress) if what.knockout else []
         parts = _parts(what, predictor, identity_of(what.model_folder, checkpoints), cases, seen, knocked, partial)
-        write_page(partial / "report.html", f"What {what.model_folder.name} reads", parts)
+        write_page(partial / "report.html", "What the network reads", parts)
     return seen.routing
 
 

@@ -87,10 +87,9 @@ def cases_section(cases: Sequence[str], colors: Mapping[str, str], means: Rows, 
     )
     parts = [heading("The images", text), legend(colors), *cases]
     if means:
-        parts += [
-            heading("Dice", "The mean over the cases in which the prediction or the truth has the label."),
-            table([row | {"name": row["name"] or "the mean over the labels"} for row in means]),
-        ]
+        text = "The mean over the cases in which the prediction or the truth has the label."
+        rows = [row | {"name": row["name"] or "the mean over the labels"} for row in means]
+        parts.append(kept(heading("Dice", text), table(rows)))
         if len(dice) <= _ROWS:
             parts.append(folded("The Dice of each case", table(dice)))
         else:
