@@ -37,6 +37,7 @@ def profile(
 
         from nnunet_xattnres.commands.profile import Setting
         from nnunet_xattnres.commands.profile import profile as measure
+        from nnunet_xattnres.common.device import device_of
         from nnunet_xattnres.common.files import read_json, refuse_existing, write_json
         from nnunet_xattnres.nnunet.folders import preprocessed_folder
         from nnunet_xattnres.nnunet.plans import read_plans
@@ -45,7 +46,7 @@ def profile(
         folder = preprocessed_folder(dataset)
         description = read_json(folder / "dataset.json")
         setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
-        name = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
+        name = device_of(device.value if device else None).type
         with console.status("") as status:
             rows = measure(setting, torch.device(name), rounds, lambda text: status.update(escape(text)))
         machine = torch.cuda.get_device_name() if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -169,3 +169,11 @@ def test_what_is_refused(folder, tmp_path):
     done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "3d_fullres", "-o", str(tmp_path / "a.json")])
     assert done.exit_code == 1 and "have no '3d_fullres'; they have 2d" in done.output
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    arguments = ["profile", "-d", "1", "-c", "2d", "--device", "cuda", "-o", str(tmp_path / "a.json")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1 and "there is cpu. Take --device cpu" in " ".join(done.output.split()), done.output

@@ -103,7 +103,13 @@ def load_model(
     Raises:
         UserError: when files are missing, or the network has no reads.
     """
-    there = checkpoints_of(folder, checkpoint)
+    every = checkpoints_of(folder, "*.pth")
+    there = [file for file in every if file.name == checkpoint]
+    if not there:
+        names = ", ".join(str(file.relative_to(folder)) for file in every)
+        raise UserError(
+            f"no fold of {folder} has the checkpoint {checkpoint}; there is {names}: take one with -chk NAME"
+        )
     chosen = [folder / f"fold_{fold}" / checkpoint for fold in folds]
     chosen = chosen or [file for file in there if file.parent.name != "fold_all"] or there
     missing = [file for file in chosen if not file.is_file()]
