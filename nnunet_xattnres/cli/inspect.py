@@ -64,7 +64,7 @@ def inspect(
             each_label=each_label,
             references=references,
             knockout=knockout,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=shlex.join(["nnunet-xattnres", *sys.argv[1:]]),
         )
         columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
