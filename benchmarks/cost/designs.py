@@ -58,7 +58,7 @@ def designs() -> list[Design]:
         config = family.build_network_architecture.config
         if type(config) not in {kind.config for kind in KINDS.values()}:
             continue  # made of no U-Net of the plans
-        network_class, arguments = counterpart(UPSTREAM, ARGUMENTS, config, "picture")
+        network_class, arguments = counterpart(UPSTREAM, ARGUMENTS, config, "picture", (SIZE, SIZE))
         network = pydoc.locate(network_class)(**arguments)
         found.append(Design(family.__name__, arrows_of(network)))
     return found

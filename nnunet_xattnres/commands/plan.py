@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.networks.registry import OurNetworkError, UnsupportedNetworkError, counterpart, is_ours, kind_of
-from nnunet_xattnres.nnunet.plans import read_plans
+from nnunet_xattnres.nnunet.plans import read_plans, resolved
 
 
 def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -21,7 +21,8 @@ def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> 
 
     Returns:
         The new plans, and for each configuration that has a network of its own, what it is now: our class, or why it
-        stays as it was. A configuration that inherits its network follows the one that it inherits from.
+        stays as it was. A configuration that inherits its network follows the one that it inherits from, unless the
+        network depends on the patch size and it has its own.
 
     Raises:
         UserError: when the plans are of nnU-Net's old format or ours already, or no configuration can have the network.
@@ -35,7 +36,8 @@ def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> 
                 f"the plans {old_name!r} are of an old format: the configuration {name!r} has UNet_class_name in the "
                 f"place of architecture. Plan anew, `nnUNetv2_plan_experiment -d DATASET`; the preprocessed data stay."
             )
-        if "architecture" in configuration:
+        own_patch = "patch_size" in configuration and hasattr(config, "patch_size")
+        if "architecture" in configuration or (own_patch and "architecture" in resolved(plans, name)):
             architecture, outcome[name] = _architecture(plans, name, config)
             configurations[name]["architecture"] = architecture
     if not any(map(is_ours, outcome.values())):
@@ -49,12 +51,15 @@ def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> 
 
 def _architecture(plans: Mapping[str, Any], name: str, config: Any) -> tuple[Any, str]:
     """The architecture in the place of a configuration's, and what it is."""
-    plans_name, old = str(plans.get("plans_name", "?")), plans["configurations"][name]["architecture"]
+    plans_name, configuration = str(plans.get("plans_name", "?")), resolved(plans, name)
+    old = configuration["architecture"]
     for key in ("network_class_name", "arch_kwargs"):
         if key not in old:
             raise UserError(f"the plans {plans_name!r} lack {key} in the architecture of the configuration {name!r}")
     try:
-        network_class, kwargs = counterpart(old["network_class_name"], old["arch_kwargs"], config, plans_name)
+        network_class, kwargs = counterpart(
+            old["network_class_name"], old["arch_kwargs"], config, plans_name, configuration.get("patch_size")
+        )
     except OurNetworkError:
         raise UserError(
             f"the networks of the plans {plans_name!r} are ours already; name those that they were made from with -p"

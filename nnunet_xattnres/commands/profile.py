@@ -130,7 +130,7 @@ def _why(error: BaseException) -> str:
 def count(setting: Setting, trainer: str) -> tuple[int, int]:
     """The parameters of a network, and its multiply-adds for one sample.
 
-    Counted are convolutions, and of the reads the projections, norms and sums; resizing is not.
+    Counted are convolutions and matrix products, and of the reads the projections, norms and sums; resizing is not.
     """
     with torch.device("meta"):
         network = setting.build(trainer, deep_supervision=False).eval()

@@ -1,6 +1,6 @@
 """What can be chosen about the networks beside those with reads. Imports no torch: plans are written without it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from nnunet_xattnres.reads.config import ConfigError
 
@@ -23,7 +23,21 @@ class UNet3PlusConfig:
             raise ConfigError(f"width is {self.width}; it must be 1 or more")
 
     def __str__(self) -> str:
-        return f"width {self.width}"
+        return _words(self)
+
+
+@dataclass(frozen=True)
+class UCTransNetConfig:
+    """The argument of ``networks.uctransnet.UCTransNet`` beyond upstream's.
+
+    Attributes:
+        patch_size: what the position tables are made for; from the plans, where it is None.
+    """
+
+    patch_size: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        return _words(self)
 
 
 @dataclass(frozen=True)
@@ -39,4 +53,8 @@ class EMCADConfig:
     reads: bool = False
 
     def __str__(self) -> str:
-        return f"encoder {self.encoder}, reads {self.reads}"
+        return _words(self)
+
+
+def _words(config: UNet3PlusConfig | UCTransNetConfig | EMCADConfig) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(config).items())

@@ -3,12 +3,12 @@
 A new kind is one line in ``KINDS``. Nothing here imports torch: plans are written, and trainers found, without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.networks.configs import UNet3PlusConfig
+from nnunet_xattnres.networks.configs import UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.reads.config import ReadConfig
 
 # nnU-Net has moved its architectures between modules before, so the class counts and the module only as far as the
@@ -22,7 +22,8 @@ class Kind:
 
     Attributes:
         title: what messages call it.
-        config: the class of its arguments beyond upstream's, a dataclass; it tells which kind is meant.
+        config: the class of its arguments beyond upstream's, a dataclass; it tells which kind is meant. Where it has a
+            ``patch_size`` that is None, that of the plans is taken.
         classes: for each of upstream's classes ours, as plans name it. A name that was published stays.
         plans_name: what plans with this network are called, if nobody calls them otherwise.
     """
@@ -46,6 +47,12 @@ KINDS = {
         UNet3PlusConfig,
         _pair("networks.unet3plus.UNet3Plus", "networks.unet3plus.ResidualEncoderUNet3Plus"),
         "nnUNetUNet3PlusPlans",
+    ),
+    "uctransnet": Kind(
+        "UCTransNet",
+        UCTransNetConfig,
+        _pair("networks.uctransnet.UCTransNet", "networks.uctransnet.ResidualEncoderUCTransNet"),
+        "nnUNetUCTransNetPlans",
     ),
 }
 
@@ -79,7 +86,11 @@ def refuse_ours(network_class_name: str, plans_name: str) -> None:
 
 
 def counterpart(
-    network_class_name: str, arch_kwargs: Mapping[str, Any], config: Any, plans_name: str
+    network_class_name: str,
+    arch_kwargs: Mapping[str, Any],
+    config: Any,
+    plans_name: str,
+    patch_size: Sequence[int] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The class and the arguments of our network in the place of those that plans ask for.
 
@@ -87,6 +98,7 @@ def counterpart(
         network_class_name, arch_kwargs: as in the ``architecture`` of a configuration; they are not changed.
         config: the arguments of our network beyond upstream's; its class is the ``config`` of one of ``KINDS``.
         plans_name: what errors call the plans.
+        patch_size: of the configuration, for networks that depend on it.
 
     Raises:
         UnsupportedNetworkError: for a network class that has no counterpart of this kind.
@@ -101,4 +113,7 @@ def counterpart(
             f"{kind.title} supports {' and '.join(kind.classes)}: plan with nnUNetPlanner or a nnUNetPlannerResEnc, "
             f"for example `nnUNetv2_plan_experiment -d DATASET -pl nnUNetPlannerResEncM`."
         )
-    return kind.classes[class_name], {**arch_kwargs, **asdict(config)}
+    own = asdict(config)
+    if "patch_size" in own and own["patch_size"] is None and patch_size is not None:
+        own["patch_size"] = [int(n) for n in patch_size]
+    return kind.classes[class_name], {**arch_kwargs, **own}

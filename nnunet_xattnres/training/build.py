@@ -40,6 +40,7 @@ def build_network(
         configuration_manager.network_arch_init_kwargs,
         config,
         plans_manager.plans_name,
+        configuration_manager.patch_size,
     )
     try:
         return get_network_from_plans(

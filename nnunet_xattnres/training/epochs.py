@@ -15,6 +15,7 @@ FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerXAttnResGated,
     xattnres.nnUNetTrainerNoSkip,
     comparators.nnUNetTrainerUNet3Plus,
+    comparators.nnUNetTrainerUCTransNet,
     *EMCAD_TRAINERS,
 )
 NO_MIRRORING = (xattnres.nnUNetTrainerXAttnResNoMirroring, xattnres.nnUNetTrainerXAttnResReplaceNoMirroring)

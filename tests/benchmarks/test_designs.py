@@ -27,6 +27,8 @@ def found():
         ("nnUNetTrainerXAttnRes", OF_DECODER | OF_ENCODER),
         ("nnUNetTrainerXAttnResReplace", OF_DECODER | OF_ENCODER),
         ("nnUNetTrainerXAttnResDecoderReads", OF_DECODER | DOWN_AND_UP),
+        # the transformer hands every stage something of all four skips
+        ("nnUNetTrainerUCTransNet", DOWN_AND_UP | {(s, t) for s in ENCODER[:4] for t in DECODER}),
         (
             "nnUNetTrainerUNet3Plus",
             # of the encoder what is not coarser than the stage, and the bottleneck; of the decoder all that is coarser

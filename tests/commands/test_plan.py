@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from helpers.networks import KINDS as TESTED
 from helpers.plans import CLASSES, build, make_plans
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -51,7 +52,12 @@ def test_the_command_changes_the_networks_and_the_name_and_nothing_else(folder):
         (("--decoder-reads-only",), "nnUNetTrainerXAttnResDecoderReads"),
         (("--skip-mode", "none"), "nnUNetTrainerNoSkip"),
         (("--read-gate", "zero"), "nnUNetTrainerXAttnResGated"),
-        (("--network", "unet3plus"), "nnUNetTrainerUNet3Plus"),
+        *(
+            (("--network", name), row.trainer)
+            for name, kind in KINDS.items()
+            for row in TESTED.values()
+            if row.config == kind.config()
+        ),
     ],
 )
 @pytest.mark.parametrize("network_class", CLASSES)
@@ -64,7 +70,7 @@ def test_the_plans_build_what_the_trainer_builds(folder, options, trainer, netwo
     by_trainer = build(TRAINERS[trainer], make_plans(network_class))
     assert type(by_plans) is type(by_trainer) and type(by_plans).__module__.startswith("nnunet_xattnres.networks.")
     x = torch.randn(2, 1, 16, 16)
-    for a, b in zip(by_plans(x), by_trainer(x), strict=True):
+    for a, b in zip(by_plans.eval()(x), by_trainer.eval()(x), strict=True):
         assert torch.equal(a, b)
     by_plans.load_state_dict(by_trainer.state_dict(), strict=True)
 
@@ -88,6 +94,7 @@ def test_plans_of_each_kind_have_a_name_of_their_own_and_a_class_that_is_there(f
         ("unet3plus", ("--skip-mode", "replace"), "--skip-mode is no option of UNet 3+"),
         ("unet3plus", ("--decoder-reads-only",), "--decoder-reads-only is no option of UNet 3+"),
         ("xattnres", ("--width", 8), "--width is no option of XAttnRes"),
+        ("uctransnet", ("--read-gate", "zero"), "--read-gate is no option of UCTransNet"),
     ],
 )
 def test_an_option_that_a_network_does_not_have_is_refused(folder, network, options, message):
@@ -100,6 +107,23 @@ def test_the_width_stands_in_the_plans(folder):
     assert invoke("-d", 1, "--network", "unet3plus", "--width", 6).exit_code == 0
     plans = json.loads((folder / "nnUNetUNet3PlusPlans.json").read_text())
     assert build(nnUNetTrainer, plans).width == 6
+
+
+def test_the_patch_size_stands_in_the_plans_also_where_a_configuration_inherits_its_network_or_its_patch(folder):
+    plans = make_plans()
+    plans["configurations"]["2d_larger"] = {"inherits_from": "2d", "patch_size": [32, 16]}
+    other = plans["configurations"]["2d_renormed"] = {"inherits_from": "2d_larger"}
+    other["architecture"] = plans["configurations"]["2d"]["architecture"]
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert invoke("-d", 1, "--network", "uctransnet").exit_code == 0
+    new = json.loads((folder / "nnUNetUCTransNetPlans.json").read_text())
+    assert [build(nnUNetTrainer, new, configuration=name).cct.grid for name in ("2d", "2d_larger", "2d_renormed")] == [
+        (4, 4),
+        (8, 4),
+        (8, 4),
+    ]
+    by_trainer = build(TRAINERS["nnUNetTrainerUCTransNet"], plans, configuration="2d_larger")
+    build(nnUNetTrainer, new, configuration="2d_larger").load_state_dict(by_trainer.state_dict(), strict=True)
 
 
 def test_a_cascade_follows_the_configuration_that_it_inherits_from(folder):

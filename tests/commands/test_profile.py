@@ -16,6 +16,7 @@ from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands import profile as command
 from nnunet_xattnres.commands.profile import CONTENDERS, PLAIN, Setting, count
 from nnunet_xattnres.common.measure import resident_memory
+from nnunet_xattnres.networks.uctransnet import HEADS, ChannelAttention
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 
@@ -34,7 +35,7 @@ def multiply_adds_by_hand(network, x):
         total.append(out.numel() * module.in_features)
 
     def of_attention(module, args, out):
-        """Queries with keys, and weights with values."""
+        """PVTv2's queries with keys, and weights with values."""
         (x, size), reduced = args, 1 if module.sr is None else module.sr.stride[0]
         total.append(2 * x.shape[1] * (size[0] // reduced) * (size[1] // reduced) * module.dim)
 
@@ -47,11 +48,18 @@ def multiply_adds_by_hand(network, x):
                 total.append(h.shape[1] * module.target_channels)
             total.append(2 * module.target_channels * size[0] * size[1])
 
+    def of_cross_attention(module, args, out):
+        """UCTransNet's scores, and what they weigh."""
+        sets, everything = args
+        total.extend(2 * HEADS * x.shape[1] * x.shape[2] * everything.shape[2] for x in sets)
+
     for name, module in network.named_modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) and "reads" not in name:
             module.register_forward_hook(of_convolution)
         elif isinstance(module, torch.nn.Linear):
             module.register_forward_hook(of_linear)
+        elif isinstance(module, ChannelAttention):
+            module.register_forward_hook(of_cross_attention)
         elif type(module).__name__ == "Attention":
             module.register_forward_hook(of_attention)
     for read in getattr(network, "reads", {}).values():

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.upgrade import trainer_for, upgrade_checkpoint
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.training.epochs import TRAINERS
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
@@ -407,7 +408,14 @@ def test_what_the_command_refuses(tmp_path):
             (tmp_path / "stock.pth", tmp_path / "up.pth", "--skip-mode", "replace", "--read-gate", "zero"),
             "cannot start",
         ),
-        ((tmp_path / "stock.pth", tmp_path / "up.pth", "--network", "unet3plus"), "UNet 3+ cannot start from a stock"),
+        *(
+            (
+                (tmp_path / "stock.pth", tmp_path / "up.pth", "--network", name),
+                f"{kind.title} cannot start from a stock",
+            )
+            for name, kind in KINDS.items()
+            if name != "xattnres"
+        ),
     ):
         done = invoke(*arguments)
         assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output

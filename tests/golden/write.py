@@ -51,7 +51,7 @@ def make_network(plans: dict, configuration: str) -> nn.Module:
     network = build(nnUNetTrainer, plans, configuration=configuration, channels=(2, 3))
     with torch.no_grad():
         for p in network.parameters():
-            if p.ndim == 1:
+            if p.ndim == 1 or not p.any():
                 p.add_(0.5 * torch.randn_like(p))
     return network
 

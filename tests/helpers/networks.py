@@ -3,13 +3,14 @@
 import pydoc
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate, product
+from math import prod
 from typing import Any
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunet_xattnres.networks.configs import EMCADConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.configs import EMCADConfig, UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
 
@@ -52,6 +53,7 @@ KINDS = {
     "none": Kind(ReadConfig("none"), "nnUNetTrainerNoSkip"),
     "plain": Kind(ReadConfig("plain"), None),
     "unet3plus": Kind(UNet3PlusConfig(), "nnUNetTrainerUNet3Plus", counts_all_maps=True),
+    "uctransnet": Kind(UCTransNetConfig(), "nnUNetTrainerUCTransNet"),
 }
 DIMENSIONS, ENCODERS, SHAPES = (2, 3), ("plain conv", "residual"), ("isotropic", "anisotropic")
 # What is not made of upstream's networks, and has one dimension and one shape.
@@ -106,7 +108,9 @@ def make_network(dimension, encoder, kind, shape="isotropic", **changes):
         config = replace(config, **{f.name: changes.pop(f.name) for f in fields(config) if f.name in changes})
         upstream = f"{UPSTREAM[encoder].__module__}.{UPSTREAM[encoder].__name__}"
         arguments = {**plan(dimension, encoder, shape), **changes}
-        network_class, arguments = counterpart(upstream, arguments, config, "test plans")
+        network_class, arguments = counterpart(
+            upstream, arguments, config, "test plans", size_of_input(dimension, arguments)
+        )
     network = pydoc.locate(network_class)(**arguments)
     network.apply(network.initialize)
     for name, p in network.named_parameters():
@@ -116,6 +120,20 @@ def make_network(dimension, encoder, kind, shape="isotropic", **changes):
         if isinstance(module, nn.BatchNorm2d) or type(module).__name__ == "DropPath":
             module.eval()
     return network
+
+
+def without_dropout(network):
+    """The same network, which computes in training what it computes in prediction."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return network
+
+
+def size_of_input(dimension, arguments):
+    """Twice what the strides of a plan divide, so that the bottleneck has several positions."""
+    strides = [[s] * dimension if isinstance(s, int) else s for s in arguments["strides"]]
+    return [2 * prod(axis) for axis in zip(*strides)]
 
 
 def strides_of(network):
@@ -133,6 +151,6 @@ def output_sizes(network, x):
 
 
 def make_input(network, batch=2, channels=2):
-    """An image of twice the size that the strides divide, so that the bottleneck has several positions."""
+    """An image as large as ``size_of_input`` says."""
     torch.manual_seed(1)
     return torch.randn(batch, channels, *[2 * d for d in strides_of(network)[-1]])

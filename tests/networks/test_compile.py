@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from helpers.networks import make_input, make_network
+from helpers.networks import make_input, make_network, without_dropout
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if not (shutil.which("g++") or shutil.which("clang++")):
@@ -58,9 +58,11 @@ def test_compiled_and_eager_agree(dimension, encoder, mode):
     assert len(compiled(x)) == 2
 
 
-def test_traced_under_autocast():
+@pytest.mark.parametrize("mode", ["replace", "uctransnet"])
+def test_traced_under_autocast(mode):
     """As nnU-Net trains on CUDA, in half precision; without inductor, whose part the test above has."""
-    network, x = make(2, "plain conv", "replace")
+    network, x = make(2, "plain conv", mode)
+    without_dropout(network)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.autocast(DEVICE, torch.bfloat16):
         found, expected = compiled(x), network(x)

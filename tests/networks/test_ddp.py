@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers.networks import ENCODERS, KINDS, OWN, make_input, make_network
+from helpers.networks import ENCODERS, KINDS, OWN, make_input, make_network, without_dropout
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +19,7 @@ CASES = [*product(ENCODERS, KINDS, (True, False)), *product(["own"], OWN, (True,
 def make(encoder, mode, deep_supervision):
     dimension = {"plain conv": 3, "residual": 2, "own": 2}[encoder]
     network = make_network(dimension, encoder, mode, deep_supervision=deep_supervision)
-    return network, make_input(network)
+    return without_dropout(network), make_input(network)
 
 
 def loss_of(outputs):

@@ -8,7 +8,17 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.abstract_arch import test_submodules_loadable as submodules_loadable
 from golden.stored import CONFIGURATIONS, assert_golden, read_checkpoint, stored_plans
-from helpers.networks import ALL_NETWORKS, ENCODERS, KINDS, UPSTREAM, make_input, make_network, output_sizes, plan
+from helpers.networks import (
+    ALL_NETWORKS,
+    ENCODERS,
+    KINDS,
+    UPSTREAM,
+    make_input,
+    make_network,
+    output_sizes,
+    plan,
+    without_dropout,
+)
 from helpers.plans import build
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
@@ -55,7 +65,7 @@ def test_outputs_and_gradients(dimension, encoder, mode, shape):
 @every_network
 def test_every_parameter_gets_a_gradient_without_deep_supervision(dimension, encoder, mode, shape):
     """DDP needs one for the idle heads, too; their influence is nil."""
-    network = make_network(dimension, encoder, mode, shape, deep_supervision=False)
+    network = without_dropout(make_network(dimension, encoder, mode, shape, deep_supervision=False))
     x = make_input(network)
     logits = network(x)
     assert torch.equal(logits, network.eval()(x))
@@ -69,8 +79,8 @@ def test_every_parameter_gets_a_gradient_without_deep_supervision(dimension, enc
 
 @every_network
 def test_state_dict_fits_with_deep_supervision_on_and_off(dimension, encoder, mode, shape):
-    on = make_network(dimension, encoder, mode, shape)
-    off = make_network(dimension, encoder, mode, shape, deep_supervision=False)
+    on = make_network(dimension, encoder, mode, shape).eval()
+    off = make_network(dimension, encoder, mode, shape, deep_supervision=False).eval()
     buffer = io.BytesIO()
     torch.save(on.state_dict(), buffer)
     buffer.seek(0)
@@ -165,7 +175,7 @@ def test_one_spatial_axis_is_refused_where_there_are_reads():
 def test_is_one_graph_for_torch_compile(encoder, mode):
     """nnU-Net compiles the network for training on CUDA, then switches deep supervision off to validate."""
     torch._dynamo.reset()
-    network = make_network(2, encoder, mode)
+    network = without_dropout(make_network(2, encoder, mode))
     compiled, x = torch.compile(network, backend="eager", fullgraph=True), make_input(network)
     for deep_supervision in (True, False):
         network.decoder.deep_supervision = deep_supervision

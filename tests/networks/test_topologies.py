@@ -1,4 +1,4 @@
-"""Networks of any legal topology: they build, compute, learn, save, and read what the reference reads.
+"""Networks of every kind and any legal topology: they build, compute, learn, save, and read what the reference reads.
 
 200 examples by default; for a release, 2,000: `HYPOTHESIS_PROFILE=release pytest tests/networks/test_topologies.py`.
 """
@@ -8,12 +8,11 @@ import os
 from unittest.mock import patch
 
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from helpers.networks import KINDS, make_input, make_network, strides_of, without_dropout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
 from nnunet_xattnres.ops import reference
 from nnunet_xattnres.reads.history_read import HistoryRead
 
@@ -39,9 +38,12 @@ def topologies(draw):
         strides.append(stride)
     blocks = "n_blocks_per_stage" if residual else "n_conv_per_stage"
     per_stage = st.lists(st.integers(1, 2), min_size=n_stages, max_size=n_stages)
-    mode = draw(st.sampled_from(["add", "replace", "none", "plain", "gated"]))
+    kind = draw(st.sampled_from(list(KINDS)))
+    chosen = {"encoder_reads": draw(st.booleans())} if hasattr(KINDS[kind].config, "encoder_reads") else {}
     return {
-        "network": (ResidualEncoderUNet if residual else PlainConvUNet).__name__,
+        "dimension": dimension,
+        "encoder": "residual" if residual else "plain conv",
+        "kind": kind,
         "input_channels": draw(st.integers(1, 3)),
         "n_stages": n_stages,
         "features_per_stage": draw(st.lists(st.integers(1, 6), min_size=n_stages, max_size=n_stages)),
@@ -57,25 +59,12 @@ def topologies(draw):
         "nonlin": nn.LeakyReLU,
         "nonlin_kwargs": {"inplace": True},
         "deep_supervision": draw(st.booleans()),
-        "skip_mode": "add" if mode == "gated" else mode,
-        "read_gate": "zero" if mode == "gated" else "none",
-        "encoder_reads": draw(st.booleans()),
+        **chosen,
     }
 
 
 def build(topology):
-    arguments = dict(topology)
-    network = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}[
-        arguments.pop("network")
-    ]
-    torch.manual_seed(0)
-    network = network(**arguments)
-    network.apply(network.initialize)
-    for read in network.reads.values():
-        nn.init.normal_(read.pseudo_query)
-        if read.gate is not None:
-            nn.init.normal_(read.gate)
-    return network.double()
+    return without_dropout(make_network(**topology)).double()
 
 
 def by_the_reference(read, pool, size, skip=None, below=None):
@@ -91,10 +80,7 @@ def by_the_reference(read, pool, size, skip=None, below=None):
 @given(topologies(), st.integers(1, 3))
 def test_any_topology(topology, batch):
     network = build(topology)
-    size = [
-        2 * n for n in network.encoder_stages[-1].strides
-    ]  # two positions at least: nothing to normalise over in one
-    x = torch.randn(batch, topology["input_channels"], *size, dtype=torch.float64)
+    x = make_input(network, batch, topology["input_channels"]).double()
 
     reads, forward = [], HistoryRead.forward
 
@@ -106,14 +92,11 @@ def test_any_topology(topology, batch):
 
     with patch.object(HistoryRead, "forward", checked):
         outputs = network(x)
-    assert reads == list(network.reads.values())
+    assert reads == list(getattr(network, "reads", {}).values())
 
     if not topology["deep_supervision"]:
         outputs = [outputs]
-    expected = [
-        [n // d for n, d in zip(size, divisors)]
-        for divisors in (stage.strides for stage in network.encoder_stages[:-1])
-    ]
+    expected = [[n // d for n, d in zip(x.shape[2:], divisors)] for divisors in strides_of(network)[:-1]]
     shapes = [list(o.shape) for o in outputs]
     assert shapes == [[batch, topology["num_classes"], *s] for s in expected[: len(outputs)]]
     assert len(outputs) == (len(expected) if topology["deep_supervision"] else 1)
