@@ -1,7 +1,7 @@
 """What switching costs: parameters, multiply-adds, time and memory of a training step, side by side."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from math import prod
@@ -69,9 +69,13 @@ class Setting:
 
 
 def profile(
-    setting: Setting, device: torch.device, rounds: int, on_step: Callable[[str], None]
+    setting: Setting,
+    device: torch.device,
+    rounds: int,
+    on_step: Callable[[str], None],
+    trainers: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Measure the plain network and each kind of reads, one at a time.
+    """Measure the plain network and each of ours, one at a time.
 
     A step is forward, backward and nnU-Net's optimizer, on noise and with the mean of squares as the loss; on CUDA with
     autocast and torch.compile, as nnU-Net trains.
@@ -79,6 +83,10 @@ def profile(
     Args:
         rounds: of which the time is the median.
         on_step: called before each measurement with what it is.
+        trainers: whose networks to measure beside the plain one; by default ``CONTENDERS``.
+
+    Raises:
+        UserError: for a trainer that is none of ours.
 
     Returns:
         One row for each: ``parameters``, ``multiply_adds`` (of one sample, forward; without resizing), ``seconds`` and
@@ -86,8 +94,13 @@ def profile(
         and memory are None where they cannot be known, everything where the configuration has no such network; ``why``
         says so if it is not for the device.
     """
+    unknown = [trainer for trainer in trainers if trainer not in (PLAIN, *TRAINERS)]
+    if unknown:
+        raise UserError(
+            f"{unknown[0]} is none of our trainers; there are {', '.join(CONTENDERS[1:])} and their variants"
+        )
     rows: list[dict[str, Any]] = []
-    for trainer in CONTENDERS:
+    for trainer in dict.fromkeys((PLAIN, *(trainers or CONTENDERS))):
         on_step(f"{trainer}: counting")
         row: dict[str, Any] = {"trainer": trainer, "parameters": None, "multiply_adds": None, "memory": None, "why": ""}
         rows.append(row)

@@ -99,11 +99,11 @@ def test_the_command(folder, tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured in a process of its own on Linux")
 def test_a_measuring_process_that_is_killed_is_named_and_the_others_go_on(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "CONTENDERS", CONTENDERS[:3])
     monkeypatch.setattr(command, "resident_memory", killed_second)
     (folder / "dataset.json").write_text(json.dumps(DATASET))
     out = tmp_path / "a.json"
-    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "2d", "--device", "cpu", "-o", str(out)])
+    arguments = ["profile", "-d", "1", "-c", "2d", "-tr", *CONTENDERS[1:3], "--device", "cpu", "-o", str(out)]
+    done = CliRunner().invoke(app, arguments)
     said = " ".join(done.output.split())
     assert done.exit_code == 0 and f"{CONTENDERS[1]}: its measuring process was killed: most likely the main" in said
     rows = json.loads(out.read_text())["rows"]
@@ -147,8 +147,7 @@ def test_one_network_at_a_time_and_dynamo_forgets_between_them(monkeypatch):
     assert all(row["seconds"] > 0 and row["why"] == "" for row in rows)
 
 
-def test_a_network_that_a_configuration_cannot_have_is_named_and_the_others_go_on(monkeypatch):
-    monkeypatch.setattr(command, "CONTENDERS", (PLAIN, "nnUNetTrainerEMCADB0"))
+def test_a_network_that_a_configuration_cannot_have_is_named_and_the_others_go_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "resident_memory", lambda *_, **__: None)
     plans = make_plans()
     kwargs = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
@@ -159,10 +158,24 @@ def test_a_network_that_a_configuration_cannot_have_is_named_and_the_others_go_o
         "strides": [1, 2, 2],
     }
     plans["configurations"]["2d"]["patch_size"] = [8, 8, 8]
-    plain, emcad = command.profile(Setting.of(plans, DATASET, "2d", None), torch.device("cpu"), 1, lambda _: None)
-    assert plain["seconds"] > 0 and not plain["why"]
-    assert "for 2D images" in emcad["why"]
-    assert all(emcad[name] is None for name in ("parameters", "multiply_adds", "seconds", "memory", "seconds_ratio"))
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    out, emcad = tmp_path / "a.json", ["nnUNetTrainerEMCAD", "nnUNetTrainerEMCADB0"]
+    arguments = ["profile", "-d", "1", "-c", "2d", "-tr", *emcad, "--device", "cpu", "--rounds", "1", "-o", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0 and f"{', '.join(emcad)}: EMCAD is a network for 2D images" in said, done.output
+    assert said.count("EMCADB0") == 1
+    plain, *rows = json.loads(out.read_text())["rows"]
+    assert plain["seconds"] > 0 and not plain["why"] and [row["trainer"] for row in rows] == emcad
+    for name in ("parameters", "multiply_adds", "seconds", "memory", "seconds_ratio"):
+        assert all(row[name] is None for row in rows)
+
+
+def test_a_trainer_that_is_none_of_ours(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "2d", "-tr", "A", "-o", str(tmp_path / "a.json")])
+    assert done.exit_code == 1 and "A is none of our trainers; there are nnUNetTrainerXAttnRes," in done.output
 
 
 def test_what_exists_is_not_overwritten(folder, tmp_path):
