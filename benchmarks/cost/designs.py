@@ -19,7 +19,7 @@ from matplotlib.patches import FancyArrowPatch
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.networks.registry import counterpart
+from nnunet_xattnres.networks.registry import KINDS, counterpart
 from nnunet_xattnres.networks.upstream import blocks_of
 from nnunet_xattnres.training.epochs import FAMILIES
 
@@ -56,10 +56,12 @@ class Design:
 
 
 def designs() -> list[Design]:
-    """nnU-Net's own network and that of every family of trainers."""
+    """nnU-Net's own network and that of every family of trainers that is made of its stages."""
     found = [Design("nnUNetTrainer", arrows_of(pydoc.locate(UPSTREAM)(**ARGUMENTS)))]
     for family in FAMILIES:
         config = family.build_network_architecture.config
+        if type(config) not in {kind.config for kind in KINDS.values()}:
+            continue  # made of no U-Net of the plans
         network_class, arguments = counterpart(UPSTREAM, ARGUMENTS, config, "picture", (SIZE, SIZE))
         network = pydoc.locate(network_class)(**arguments)
         found.append(Design(family.__name__, arrows_of(network)))
@@ -116,7 +118,7 @@ def draw(found: list[Design], path: Path) -> None:
     for axis, design in zip(axes, found, strict=False):
         _draw(axis, design)
     figure.suptitle(
-        "What each stage gets directly: down and up (grey), encoder to decoder (blue), within a side or a stage (orange)"
+        "What each stage gets directly: down and up (grey), encoder to decoder (blue), within a side or stage (orange)"
     )
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=110)

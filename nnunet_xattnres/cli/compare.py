@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Force
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import refuse_existing
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.compare import Comparison
@@ -36,6 +38,7 @@ def compare(
     allow: Annotated[
         list[str] | None, typer.Option("--allow", help="What may differ: splits, cases, labels, epochs, preprocessing.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Compare trained models, or folders of predictions, on the same cases.
 
@@ -45,12 +48,22 @@ def compare(
     are refused that differ in what makes a comparison fair, unless --allow names it.
     """
     with shown_to_the_user():
-        from nnunet_xattnres.commands.compare import CHECKS, FILES, compare_cases, write_comparison, write_page
+        from nnunet_xattnres.commands.compare import (
+            CHECKS,
+            CURVES,
+            FILES,
+            PAGE,
+            compare_cases,
+            write_comparison,
+            write_page,
+        )
         from nnunet_xattnres.commands.compare import tables as tables_of
 
         unknown = sorted(set(allow or ()) - set(CHECKS))
         if unknown:
             raise UserError(f"--allow {unknown[0]}: there is no such check; there are {', '.join(CHECKS)}")
+        for file in (*FILES, PAGE, CURVES):
+            refuse_existing(out / file, force)
         if cases is not None:
             if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
                 raise UserError("name one of them: --cases, or --predictions, or a data set (-d) and trainers (-tr)")

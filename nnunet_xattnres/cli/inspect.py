@@ -1,5 +1,7 @@
 """``nnunet-xattnres inspect``"""
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Checkpoint, Device, ModelFolder
+from nnunet_xattnres.cli.options import Checkpoint, Device, Force, ModelFolder
 
 
 def inspect(
@@ -30,10 +32,13 @@ def inspect(
         list[str] | None, typer.Option("--maps", help="Reads, such as d3, whose weights to write as images.")
     ] = None,
     each_label: Annotated[bool, typer.Option("--each-label", help="Draw routing.png for each label, too.")] = False,
-    references: Annotated[Path | None, typer.Option("-gt", "--references", help="The true masks' folder.")] = None,
+    references: Annotated[
+        Path | None, typer.Option("-gt", "--references", help="The true masks' folder, for the Dice.")
+    ] = None,
     knockout: Annotated[
         bool, typer.Option("--knockout", help="Predict without each source of each read, too; slow. Needs -gt.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Show what a trained network reads: the weight of each source in each read.
 
@@ -42,11 +47,13 @@ def inspect(
     """
     console = Console(soft_wrap=True, highlight=False)
     with shown_to_the_user():
-        import torch
+        from nnunet_xattnres.common.device import device_of
+
+        predict_on = device_of(device.value if device else None)  # before what takes seconds to load
 
         from nnunet_xattnres.commands.inspect.inspection import Inspection, inspect_model
+        from nnunet_xattnres.commands.inspect.routing import strongest_of
 
-        name = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
         what = Inspection(
             model_folder,
             images,
@@ -57,6 +64,7 @@ def inspect(
             each_label=each_label,
             references=references,
             knockout=knockout,
+            command=shlex.join(["nnunet-xattnres", *sys.argv[1:]]),
         )
         columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
@@ -65,16 +73,10 @@ def inspect(
                 task = progress.add_task(doing, total=n)
                 return lambda: progress.advance(task)
 
-            rows = inspect_model(what, out, torch.device(name), begin)
+            strongest = strongest_of(inspect_model(what, out, predict_on, begin, force))
 
-    strongest: dict[str, tuple[float, str]] = {}
-    for row in rows:
-        if row["region"] == "all":
-            found = (
-                row["mean_weight"],
-                f"{row['source']} {row['mean_weight']:.2f} (uniform {row['uniform_weight']:.2f})",
-            )
-            strongest[row["read"]] = max(strongest.get(row["read"], found), found)
-    for read, (_, text) in strongest.items():
-        console.print(f"  {read} reads most from {text}")
+    for read, row in strongest.items():
+        console.print(
+            f"  {read} reads most from {row['source']} {row['mean_weight']:.2f} (uniform {row['uniform_weight']:.2f})"
+        )
     console.print(f"wrote {escape(str(out / 'report.html'))} and what it shows")

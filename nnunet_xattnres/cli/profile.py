@@ -22,6 +22,9 @@ def profile(
         Device | None,
         typer.Option("-device", "--device", help="Where to measure; by default on cuda if there is one, else on cpu."),
     ] = None,
+    trainers: Annotated[
+        list[str] | None, typer.Option("-tr", "--trainers", help="Some; by default one for each of our networks.")
+    ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Another batch than the plan's.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each network, in turns.")] = 3,
     out: Annotated[Path, typer.Option("-o", "--out", help="The JSON file.")] = Path("nnunet-xattnres-profile.json"),
@@ -37,6 +40,7 @@ def profile(
 
         from nnunet_xattnres.commands.profile import Setting
         from nnunet_xattnres.commands.profile import profile as measure
+        from nnunet_xattnres.common.device import device_of
         from nnunet_xattnres.common.files import read_json, refuse_existing, write_json
         from nnunet_xattnres.nnunet.folders import preprocessed_folder
         from nnunet_xattnres.nnunet.plans import read_plans
@@ -45,9 +49,13 @@ def profile(
         folder = preprocessed_folder(dataset)
         description = read_json(folder / "dataset.json")
         setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
-        name = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
+        name = device_of(device.value if device else None).type
         with console.status("") as status:
-            rows = measure(setting, torch.device(name), rounds, lambda text: status.update(escape(text)))
+
+            def say(text: str) -> None:
+                status.update(escape(text))
+
+            rows = measure(setting, torch.device(name), rounds, say, trainers or ())
         machine = torch.cuda.get_device_name() if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         result = {
             "dataset": folder.name,
@@ -61,9 +69,9 @@ def profile(
         }
         write_json(result, out)
     console.print(_table(result))
-    for row in rows:
-        if row["why"]:
-            console.print(f"{row['trainer']}: {row['why']}", soft_wrap=True)
+    for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
+        names = ", ".join(row["trainer"] for row in rows if row["why"] == why)
+        console.print(f"{names}: {escape(why)}", soft_wrap=True)
     console.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 
@@ -74,6 +82,8 @@ def _table(result: dict[str, Any]) -> Table:
     for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left")
     for row in result["rows"]:
+        if row["parameters"] is None:  # the configuration has no such network; the reason stands below
+            continue
         cells = (
             _cell(row, "parameters", 1e-6, "{:.3g} M"),
             _cell(row, "multiply_adds", 1e-9, "{:.3g} G"),

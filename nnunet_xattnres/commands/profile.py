@@ -1,7 +1,7 @@
 """What switching costs: parameters, multiply-adds, time and memory of a training step, side by side."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from math import prod
@@ -22,7 +22,8 @@ from nnunet_xattnres.training.build import PlannedNetwork
 from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
 
 PLAIN = "nnUNetTrainer"
-CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES))
+# each network once: a trainer that inherits its network only trains it otherwise
+CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES if "build_network_architecture" in vars(family)))
 _TOO_LITTLE = BrokenProcessPool, torch.cuda.OutOfMemoryError
 
 
@@ -69,9 +70,13 @@ class Setting:
 
 
 def profile(
-    setting: Setting, device: torch.device, rounds: int, on_step: Callable[[str], None]
+    setting: Setting,
+    device: torch.device,
+    rounds: int,
+    on_step: Callable[[str], None],
+    trainers: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Measure the plain network and each kind of reads, one at a time.
+    """Measure the plain network and each of ours, one at a time.
 
     A step is forward, backward and nnU-Net's optimizer, on noise and with the mean of squares as the loss; on CUDA with
     autocast and torch.compile, as nnU-Net trains.
@@ -79,18 +84,34 @@ def profile(
     Args:
         rounds: of which the time is the median.
         on_step: called before each measurement with what it is.
+        trainers: whose networks to measure beside the plain one; by default ``CONTENDERS``.
+
+    Raises:
+        UserError: for a trainer that is none of ours.
 
     Returns:
         One row for each: ``parameters``, ``multiply_adds`` (of one sample, forward; without resizing), ``seconds`` and
         ``memory`` (bytes, the peak of a training step), their ``..._ratio`` to the plain network's, and ``why``. Time
-        and memory are None where they cannot be known; ``why`` says so if it is not for the device.
+        and memory are None where they cannot be known, everything where the configuration has no such network; ``why``
+        says so if it is not for the device.
     """
+    unknown = [trainer for trainer in trainers if trainer not in (PLAIN, *TRAINERS)]
+    if unknown:
+        raise UserError(
+            f"{unknown[0]} is none of our trainers; there are {', '.join(CONTENDERS[1:])} and their variants"
+        )
     rows: list[dict[str, Any]] = []
-    for trainer in CONTENDERS:
+    for trainer in dict.fromkeys((PLAIN, *(trainers or CONTENDERS))):
         on_step(f"{trainer}: counting")
-        parameters, multiply_adds = count(setting, trainer)
-        rows.append({"trainer": trainer, "parameters": parameters, "multiply_adds": multiply_adds, "why": ""})
+        row: dict[str, Any] = {"trainer": trainer, "parameters": None, "multiply_adds": None, "memory": None, "why": ""}
+        rows.append(row)
+        try:
+            row["parameters"], row["multiply_adds"] = count(setting, trainer)
+        except UserError as error:  # such as a network for 2D images
+            row["why"] = str(error)
     for row in rows:
+        if row["why"]:
+            continue
         on_step(f"{row['trainer']}: memory")
         try:
             row["memory"] = _memory(setting, row["trainer"], device)

@@ -67,5 +67,21 @@ class BlockConfig:
         return _words(self)
 
 
-def _words(config: UNet3PlusConfig | UCTransNetConfig | BlockConfig) -> str:
+@dataclass(frozen=True)
+class EMCADConfig:
+    """The arguments of ``networks.emcad.EMCAD`` that a trainer chooses.
+
+    Attributes:
+        encoder: timm's name of a PVTv2.
+        reads: whether the decoder reads the history.
+    """
+
+    encoder: str = "pvt_v2_b2"
+    reads: bool = False
+
+    def __str__(self) -> str:
+        return _words(self)
+
+
+def _words(config: UNet3PlusConfig | UCTransNetConfig | BlockConfig | EMCADConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(config).items())

@@ -81,6 +81,16 @@ def is_ours(network_class_name: str) -> bool:
     return any(network_class_name in kind.classes.values() for kind in KINDS.values())
 
 
+def refuse_ours(network_class_name: str, plans_name: str) -> None:
+    """Raise OurNetworkError, for a trainer of ours, when plans ask for a network of ours."""
+    if is_ours(network_class_name):
+        raise OurNetworkError(
+            f"the plans {plans_name!r} ask for {network_class_name!r}: their network is one of ours already. Drop one "
+            f"of the two: train these plans with a trainer of nnU-Net (`-tr nnUNetTrainer`), or train the plans that "
+            f"they were made from with this one (`-p nnUNetPlans`)."
+        )
+
+
 def counterpart(
     network_class_name: str,
     arch_kwargs: Mapping[str, Any],
@@ -101,12 +111,7 @@ def counterpart(
         OurNetworkError: when the class is one of ours.
     """
     kind = kind_of(config)
-    if is_ours(network_class_name):
-        raise OurNetworkError(
-            f"the plans {plans_name!r} ask for {network_class_name!r}: their network is one of ours already. Drop one "
-            f"of the two: train these plans with a trainer of nnU-Net (`-tr nnUNetTrainer`), or train the plans that "
-            f"they were made from with this one (`-p nnUNetPlans`)."
-        )
+    refuse_ours(network_class_name, plans_name)
     library, _, class_name = network_class_name.rpartition(".")
     if class_name not in kind.classes or library.partition(".")[0] != _UPSTREAM_LIBRARY:
         raise UnsupportedNetworkError(

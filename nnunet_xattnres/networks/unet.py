@@ -16,18 +16,17 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from nnunet_xattnres.networks.upstream import check_input, drop_skip_half, make_picklable, strides_of, with_idle_heads
-from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
+from nnunet_xattnres.ops.choice import CUSTOM_OPS
 from nnunet_xattnres.reads.config import ReadConfig
-from nnunet_xattnres.reads.history import History, Stage
+from nnunet_xattnres.reads.history import History, HistoryNetwork, Stage
 from nnunet_xattnres.reads.history_read import HistoryRead
 
 
-class _HistoryUNet(nn.Module):
+class _HistoryUNet(HistoryNetwork, nn.Module):
     """The reads and the forward pass, for a U-Net of upstream as the next base class."""
 
     encoder: PlainConvEncoder | ResidualEncoder
     decoder: UNetDecoder
-    path: str | None = None  # of the reads, if it is forced; also of a network that was pickled before there was one
 
     def __init__(
         self,
@@ -56,26 +55,6 @@ class _HistoryUNet(nn.Module):
     def history_stages(self) -> list[Stage]:
         """The stages in the order computed, as their outputs stand in the history."""
         return [*self.encoder_stages, *self.decoder_stages]
-
-    @property
-    def read_sources(self) -> dict[str, list[str]]:
-        """The sources of every read, in the order of its pool: the order computed."""
-        order, reads = [stage.name for stage in self.history_stages], dict[str, Any](self.reads.items())
-        return {name: order[: len(read.source_channels)] for name, read in reads.items()}
-
-    def use_path(self, path: str | None) -> None:
-        """Force the path that the reads take: ``"fused"``, ``"tiled"``, ``"reference"``; None for the rule again.
-
-        It stands before the variable NNUNET_XATTNRES_PATH, and it is no part of the state dict. Whether the path can
-        compute on the network's device shows when the network runs.
-
-        Raises:
-            ValueError: for an unknown path.
-        """
-        forced_path(path)
-        self.path = path
-        for read in self.reads.values():
-            setattr(read, "path", path)  # noqa: B010 - nn.Module's annotations allow tensors and modules only
 
     def _build_reads(self, config: ReadConfig) -> dict[str, HistoryRead]:
         """The reads by the stage that they feed: e3 ... eS (e2 has a pool of one, e1 of none), d1 ... d(S-1)."""

@@ -63,6 +63,32 @@ class History:
         return [resized.get(strides, x) for x, resized in zip(self.maps, self._resized, strict=True)]
 
 
+class HistoryNetwork:
+    """A network that keeps a history: what it shares with the others, whatever its encoder and decoder are.
+
+    Attributes:
+        reads: the ``HistoryRead`` of each stage that has one, by the stage's name.
+        path: of the reads, if it is forced.
+    """
+
+    reads: Any
+    path: str | None = None  # also of a network that was pickled before there was one
+
+    def use_path(self, path: str | None) -> None:
+        """Force the path that the reads take: ``"fused"``, ``"tiled"``, ``"reference"``; None for the rule again.
+
+        It stands before the variable NNUNET_XATTNRES_PATH, and it is no part of the state dict. Whether the path can
+        compute on the network's device shows when the network runs.
+
+        Raises:
+            ValueError: for an unknown path.
+        """
+        forced_path(path)
+        self.path = path
+        for read in self.reads.values():
+            read.path = path
+
+
 def with_history(network: nn.Module) -> Any:
     """The network that keeps a history: ``network``, or the first one inside it; None where there is none."""
     return next((module for module in network.modules() if hasattr(module, "history_stages")), None)
@@ -71,11 +97,12 @@ def with_history(network: nn.Module) -> Any:
 def with_reads(network: nn.Module) -> Any:
     """The network that has reads: ``network``, or the first one inside it; None where there is none.
 
-    Such a network has ``reads``, modules by name, and ``read_sources``, the names of the sources of each. A read takes
-    ``return_weights=True``, and then returns beside its output the weights of its sources, (B, N, *size); and
-    ``without``, the index of a source that it leaves out.
+    Such a network has ``reads``, modules by name. It keeps a history, which they read from its start on, or has
+    ``read_sources``, the names of the sources of each. A read takes ``return_weights=True``, and then returns beside
+    its output the weights of its sources, (B, N, *size); and ``without``, the index of a source that it leaves out.
     """
-    return next((module for module in network.modules() if hasattr(module, "read_sources")), None)
+    marks = ("history_stages", "read_sources")
+    return next((module for module in network.modules() if any(hasattr(module, mark) for mark in marks)), None)
 
 
 def reads_of(network: nn.Module) -> dict[str, Any]:
@@ -85,4 +112,8 @@ def reads_of(network: nn.Module) -> dict[str, Any]:
 
 def source_names(network: nn.Module) -> dict[str, list[str]]:
     """The sources of every read, in the order of its pool."""
-    return dict(getattr(with_reads(network), "read_sources", {}))
+    owner = with_reads(network)
+    if hasattr(owner, "read_sources"):
+        return dict(owner.read_sources)
+    order = [stage.name for stage in getattr(owner, "history_stages", [])]
+    return {name: order[: len(read.source_channels)] for name, read in reads_of(network).items()}

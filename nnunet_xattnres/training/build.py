@@ -1,6 +1,6 @@
 """From plans to a network: the one place where that happens."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +59,13 @@ def build_network(
         ) from error
 
 
-def architecture(config: Any) -> Any:
-    """A trainer's ``build_network_architecture``: static, with nnU-Net's parameters and no others."""
+def architecture(config: Any, build: Callable[..., nn.Module] = build_network) -> Any:
+    """A trainer's ``build_network_architecture``: static, with nnU-Net's parameters and no others.
+
+    Args:
+        config: the arguments of the network beyond those.
+        build: makes it, with the arguments of ``build_network``.
+    """
 
     def build_network_architecture(
         plans_manager: PlansManager,
@@ -69,7 +74,7 @@ def architecture(config: Any) -> Any:
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        return build_network(
+        return build(
             plans_manager,
             configuration_manager,
             num_input_channels,

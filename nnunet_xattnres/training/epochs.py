@@ -6,6 +6,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_xattnres.training import comparators, xattnres
+from nnunet_xattnres.training.emcad import EMCAD_TRAINERS
 
 FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     xattnres.nnUNetTrainerXAttnRes,
@@ -16,6 +17,7 @@ FAMILIES: tuple[type[nnUNetTrainer], ...] = (
     comparators.nnUNetTrainerUNet3Plus,
     comparators.nnUNetTrainerUCTransNet,
     comparators.nnUNetTrainerXAttnResBlock,
+    *EMCAD_TRAINERS,
 )
 NO_MIRRORING = (xattnres.nnUNetTrainerXAttnResNoMirroring, xattnres.nnUNetTrainerXAttnResReplaceNoMirroring)
 EPOCHS = (5, 20, 50, 100, 250)

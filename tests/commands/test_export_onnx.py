@@ -77,8 +77,9 @@ def make_plans_3d(n_blocks=1):
         ("nnUNetTrainerXAttnResGated", make_plans_3d()),
         ("nnUNetTrainerXAttnResBlock", make_plans_3d(n_blocks=2)),
         ("nnUNetTrainer", make_plans()),
+        ("nnUNetTrainerEMCADB0XAttnRes", make_plans()),
     ],
-    ids=["add", "add, residual", "gated, 3d", "block, 3d", "stock"],
+    ids=["add", "add, residual", "gated, 3d", "block, 3d", "stock", "emcad"],
 )
 def test_onnxruntime_agrees(tmp_path, trainer, plans):
     network = make_model(tmp_path / "model", trainer, plans)

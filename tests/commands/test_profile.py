@@ -30,7 +30,15 @@ def multiply_adds_by_hand(network, x):
         transposed = isinstance(module, torch.nn.ConvTranspose2d)
         kernel = module.kernel_size[0] * module.kernel_size[1]
         positions = (args[0] if transposed else out).shape[2:].numel()
-        total.append(positions * kernel * module.in_channels * module.out_channels)
+        total.append(positions * kernel * module.in_channels // module.groups * module.out_channels)
+
+    def of_linear(module, args, out):
+        total.append(out.numel() * module.in_features)
+
+    def of_attention(module, args, out):
+        """PVTv2's queries with keys, and weights with values."""
+        (x, size), reduced = args, 1 if module.sr is None else module.sr.stride[0]
+        total.append(2 * x.shape[1] * (size[0] // reduced) * (size[1] // reduced) * module.dim)
 
     def of_read(module, args, out):
         pool, size = args
@@ -41,19 +49,19 @@ def multiply_adds_by_hand(network, x):
                 total.append(h.shape[1] * module.target_channels)
             total.append(2 * module.target_channels * size[0] * size[1])
 
-    def of_linear(module, args, out):
-        total.append(out.numel() * module.in_features)
-
-    def of_attention(module, args, out):  # scores, and what they weigh
+    def of_cross_attention(module, args, out):
+        """UCTransNet's scores, and what they weigh."""
         sets, everything = args
         total.extend(2 * HEADS * x.shape[1] * x.shape[2] * everything.shape[2] for x in sets)
 
     for name, module in network.named_modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) and "projections" not in name:
             module.register_forward_hook(of_convolution)
-        if isinstance(module, torch.nn.Linear):
+        elif isinstance(module, torch.nn.Linear):
             module.register_forward_hook(of_linear)
-        if isinstance(module, ChannelAttention):
+        elif isinstance(module, ChannelAttention):
+            module.register_forward_hook(of_cross_attention)
+        elif type(module).__name__ == "Attention":
             module.register_forward_hook(of_attention)
     for read in getattr(network, "reads", {}).values():
         if isinstance(read, HistoryRead):  # those of the block-level network are convolutions here
@@ -109,11 +117,11 @@ def test_the_command(folder, tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured in a process of its own on Linux")
 def test_a_measuring_process_that_is_killed_is_named_and_the_others_go_on(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "CONTENDERS", CONTENDERS[:3])
     monkeypatch.setattr(command, "resident_memory", killed_second)
     (folder / "dataset.json").write_text(json.dumps(DATASET))
     out = tmp_path / "a.json"
-    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "2d", "--device", "cpu", "-o", str(out)])
+    arguments = ["profile", "-d", "1", "-c", "2d", "-tr", *CONTENDERS[1:3], "--device", "cpu", "-o", str(out)]
+    done = CliRunner().invoke(app, arguments)
     said = " ".join(done.output.split())
     assert done.exit_code == 0 and f"{CONTENDERS[1]}: its measuring process was killed: most likely the main" in said
     rows = json.loads(out.read_text())["rows"]
@@ -157,6 +165,37 @@ def test_one_network_at_a_time_and_dynamo_forgets_between_them(monkeypatch):
     assert all(row["seconds"] > 0 and row["why"] == "" for row in rows)
 
 
+def test_a_network_that_a_configuration_cannot_have_is_named_and_the_others_go_on(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "resident_memory", lambda *_, **__: None)
+    plans = make_plans()
+    kwargs = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    kwargs |= {
+        "conv_op": "torch.nn.Conv3d",
+        "norm_op": "torch.nn.InstanceNorm3d",
+        "kernel_sizes": 3,
+        "strides": [1, 2, 2],
+    }
+    plans["configurations"]["2d"]["patch_size"] = [8, 8, 8]
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    out, emcad = tmp_path / "a.json", ["nnUNetTrainerEMCAD", "nnUNetTrainerEMCADB0"]
+    arguments = ["profile", "-d", "1", "-c", "2d", "-tr", *emcad, "--device", "cpu", "--rounds", "1", "-o", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0 and f"{', '.join(emcad)}: EMCAD is a network for 2D images" in said, done.output
+    assert said.count("EMCADB0") == 1
+    plain, *rows = json.loads(out.read_text())["rows"]
+    assert plain["seconds"] > 0 and not plain["why"] and [row["trainer"] for row in rows] == emcad
+    for name in ("parameters", "multiply_adds", "seconds", "memory", "seconds_ratio"):
+        assert all(row[name] is None for row in rows)
+
+
+def test_a_trainer_that_is_none_of_ours(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "2d", "-tr", "A", "-o", str(tmp_path / "a.json")])
+    assert done.exit_code == 1 and "A is none of our trainers; there are nnUNetTrainerXAttnRes," in done.output
+
+
 def test_what_exists_is_not_overwritten(folder, tmp_path):
     out = tmp_path / "a.json"
     out.write_text("mine")
@@ -169,3 +208,11 @@ def test_what_is_refused(folder, tmp_path):
     done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "3d_fullres", "-o", str(tmp_path / "a.json")])
     assert done.exit_code == 1 and "have no '3d_fullres'; they have 2d" in done.output
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    arguments = ["profile", "-d", "1", "-c", "2d", "--device", "cuda", "-o", str(tmp_path / "a.json")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1 and "there is cpu. Take --device cpu" in " ".join(done.output.split()), done.output

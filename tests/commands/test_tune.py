@@ -56,6 +56,12 @@ def test_every_read_is_tried_and_shown(tune):
 
 
 @needs_operators
+def test_the_reads_of_another_decoder_are_found(tune):
+    found = tune("2d", "nnUNetPlans", "nnUNetTrainerEMCADB0XAttnRes")
+    assert [one.shape.size for one in found[:3]] == [(2, 2), (4, 4), (8, 8)] and len(found) == 6
+
+
+@needs_operators
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -75,7 +75,7 @@ def test_an_old_script():
         "assert unet.SKIP_MODES == ('add', 'replace', 'none', 'plain') and unet.READ_GATES == ('none', 'zero')\n"
         "unet.check_reads('add', 'zero')\n"
         "assert history.HistoryRead is HistoryRead\n"
-        "assert len(nnunet_trainer.TRAINERS) == 50 and set(nnunet_trainer.TRAINERS) == set(nnunet_trainer.__all__)\n"
+        "assert len(nnunet_trainer.TRAINERS) == 98 and set(nnunet_trainer.TRAINERS) == set(nnunet_trainer.__all__)\n"
         "assert all(getattr(nnunet_trainer, name) is t for name, t in nnunet_trainer.TRAINERS.items())\n"
         "from nnunet_xattnres.warm_start import checkpoints_of, only_checkpoint, trainer_for, upgrade_checkpoint\n"
         "from nnunet_xattnres.warm_start import Upgraded, write_upgraded, write_upgraded_folder\n"

@@ -8,6 +8,7 @@ files moved.
 """
 
 import io
+import json
 import sys
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -20,8 +21,17 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from golden.stored import CONFIGURATIONS, DATASET, image_of, plans_of, stock_plans, write_json  # noqa: E402
-from helpers.networks import KINDS  # noqa: E402
+from golden.stored import (  # noqa: E402
+    CONFIGURATIONS,
+    DATASET,
+    fixed_weights,
+    image_of,
+    plans_of,
+    stock_plans,
+    write_json,
+)
+from helpers.networks import KINDS, OWN  # noqa: E402
+from helpers.networks import make_network as make_own  # noqa: E402
 from helpers.plans import build  # noqa: E402
 
 
@@ -75,6 +85,19 @@ def checkpoint_of(network: nn.Module, kind: str, configuration: str) -> dict:
     }
 
 
+def write_own() -> None:
+    """The logits of the networks that are not made of upstream's, with weights by a formula; emcad.npz."""
+    arrays = {}
+    for kind in OWN:
+        network = make_own(2, "own", kind).eval()
+        image = fixed_weights(network)
+        with torch.no_grad():
+            arrays |= {f"{kind} {i}": output.numpy() for i, output in enumerate(network(image))}
+        keys = [[key, list(value.shape)] for key, value in network.state_dict().items()]
+        arrays[f"{kind} keys"] = np.array(json.dumps(keys))
+    np.savez_compressed(HERE / "emcad.npz", **arrays)
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        write(name)
+        write_own() if name in OWN else write(name)

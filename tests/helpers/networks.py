@@ -1,7 +1,7 @@
 """Small U-Nets of every kind that nnU-Net's planner emits, for the tests."""
 
 import pydoc
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate, product
 from math import prod
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunet_xattnres.networks.configs import BlockConfig, UCTransNetConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.configs import BlockConfig, EMCADConfig, UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
 
@@ -61,7 +61,12 @@ KINDS = {
     "block_encoder": Kind(BlockConfig(encoder_isar=True), None, counts_all_maps=True, n_blocks=3),
 }
 DIMENSIONS, ENCODERS, SHAPES = (2, 3), ("plain conv", "residual"), ("isotropic", "anisotropic")
-ALL_NETWORKS = list(product(DIMENSIONS, ENCODERS, KINDS, SHAPES))
+# What is not made of upstream's networks, and has one dimension and one shape.
+OWN = {
+    "emcad": EMCADConfig("pvt_v2_b0"),
+    "emcad_xattnres": EMCADConfig("pvt_v2_b0", reads=True),
+}
+ALL_NETWORKS = [*product(DIMENSIONS, ENCODERS, KINDS, SHAPES), *((2, "own", kind, "own") for kind in OWN)]
 UPSTREAM = {"plain conv": PlainConvUNet, "residual": ResidualEncoderUNet}
 
 
@@ -96,21 +101,29 @@ def plan(dimension, encoder, shape="isotropic", *, n_stages=4, input_channels=2,
 def make_network(dimension, encoder, kind, shape="isotropic", **changes):
     """Our network, initialised as nnU-Net does, with what starts at zero, and would be idle, away from there.
 
-    ``changes`` are of the plan, or of the kind's own arguments.
+    ``changes`` are of the plan, or of the kind's own arguments. What draws random numbers or asks the whole batch is
+    set to evaluation.
     """
     torch.manual_seed(0)
-    config = KINDS[kind].config
-    config = replace(config, **{f.name: changes.pop(f.name) for f in fields(config) if f.name in changes})
-    upstream = f"{UPSTREAM[encoder].__module__}.{UPSTREAM[encoder].__name__}"
-    arguments = {**plan(dimension, encoder, shape, n_blocks=KINDS[kind].n_blocks), **changes}
-    network_class, arguments = counterpart(
-        upstream, arguments, config, "test plans", size_of_input(dimension, arguments)
-    )
+    if kind in OWN:
+        network_class = "nnunet_xattnres.networks.emcad.EMCAD"
+        arguments = {"input_channels": 2, "num_classes": 3, **asdict(OWN[kind]), **changes}
+    else:
+        config = KINDS[kind].config
+        config = replace(config, **{f.name: changes.pop(f.name) for f in fields(config) if f.name in changes})
+        upstream = f"{UPSTREAM[encoder].__module__}.{UPSTREAM[encoder].__name__}"
+        arguments = {**plan(dimension, encoder, shape, n_blocks=KINDS[kind].n_blocks), **changes}
+        network_class, arguments = counterpart(
+            upstream, arguments, config, "test plans", size_of_input(dimension, arguments)
+        )
     network = pydoc.locate(network_class)(**arguments)
     network.apply(network.initialize)
     for name, p in network.named_parameters():
         if not p.any() and not name.endswith("bias"):
             nn.init.normal_(p)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) or type(module).__name__ == "DropPath":
+            module.eval()
     return network
 
 
@@ -130,7 +143,16 @@ def size_of_input(dimension, arguments):
 
 def strides_of(network):
     """How much smaller than the input the output of each encoder stage is, for each axis."""
+    if not hasattr(network.encoder, "strides"):  # timm's
+        return [[n, n] for n in network.encoder.feature_info.reduction()]
     return list(accumulate(network.encoder.strides, lambda a, b: [i * j for i, j in zip(a, b)]))
+
+
+def output_sizes(network, x):
+    """With deep supervision: one for each decoder stage, highest resolution first, or all at full size."""
+    if hasattr(network, "padded"):
+        return [list(x.shape[2:])] * len(network.decoder.seg_layers)
+    return [[n // s for n, s in zip(x.shape[2:], stride)] for stride in strides_of(network)[:-1]]
 
 
 def make_input(network, batch=2, channels=2):

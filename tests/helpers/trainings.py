@@ -71,7 +71,7 @@ def write_fold(results, trainer, fold, dice, *, plans="nnUNetPlans", configurati
 
 
 def invoke(tmp_path, *arguments):
-    return CliRunner().invoke(app, ["compare", "-o", str(tmp_path / "out"), *map(str, arguments)])
+    return CliRunner().invoke(app, ["compare", "--force", "-o", str(tmp_path / "out"), *map(str, arguments)])
 
 
 def compared(tmp_path, *arguments):

@@ -8,16 +8,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers.networks import ENCODERS, KINDS, make_input, make_network, without_dropout
+from helpers.networks import ENCODERS, KINDS, OWN, make_input, make_network, without_dropout
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
-CASES = list(product(ENCODERS, KINDS, (True, False)))
+CASES = [*product(ENCODERS, KINDS, (True, False)), *product(["own"], OWN, (True, False))]
 
 
 def make(encoder, mode, deep_supervision):
-    network = make_network({"plain conv": 3, "residual": 2}[encoder], encoder, mode, deep_supervision=deep_supervision)
+    dimension = {"plain conv": 3, "residual": 2, "own": 2}[encoder]
+    network = make_network(dimension, encoder, mode, deep_supervision=deep_supervision)
     return without_dropout(network), make_input(network)
 
 
@@ -34,7 +35,8 @@ def train_one_step_each(rank, port, folder):
     dist.init_process_group("gloo", rank=rank, world_size=2)
     for encoder, mode, deep_supervision in CASES:
         network, x = make(encoder, mode, deep_supervision)
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if encoder != "own":  # its batch norms are set to evaluation, and SyncBatchNorm runs on GPUs only
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         wrapped = DistributedDataParallel(network)  # no find_unused_parameters, as nnU-Net
         for _ in range(2):  # DDP finds a parameter without a gradient at the start of the second step
             network.zero_grad()

@@ -17,7 +17,8 @@ from nnunet_xattnres.reads.projection import Projection2d, Projection3d
 
 METHOD = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
 EXAMPLE = {}
-exec(METHOD.split("```python\n")[1].split("```")[0], EXAMPLE)  # its LoRA: (C, r) times (r, C_k), that starts at nothing
+(LORA,) = (block for block in METHOD.split("```") if "class LoRA" in block)
+exec(LORA.removeprefix("python\n"), EXAMPLE)  # (C, r) times (r, C_k), that starts at nothing
 LoRA, add_lora = EXAMPLE["LoRA"], EXAMPLE["add_lora"]
 
 

@@ -4,6 +4,7 @@ import copy
 import errno
 import inspect
 import pydoc
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,9 +35,13 @@ EPOCHS = (5, 20, 50, 100, 250)
 
 
 def test_the_public_trainers():
-    variants = {f"{family}_{n}epochs" for family in FAMILIES for n in EPOCHS}
+    emcad = {
+        "".join(("nnUNetTrainerEMCAD", *parts)) for parts in product(("", "B0"), ("", "XAttnRes"), ("", "RandomInit"))
+    }
+    families = set(FAMILIES) | emcad
+    variants = {f"{family}_{n}epochs" for family in families for n in EPOCHS}
     no_mirroring = {"nnUNetTrainerXAttnResNoMirroring", "nnUNetTrainerXAttnResReplaceNoMirroring"}
-    assert set(TRAINERS) == set(FAMILIES) | variants | no_mirroring
+    assert set(TRAINERS) == families | variants | no_mirroring
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -21,7 +21,9 @@ from nnunet_xattnres.nnunet.results import Fold, Run, folds_of, read_dice, read_
 
 __all__ = [
     "CHECKS",
+    "CURVES",
     "FILES",
+    "PAGE",
     "Comparison",
     "compare_cases",
     "compare_predictions",

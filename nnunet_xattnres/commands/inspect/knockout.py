@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
-from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, mask_of, preprocess
-from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.commands.inspect.truth import MEAN, dice_of, read_reference
 from nnunet_xattnres.reads.history import source_names
 from nnunet_xattnres.reads.recorder import knocked_out
-
-MEAN = "mean"
 
 
 def knock_out_each(
@@ -54,7 +50,8 @@ def knock_out_each(
                         "case": case,
                         "read": read,
                         "source": source,
-                        "label": names.get(key, key),
+                        "label": key,
+                        "name": names.get(key, key),
                         "dice": before[key],
                         "dice_without": after,
                     }
@@ -75,56 +72,14 @@ def knockout_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for read, source in dict.fromkeys((row["read"], row["source"]) for row in rows):
         these = [row for row in rows if (row["read"], row["source"]) == (read, source)]
         means = []
-        for label in dict.fromkeys(row["label"] for row in these):
+        for label, name in dict.fromkeys((row["label"], row["name"]) for row in these):
             both = np.array([(row["dice"], row["dice_without"]) for row in these if row["label"] == label])
             both = both[np.isfinite(both).all(axis=1)]
             before, after = both.mean(axis=0).tolist() if len(both) else (float("nan"),) * 2
-            means.append((label, before, after, len(both)))
-        there = np.array([(before, after) for _, before, after, n in means if n]).reshape(-1, 2)
+            means.append((label, name, before, after, len(both)))
+        there = np.array([(before, after) for *_, before, after, n in means if n]).reshape(-1, 2)
         mean = there.mean(axis=0).tolist() if len(there) else [float("nan")] * 2
-        for label, before, after, n in [*means, (MEAN, *mean, max(n for *_, n in means))]:
+        for label, name, before, after, n in [*means, (MEAN, "", *mean, max(n for *_, n in means))]:
             values = {"dice": before, "dice_without": after, "difference": after - before, "cases": n}
-            found.append({"read": read, "source": source, "label": label, **values})
+            found.append({"read": read, "source": source, "label": label, "name": name, **values})
     return found
-
-
-def references_of(predictor: WatchedPredictor, cases: dict[str, list[str]], folder: Path) -> dict[str, Path]:
-    """The true masks of the cases.
-
-    Raises:
-        UserError: when one is missing, or has another shape than its image.
-    """
-    ending = predictor.dataset_json["file_ending"]
-    found = {case: folder / f"{case}{ending}" for case in cases}
-    missing = [file for file in found.values() if not file.is_file()]
-    if missing:
-        raise UserError(f"{missing[0]} does not exist: -gt needs the true mask of every case")
-    reader = predictor.plans_manager.image_reader_writer_class()
-    for case, files in cases.items():
-        image, mask = reader.read_images(files[:1])[0].shape[1:], read_reference(predictor, found[case]).shape
-        if image != mask:
-            raise UserError(f"{found[case]} has the shape {mask}, its image {files[0]} has {image}")
-    return found
-
-
-def read_reference(predictor: WatchedPredictor, file: Path) -> NDArray[Any]:
-    """A true mask, without its channel."""
-    return predictor.plans_manager.image_reader_writer_class().read_seg(str(file))[0][0]
-
-
-def dice_of(predictor: WatchedPredictor, mask: NDArray[Any], reference: NDArray[Any], file: Path) -> dict[str, float]:
-    """The Dice of every label or region, by its key in a summary.json, as nnU-Net computes it.
-
-    Raises:
-        UserError: when the masks have different shapes; ``file`` is the reference's.
-    """
-    if mask.shape != reference.shape:
-        raise UserError(f"{file} has the shape {reference.shape}, the prediction {mask.shape}")
-    labels = predictor.label_manager
-    ignore = None if labels.ignore_label is None else reference == labels.ignore_label
-    dice = {}
-    for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
-        both = (region_or_label_to_mask(x, label) for x in (reference, mask))
-        tp, fp, fn, _ = compute_tp_fp_fn_tn(*both, ignore)
-        dice[str(label)] = float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn else float("nan")
-    return dice

@@ -69,7 +69,7 @@ def _draw(
     axis.set_yticks(range(len(reads)), reads)
     axis.set_xlabel("source, in the order computed")
     axis.set_ylabel("read of stage")
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)  # it may hold a label's name
     bar = figure.colorbar(image, ax=axis, label=label, extend="both" if ticks else "neither")
     if ticks is not None:
         bar.set_ticks(list(ticks), labels=list(ticks.values()))
@@ -120,7 +120,7 @@ def draw_overlay(
         shown = axis.imshow(values, cmap="inferno", alpha=0.6, vmin=low, vmax=top, aspect=aspect)
         axis.set_title(f"{source}: {values.mean():.2f}", fontsize=9)
     figure.colorbar(shown, ax=list(axes), label="weight", shrink=0.8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
 

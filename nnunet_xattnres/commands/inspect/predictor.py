@@ -13,11 +13,12 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.nnunet.model_folder import checkpoints_of
-from nnunet_xattnres.reads.history import reads_of
+from nnunet_xattnres.reads.history import reads_of, with_history
 from nnunet_xattnres.reads.recorder import recorded
 
 
@@ -60,7 +61,8 @@ class WatchedPredictor(nnUNetPredictor):
         weights: dict[str, Tensor] = {}
 
         def keep_the_first(name: str, a: Tensor) -> None:
-            weights.setdefault(name, a[0])
+            if name not in weights:
+                weights[name] = _of_the_patch(a[0], x.shape[2:], self.network)
 
         with recorded(self.network, keep_the_first):
             logits = super()._internal_maybe_mirror_and_predict(x)
@@ -68,6 +70,15 @@ class WatchedPredictor(nnUNetPredictor):
         importance = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, device=x.device)
         self.watcher.patch(place[1:], importance.float(), logits[0], weights)
         return logits
+
+
+def _of_the_patch(weights: Tensor, size: Sequence[int], network: Any) -> Tensor:
+    """The weights of a read, (N, *its size), as they are, or (N, *size) if the network pads its input inside."""
+    padded = getattr(with_history(network), "padded", tuple)(size)
+    if padded == tuple(size):
+        return weights
+    mode, inside = {2: "bilinear", 3: "trilinear"}[len(size)], (slice(None), *map(slice, size))
+    return F.interpolate(weights.float()[None], padded, mode=mode)[0][inside]
 
 
 @contextmanager
@@ -92,7 +103,13 @@ def load_model(
     Raises:
         UserError: when files are missing, or the network has no reads.
     """
-    there = checkpoints_of(folder, checkpoint)
+    every = checkpoints_of(folder, "*.pth")
+    there = [file for file in every if file.name == checkpoint]
+    if not there:
+        names = ", ".join(str(file.relative_to(folder)) for file in every)
+        raise UserError(
+            f"no fold of {folder} has the checkpoint {checkpoint}; there is {names}: take one with -chk NAME"
+        )
     chosen = [folder / f"fold_{fold}" / checkpoint for fold in folds]
     chosen = chosen or [file for file in there if file.parent.name != "fold_all"] or there
     missing = [file for file in chosen if not file.is_file()]

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,54 +11,82 @@ from typing import Any
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
 
-_STYLE = """
-body { font-family: sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0; font-size: 90% }
-th, td { border-bottom: 1px solid #ddd; padding: 0.2em 0.7em; text-align: right }
-th:first-child, td:first-child, td:nth-child(2), td:nth-child(3) { text-align: left }
-img { max-width: 100% }
-"""
-
 
 def identity_of(model_folder: Path, checkpoints: Sequence[Path]) -> dict[str, str]:
     """What the model is: its training, its files by their hash, and the versions that computed."""
     origin = origin_of(read_checkpoint(checkpoints[0]))
     versions = {name: importlib.metadata.version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")}
     return {
-        "model": model_folder.name,
+        "folder": str(model_folder),
         **origin._asdict(),
         **{f"{file.parent.name}/{file.name}": f"sha256 {_sha256(file)}" for file in checkpoints},
         **versions,
     }
 
 
-def write_page(path: Path, identity: Mapping[str, str], parts: Sequence[tuple[str, str, Any]]) -> None:
-    """Write the page.
-
-    Args:
-        identity: the table at its top.
-        parts: headings, texts, and under each a picture's file, the rows of a table, or None.
-    """
-    body = ["<h1>What the network reads</h1>", _table([{"": key, " ": value} for key, value in identity.items()])]
-    for heading, text, content in parts:
-        body.append(f"<h2>{escape(heading)}</h2><p>{escape(text)}</p>")
-        if isinstance(content, Path):
-            data = base64.b64encode(content.read_bytes()).decode()
-            body.append(f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">')
-        elif content is not None:
-            body.append(_table(content))
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(identity["model"])}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
+    """Write the page: its title, which is its heading too, and the HTML of its parts."""
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style.replace('BAR', _gradient())}</style></head>"
     )
-    with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(f"{head}<body><h1>{escape(title)}</h1>\n")
+        file.writelines(f"{part}\n" for part in parts)
+        file.write(f"<script>{script}</script></body></html>\n")
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    lines = ("".join(f"<td>{escape(_cell(value))}</td>" for value in row.values()) for row in rows)
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+def about(facts: Mapping[str, str]) -> str:
+    """A table of names and what they are."""
+    rows = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in facts.items())
+    return f'<table class="about">{"".join(rows)}</table>'
+
+
+def heading(title: str, text: str = "") -> str:
+    return f"<h2>{escape(title)}</h2>" + (f"<p>{escape(text)}</p>" if text else "")
+
+
+def kept(*parts: str) -> str:
+    """Parts that stay on one sheet of paper, such as a heading and what it is of."""
+    return f'<div class="keep">{"".join(parts)}</div>'
+
+
+def chart(file: Path, text: str) -> str:
+    """A picture within the page."""
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'<img class="chart" alt="{escape(text)}" src="data:image/png;base64,{data}">'
+
+
+def folded(title: str, content: str, *, kind: str = "table") -> str:
+    return f'<details class="{kind}"><summary>{escape(title)}</summary>{content}</details>'
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same names, which become the head."""
+    numbers = {name for name, value in rows[0].items() if isinstance(value, float | int)}
+
+    def line(tag: str, cells: Mapping[str, str]) -> str:
+        marked = ((' class="n"' if name in numbers else "", text) for name, text in cells.items())
+        return f"<tr>{''.join(f'<{tag}{kind}>{escape(text)}</{tag}>' for kind, text in marked)}</tr>"
+
+    head = line("th", {name: name.replace("_", " ") for name in rows[0]})
+    body = "".join(line("td", {name: _cell(value) for name, value in row.items()}) for row in rows)
+    return f'<div class="wide"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def legend(colors: Mapping[str, str]) -> str:
+    """Names with their colours."""
+    marks = (f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in colors.items())
+    return f'<ul class="legend">{"".join(marks)}</ul>'
+
+
+def _gradient() -> str:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return ", ".join(to_hex(colormaps["inferno"](i / 8)) for i in range(9))
 
 
 def _cell(value: Any) -> str:

@@ -9,71 +9,73 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.commands.inspect.sums import Sums, sums_of
 from nnunet_xattnres.common.files import replacing
 
-ALL = "all"
+ALL = "all"  # no label's key in a summary.json: those are numbers, "1", and tuples of them, "(1, 2)"
 
 
 class RoutingWatcher:
-    """Sums the weights of the reads, patch by patch; its size does not depend on the images'.
+    """Sums the weights of the reads, patch by patch: in a size that no image changes, at a cost that no label does.
 
     Every position of every patch counts with nnU-Net's Gaussian. A label's region is where the network's own output for
     the patch has it, brought to the size of the read (the nearest position).
 
     Attributes:
-        sums: by the name of the read and of the region.
+        regions: what the rows of the sums are of: ``ALL``, then the labels' or regions' keys in a summary.json.
+        sums: of each read, by its name: (regions, 2 N + 2), rows of ``Sums``.
     """
 
-    def __init__(self, label_manager: Any, names: dict[str, str]) -> None:
-        self.labels, self.names = label_manager, names
-        self.sums: dict[tuple[str, str], Sums] = {}
-        self._here: dict[tuple[str, str], Sums] = {}
+    def __init__(self, label_manager: Any) -> None:
+        self.overlap = label_manager.has_regions
+        labels = label_manager.foreground_regions if self.overlap else label_manager.all_labels
+        self.regions = [ALL, *map(str, labels)]
+        self.sums: dict[str, Tensor] = {}
+        self._here: dict[str, Tensor] = {}
 
     def start(self, image: Tensor) -> None:
         self._here = {}
 
     def patch(self, place: tuple[Any, ...], importance: Tensor, logits: Tensor, weights: dict[str, Tensor]) -> None:
-        masks = self._masks(logits)
-        at: dict[tuple[int, ...], tuple[Tensor, dict[str, Tensor]]] = {}
+        # (1, *patch): the label of each position; or (regions, *patch): whether it is in each (a sigmoid over 1/2)
+        found = logits > 0 if self.overlap else logits.argmax(0, keepdim=True)
         for name, a in weights.items():
             size = tuple(a.shape[1:])
-            if size not in at:
-                small = _nearest(torch.stack([importance, *masks.values()]), size)
-                at[size] = small[0], dict(zip(masks, small[1:], strict=True))
-            for region, sums in sums_of(a, *at[size]).items():
-                _add(self._here, (name, region), sums)
+            n_labels = 2 if self.overlap else len(self.regions) - 1
+            sums = sums_of(a, nearest(importance, size), nearest(found, size), n_labels)
+            each = sums[:, 1] if self.overlap else sums[0]
+            self._add(self._here, name, torch.cat((sums[0].sum(0, keepdim=True), each)))
 
     def end(self) -> None:
-        for key, sums in self._here.items():
-            _add(self.sums, key, sums)
+        for name, sums in self._here.items():
+            self._add(self.sums, name, sums)
 
-    def _masks(self, logits: Tensor) -> dict[str, Tensor]:
-        """The regions in a patch, (*patch), float, by name."""
-        if self.labels.has_regions:
-            keys = [str(region) for region in self.labels.foreground_regions]
-            masks = (logits > 0).float()  # a sigmoid over one half
-        else:
-            keys = [str(label) for label in self.labels.all_labels]
-            masks = F.one_hot(logits.argmax(0), len(keys)).movedim(-1, 0).float()
-        return {self.names.get(key, key): mask for key, mask in zip(keys, masks, strict=True)}
+    @staticmethod
+    def _add(to: dict[str, Tensor], name: str, sums: Tensor) -> None:
+        to[name] = to[name] + sums if name in to else sums
 
 
-def _nearest(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    return x if tuple(x.shape[1:]) == size else F.interpolate(x[None], size=size, mode="nearest-exact")[0]
+def nearest(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``x``, (..., *old size), at another size: the nearest positions, of any type of numbers."""
+    first = x.ndim - len(size)
+    for axis, n in enumerate(size, start=first):
+        if x.shape[axis] != n:
+            at = (torch.arange(n, device=x.device) + 0.5) * (x.shape[axis] / n)
+            x = x.index_select(axis, at.long())
+    return x
 
 
-def _add(sums: dict[tuple[str, str], Sums], key: tuple[str, str], more: Sums) -> None:
-    sums[key] = sums[key] + more if key in sums else more
+def routing_rows(watcher: RoutingWatcher, sources: dict[str, list[str]], names: dict[str, str]) -> list[dict[str, Any]]:
+    """One row for each region, read and source; a region without any position has no rows.
 
-
-def routing_rows(sums: dict[tuple[str, str], Sums], sources: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """One row for each region, read and source; a region without any position has no rows."""
+    Args:
+        names: of the labels, by their key in a summary.json.
+    """
     return [
         {
             "region": region,
+            "name": "" if region == ALL else names.get(region, region),
             "read": read,
             "source": source,
             "mean_weight": mean,
@@ -82,11 +84,20 @@ def routing_rows(sums: dict[tuple[str, str], Sums], sources: dict[str, list[str]
             "entropy": s.mean_entropy,
             "uniform_entropy": math.log(len(sources[read])),
         }
-        for region in dict.fromkeys(region for _, region in sums)
+        for i, region in enumerate(watcher.regions)
         for read in sources
-        if (s := sums[read, region]).importance
+        if (s := Sums(watcher.sums[read][i])).importance
         for source, mean, deviation in zip(sources[read], s.mean.tolist(), s.deviation.tolist(), strict=True)
     ]
+
+
+def strongest_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each read the row of the source that weighs most over everything."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["region"] == ALL and row["mean_weight"] > found.get(row["read"], {"mean_weight": -1})["mean_weight"]:
+            found[row["read"]] = row
+    return found
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:

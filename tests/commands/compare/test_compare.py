@@ -178,6 +178,19 @@ def test_again_from_the_numbers(results, tmp_path):
     assert found.cases[0].startswith("f1_") and dict(found.labels) == {"anterior": "anterior", "posterior": "posterior"}
 
 
+def test_an_earlier_comparison_is_kept_without_force(tmp_path):
+    first, second = write_numbers(tmp_path, numbers(TWO)), tmp_path / "other.csv"
+    second.write_text(first.read_text().replace("0.", "0.1"))
+    assert again(tmp_path, first).exit_code == 0
+    files = {file: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    done = again(tmp_path, second)
+    assert done.exit_code == 1 and "exists: name another, or replace it with --force" in " ".join(done.output.split())
+    assert files == {file: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    done = again(tmp_path, second, "--force")
+    assert done.exit_code == 0, done.output
+    assert files[tmp_path / "again" / "comparison.csv"] != (tmp_path / "again" / "comparison.csv").read_bytes()
+
+
 def test_regions_again_from_the_numbers(results, tmp_path):
     for trainer, seed in ((A, 0), (B, 1)):
         write_fold(results, trainer, 0, dice_of(seed), keys=("(1, 2)", "2"), labels={"whole": [1, 2], "core": 2})

@@ -103,7 +103,7 @@ def test_the_routing(tmp_path, images):
     expected = routing_by_hand(model, images, lambda logits: logits.argmax(0))
     regions = ["all"]
     for read, (a, w, label) in expected.items():
-        for region, value in (("all", None), *LABELS.items()):
+        for region, value in (("all", None), *((str(value), value) for value in LABELS.values())):
             counts = w if value is None else w * (label == value)
             if not counts.sum():
                 assert (region, read, "e1") not in rows
@@ -120,6 +120,8 @@ def test_the_routing(tmp_path, images):
                 assert float(row["uniform_weight"]) == pytest.approx(1 / len(SOURCES[read]))
                 assert float(row["uniform_entropy"]) == pytest.approx(math.log(len(SOURCES[read])))
     assert {region for region, _, _ in rows} == set(regions) and len(set(regions)) > 2
+    named = {row["region"]: row["name"] for row in rows.values()}
+    assert named == {"all": "", **{str(value): name for name, value in LABELS.items() if str(value) in regions}}
     as_json = json.loads((tmp_path / "out" / "routing.json").read_text())
     assert [str(row["mean_weight"]) for row in as_json] == [row["mean_weight"] for row in rows.values()]
 
@@ -204,6 +206,36 @@ def test_png(tmp_path, channels):
     assert np.std(maps) > 500 and (tmp_path / "out" / "predictions" / "case_0.png").is_file()
 
 
+def test_a_network_that_pads_inside(tmp_path):
+    """EMCAD computes a patch of 16x16 as one of 32x32: the padding is no part of the tables and the maps."""
+    from skimage.io import imread, imsave
+
+    image = np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    imsave(str(tmp_path / "images" / "case_0_0000.png"), image, check_contrast=False)
+    trainer = "nnUNetTrainerEMCADB0XAttnRes"
+    model = make_model(tmp_path, trainer, dimension=2, reader="NaturalImage2DIO", ending=".png")
+    inspected(tmp_path / "out", model, "-i", tmp_path / "images", "--maps", "d1", "d3")
+    predictor = stock_predictor(model)
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., :16, :16] = torch.from_numpy((image - image.mean()) / image.std())
+    weights = {}
+    with torch.inference_mode(), recorded(predictor.network, weights.__setitem__):
+        predictor.network.eval()(x)
+    gaussian = compute_gaussian((16, 16), sigma_scale=1 / 8, value_scaling_factor=10, device=CPU).double()
+    rows = [row for row in table(tmp_path / "out" / "routing.csv") if row["region"] == "all"]
+    for read, sources in (("d3", ["x1", "x2", "x3", "x4", "d4"]), ("d1", ["x1", "x2", "x3", "x4", "d4", "d3", "d2"])):
+        a = torch.nn.functional.interpolate(weights[read], (32, 32), mode="bilinear")[0, :, :16, :16].double()
+        assert [row["source"] for row in rows if row["read"] == read] == sources
+        for k, source in enumerate(sources):
+            found = imread(str(tmp_path / "out" / "maps" / f"case_0_{read}_{source}.png")) / 65535
+            np.testing.assert_allclose(found, a[k].numpy(), atol=2e-4)
+            (row,) = [row for row in rows if (row["read"], row["source"]) == (read, source)]
+            assert float(row["mean_weight"]) == pytest.approx(
+                ((a[k] * gaussian).sum() / gaussian.sum()).item(), rel=1e-3
+            )
+
+
 def test_a_volume_slice_by_slice(tmp_path, images):
     """A 2D network on a volume."""
     model = make_model(tmp_path, dimension=2)
@@ -218,9 +250,86 @@ def test_a_volume_slice_by_slice(tmp_path, images):
 def test_regions(tmp_path, images):
     model = make_model(tmp_path, labels=REGIONS)
     inspected(tmp_path / "out", model, "-i", images, "--each-label")
-    found = {row["region"] for row in table(tmp_path / "out" / "routing.csv")}
-    assert found == {"all", "whole", "core"}
-    assert (tmp_path / "out" / "routing_whole.png").is_file()
+    found = {(row["region"], row["name"]) for row in table(tmp_path / "out" / "routing.csv")}
+    assert found == {("all", ""), ("(1, 2)", "whole"), ("2", "core")}
+    assert (tmp_path / "out" / "routing_1-2_whole.png").is_file() and (
+        tmp_path / "out" / "routing_2_core.png"
+    ).is_file()
+
+
+def rename(model, **names):
+    """Give the labels of a model folder other names."""
+    dataset = json.loads((model / "dataset.json").read_text())
+    dataset["labels"] = {names.get(name, name): value for name, value in dataset["labels"].items()}
+    (model / "dataset.json").write_text(json.dumps(dataset))
+    return model
+
+
+def test_labels_with_the_names_of_what_is_ours(tmp_path, images):
+    """A region called all, and one called mean, beside the row of everything and that of the mean."""
+    like = SimpleITK.ReadImage(str(images / "case_0_0000.nii.gz"))
+    make_mask(tmp_path / "labels" / "case_0.nii.gz", like)
+    model = make_model(tmp_path, labels=REGIONS)
+    options = ("-i", images / "case_0_0000.nii.gz", "-gt", tmp_path / "labels", "--knockout")
+    inspected(tmp_path / "plain", model, *options)
+    screen = inspected(tmp_path / "out", rename(model, whole="all", core="mean"), *options)
+    assert screen.count("d2 reads most from") == 1
+    for name in ("routing.csv", "knockout.csv", "knockout_cases.csv", "dice.csv"):
+        expected = table(tmp_path / "plain" / name)
+        for row in expected:
+            row["name"] = {"whole": "all", "core": "mean"}.get(row["name"], row["name"])
+        assert table(tmp_path / "out" / name) == expected
+    routing = table(tmp_path / "out" / "routing.csv")
+    n_rows = sum(map(len, SOURCES.values()))
+    assert sum(row["region"] == "all" for row in routing) == n_rows
+    assert sum(row["name"] == "all" for row in routing) == n_rows
+    knockout = table(tmp_path / "out" / "knockout.csv")
+    assert {(row["label"], row["name"]) for row in knockout} == {("(1, 2)", "all"), ("2", "mean"), ("mean", "")}
+
+
+def test_labels_whose_names_make_the_same_file_name(tmp_path, images):
+    model = rename(make_model(tmp_path), anterior="stage <2", posterior="stage >2")
+    inspected(tmp_path / "out", model, "-i", images, "--each-label")
+    found = sorted(path.name for path in (tmp_path / "out").glob("routing_*.png"))
+    there = {row["region"]: row["name"] for row in table(tmp_path / "out" / "routing.csv")}
+    assert {"1", "2"} < set(there)
+    assert found == ["routing_0_background.png", "routing_1_stage__2.png", "routing_2_stage__2.png"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Within stage &lt;2" in page and "Within stage &gt;2" in page
+
+
+def test_a_name_that_matplotlib_would_take_for_a_formula(tmp_path, images):
+    model = rename(make_model(tmp_path), anterior="a$\\b$", posterior="p$$$")
+    inspected(tmp_path / "out", model, "-i", images, "--each-label")
+
+
+def test_here(tmp_path, images, monkeypatch):
+    """The model is the folder that the user is in, or the output is."""
+    model = make_model(tmp_path)
+    monkeypatch.chdir(model)
+    inspected(tmp_path / "out", ".", "-i", images)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<td>{model}</td>" in page and f"{model.name.split('__')[0]}, plans" in page
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    inspected(".", model, "-i", images)
+    assert (tmp_path / "here" / "report.html").is_file() and (tmp_path / "here" / "predictions").is_dir()
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_compare_takes_the_predictions(tmp_path, images):
+    model = make_model(tmp_path)
+    for i in range(2):
+        make_mask(tmp_path / "labels" / f"case_{i}.nii.gz", SimpleITK.ReadImage(str(images / f"case_{i}_0000.nii.gz")))
+    for out in ("one", "two"):
+        inspected(tmp_path / out, model, "-i", images, "-gt", tmp_path / "labels")
+    folders = [f"{name}={tmp_path / name / 'predictions'}" for name in ("one", "two")]
+    arguments = ["compare", "--predictions", *folders, "--labels", tmp_path / "labels", "-o", tmp_path / "compared"]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    theirs = {(row["case"], row["label"]): float(row["dice"]) for row in table(tmp_path / "compared" / "cases.csv")}
+    ours = {(f"{row['case']}.nii.gz", row["name"]): float(row["dice"]) for row in table(tmp_path / "one" / "dice.csv")}
+    assert len(ours) == 4 and theirs == pytest.approx(ours)
 
 
 @pytest.mark.parametrize("labels", [LABELS, REGIONS])
@@ -246,7 +355,7 @@ def test_the_knockout(tmp_path, images, labels):
     for folder, column in ((tmp_path / "out" / "predictions", "dice"), (tmp_path / "knocked", "dice_without")):
         for row in cases:
             if (row["read"], row["source"]) == ("d2", "e2"):
-                value = foreground[row["label"]]
+                value = foreground[row["name"]]
                 both = (
                     np.isin(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(d / f"{row['case']}.nii.gz"))), value)
                     for d in (folder, tmp_path / "labels")
@@ -280,14 +389,26 @@ def without_source(read, k):
 
 def test_the_page_needs_no_other_file(tmp_path, images):
     model = make_model(tmp_path)
-    inspected(tmp_path / "out", model, "-i", images, "--maps", "d1")
+    for i in range(2):
+        make_mask(tmp_path / "labels" / f"case_{i}.nii.gz", SimpleITK.ReadImage(str(images / f"case_{i}_0000.nii.gz")))
+    inspected(tmp_path / "out", model, "-i", images, "--maps", "d1", "-gt", tmp_path / "labels")
     page = (tmp_path / "out" / "report.html").read_text()
     assert model.name in page and "nnUNetTrainerXAttnRes" in page and "checkpoint_final.pth" in page
     import hashlib
 
     digest = hashlib.sha256((model / "fold_0" / "checkpoint_final.pth").read_bytes()).hexdigest()
-    assert digest in page and page.count("data:image/png;base64,") == 2  # the routing and one overlay
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert digest in page and "data:image/png;base64," in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and not re.search(r"url\(|@import|https?://", page)
+    # every image, with its truth and its Dice; the summary first, long tables folded
+    assert page.count('<details class="case"') == 2 and page.count("<figcaption>truth</figcaption>") == 2
+    assert page.count("<figcaption>e1: ") == 2 and "<h2>Dice</h2>" in page
+    for row in table(tmp_path / "out" / "dice.csv"):
+        assert f"{row['name']} {float(row['dice']):.3f}" in page
+    first = [page.index(text) for text in ('<th scope="row">model', "<h2>The network", "<h2>What is read")]
+    assert first == sorted(first) and "e1 to e3 are the stages of the encoder" in page
+    folded = re.sub("<details.*?</details>", "", page, flags=re.DOTALL)
+    assert page.count("<thead>") == 4 and folded.count("<thead>") == 1
+    assert "@media print" in page and "table-header-group" in page
 
 
 def test_two_channels_in_two_files(tmp_path, images):
@@ -295,7 +416,7 @@ def test_two_channels_in_two_files(tmp_path, images):
     for i in range(2):
         make_image(images / f"case_{i}_0001.nii.gz", seed=5 + i, shape=(14, 11, 22 + 4 * i))
     inspected(tmp_path / "out", model, "-i", images / "case_1_0001.nii.gz", "--maps", "d2")
-    assert [path.name for path in (tmp_path / "out" / "predictions").iterdir()] == ["case_1.nii.gz"]
+    assert [path.name for path in (tmp_path / "out" / "predictions").glob("*.nii.gz")] == ["case_1.nii.gz"]
     (images / "case_1_0001.nii.gz").unlink()
     done = invoke(model, "-i", images, "-o", tmp_path / "second")
     assert done.exit_code == 1 and "1 channel(s), but the model takes 2" in " ".join(done.output.split())
@@ -311,7 +432,10 @@ def model(tmp_path):
     ("change", "message"),
     [
         (lambda a, t: a.update({"-f": 3}), "fold_3/checkpoint_final.pth does not exist; there is fold_0/"),
-        (lambda a, t: a.update({"-chk": "checkpoint_best.pth"}), "is no folder of a trained model"),
+        (
+            lambda a, t: a.update({"-chk": "nope.pth"}),
+            "has the checkpoint nope.pth; there is fold_0/checkpoint_final.pth: take one with -chk NAME",
+        ),
         (lambda a, t: a.update(model=t / "nowhere"), "is no folder of a trained model"),
         (lambda a, t: a.update(model=make_model(t, "nnUNetTrainer")), "whose network has no reads"),
         (lambda a, t: a.update(model=make_model(t, "nnUNetTrainerNoSkip")), "whose network has no reads"),
@@ -321,7 +445,10 @@ def model(tmp_path):
         (lambda a, t: a.update({"--knockout": None}), "name their folder with -gt"),
         (lambda a, t: a.update({"-gt": t / "nowhere"}), "-gt needs the true mask of every case"),
         (lambda a, t: a.update({"-gt": other_shape(t)}), "has the shape (4, 5, 6), its image"),
-        (lambda a, t: ((t / "out").mkdir(), (t / "out" / "mine").touch()), "exists and is not an empty folder"),
+        (
+            lambda a, t: ((t / "out").mkdir(), (t / "out" / "mine").touch()),
+            "exists: name another, or replace it with --force",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, images, model, change, message):
@@ -333,6 +460,18 @@ def test_what_is_refused(tmp_path, images, model, change, message):
     done = invoke(folder, *flat, "-o", tmp_path / "out")
     assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
     assert "Traceback" not in done.output and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there(tmp_path, images, model):
+    arguments = ["inspect", model, "-i", images, "-o", tmp_path / "out", "--device", "cuda"]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 1 and "there is cpu. Take --device cpu" in " ".join(done.output.split()), done.output
+
+
+def test_a_checkpoint_of_another_name(tmp_path, images, model):
+    (model / "fold_0" / "checkpoint_final.pth").rename(model / "fold_0" / "mine.pth")
+    inspected(tmp_path / "out", model, "-i", images, "-chk", "mine.pth")
 
 
 def other_shape(root):
@@ -349,3 +488,20 @@ def test_a_failure_leaves_nothing(tmp_path, images, model, monkeypatch):
     done = invoke(model, "-i", images, "-o", tmp_path / "out")
     assert done.exit_code == 1 and "No space left" in done.output
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_force_replaces_an_inspection_and_nothing_else(tmp_path, images, model):
+    out = tmp_path / "out"
+    inspected(out, model, "-i", images, "--maps", "d1", "--each-label")
+    (out / "thesis.tex").write_text("years")
+    assert "replace it with --force" in invoke(model, "-i", images, "-o", out).output
+    done = invoke(model, "-i", images, "-o", out, "--force")
+    assert done.exit_code == 0, done.output
+    assert not (out / "maps").exists() and not list(out.glob("routing_*.png"))  # nothing that the new page lacks
+    assert (out / "thesis.tex").read_text() == "years" and (out / "report.html").is_file()
+
+    mine = tmp_path / "mine" / "predictions"
+    mine.mkdir(parents=True)
+    done = invoke(model, "-i", images, "-o", mine.parent, "--force")
+    assert done.exit_code == 1 and "holds no inspection that could be replaced" in " ".join(done.output.split())
+    assert mine.is_dir()

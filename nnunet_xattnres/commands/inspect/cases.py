@@ -1,0 +1,153 @@
+"""Each case in turn: its prediction, what is read while it is made, its Dice, and what the page shows of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_xattnres.commands.inspect.maps import MapsWatcher, in_the_image, write_maps
+from nnunet_xattnres.commands.inspect.pictures import draw_overlay
+from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, Watcher, mask_of, preprocess, watched
+from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, routing_rows
+from nnunet_xattnres.commands.inspect.slices import IGNORED, colors_of
+from nnunet_xattnres.commands.inspect.truth import dice_of, read_reference
+from nnunet_xattnres.commands.inspect.viewer import Case, case_html
+from nnunet_xattnres.nnunet.results import label_names
+from nnunet_xattnres.reads.history import source_names
+
+_OPEN = 8  # cases that are not folded when the page opens
+Maps = dict[str, tuple[Sequence[str], NDArray[np.float32]]]
+
+
+@dataclass
+class Seen:
+    """What was seen of all cases.
+
+    Attributes:
+        routing: the rows of routing.csv.
+        dice: the rows of dice.csv; none without true masks.
+        cases: the HTML of each.
+        colors: of the labels in it, by their names.
+    """
+
+    routing: list[dict[str, Any]] = field(default_factory=list)
+    dice: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
+    colors: dict[str, str] = field(default_factory=dict)
+
+
+def predict_each(
+    predictor: WatchedPredictor,
+    cases: dict[str, list[str]],
+    references: dict[str, Path],
+    reads: Sequence[str],
+    out: Path,
+    on_case: Callable[[], None],
+) -> Seen:
+    """Predict each case, write its mask and the maps of ``reads`` into ``out``.
+
+    Args:
+        references: the true mask of each case, or none.
+        on_case: called after every case.
+    """
+    names, sources = label_names(predictor.dataset_json["labels"]), source_names(predictor.network)
+    routing, seen = RoutingWatcher(predictor.label_manager), Seen()
+    shown = _labels_in_masks(predictor)
+    values = [value for value in shown if value != predictor.label_manager.ignore_label]
+    colors = dict.fromkeys(shown, IGNORED) | colors_of(values)
+    seen.colors = {shown[value]: color for value, color in colors.items()}
+    for number, (case, files) in enumerate(cases.items()):
+        mask, maps, picture, properties = _predict(predictor, case, files, reads, routing, out)
+        truth = read_reference(predictor, references[case]) if references else None
+        dice = {} if truth is None else dice_of(predictor, mask, truth, references[case])
+        seen.dice += [
+            {"case": case, "label": key, "name": names.get(key, key), "dice": value} for key, value in dice.items()
+        ]
+        named = {names.get(key, key): value for key, value in dice.items()}
+        window = _window(predictor)
+        spacing = properties["spacing"]
+        view = Case(case, _shown_channels(predictor, picture), spacing, window, mask, truth, maps, named)
+        seen.cases.append(case_html(view, number, len(cases), colors, opened=number < _OPEN))
+        if number == 0:  # one is enough as a file: it takes longer than a small image's maps
+            for read, (_, weights) in maps.items():
+                title = f"{case}: what {read} reads (mean weight over the slice)"
+                overlay = out / "maps" / f"{case}_{read}_overlay.png"
+                draw_overlay(picture, mask, weights, sources[read], spacing, overlay, title)
+        on_case()
+    seen.routing = routing_rows(routing, sources, names)
+    return seen
+
+
+def _predict(
+    predictor: WatchedPredictor,
+    case: str,
+    files: list[str],
+    reads: Sequence[str],
+    routing: RoutingWatcher,
+    out: Path,
+) -> tuple[NDArray[Any], Maps, NDArray[Any], dict[str, Any]]:
+    """The mask, the maps and the image, all as the file was read, and nnU-Net's properties of the case."""
+    image, properties = preprocess(predictor, files)
+    watchers = {read: MapsWatcher(read) for read in reads}
+    with watched(predictor, _All([routing, *watchers.values()])):
+        logits = predictor.predict_logits_from_preprocessed_data(image)
+    mask = mask_of(predictor, logits, properties)
+    writer = predictor.plans_manager.image_reader_writer_class()
+    ending = predictor.dataset_json["file_ending"]
+    writer.write_seg(mask, str(out / "predictions" / f"{case}{ending}"), properties)
+    sources = source_names(predictor.network)
+    maps: Maps = {}
+    for read, watcher in watchers.items():
+        weights = in_the_image(predictor, watcher.maps(), image, properties)
+        maps[read] = sources[read], weights
+        (out / "maps").mkdir(exist_ok=True)
+        write_maps(weights, sources[read], properties, out / "maps" / f"{case}_{read}")
+    return mask, maps, writer.read_images(files)[0], properties
+
+
+class _All:
+    """Several watchers as one."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+
+    def start(self, image: Tensor) -> None:
+        for watcher in self.watchers:
+            watcher.start(image)
+
+    def patch(self, place: tuple[Any, ...], importance: Tensor, logits: Tensor, weights: dict[str, Tensor]) -> None:
+        for watcher in self.watchers:
+            watcher.patch(place, importance, logits, weights)
+
+    def end(self) -> None:
+        for watcher in self.watchers:
+            watcher.end()
+
+
+def _labels_in_masks(predictor: WatchedPredictor) -> dict[int, str]:
+    """What the values in a mask are called; of overlapping regions all that hold the value."""
+    labels: Mapping[str, Any] = predictor.dataset_json["labels"]
+    held: dict[int, list[str]] = {}
+    for name, value in labels.items():
+        for number in value if isinstance(value, list) else [value]:
+            held.setdefault(int(number), []).append(name)
+    return {value: " and ".join(held[value]) for value in sorted(held) if value}
+
+
+def _shown_channels(predictor: WatchedPredictor, image: NDArray[Any]) -> NDArray[Any]:
+    """The colours of a photograph, of all else the first channel."""
+    photograph = issubclass(predictor.plans_manager.image_reader_writer_class, NaturalImage2DIO)
+    return image if photograph and len(image) == 3 else image[:1]
+
+
+def _window(predictor: WatchedPredictor) -> tuple[float, float] | None:
+    """To what nnU-Net clips a CT; None for other images."""
+    if predictor.configuration_manager.normalization_schemes[0] != "CTNormalization":
+        return None
+    intensities = predictor.plans_manager.foreground_intensity_properties_per_channel["0"]
+    return intensities["percentile_00_5"], intensities["percentile_99_5"]

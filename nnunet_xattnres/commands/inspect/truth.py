@@ -1,0 +1,72 @@
+"""The true masks of the cases, and the Dice against them, as nnU-Net computes it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
+from numpy.typing import NDArray
+
+from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor
+from nnunet_xattnres.common.errors import UserError
+
+MEAN = "mean"  # no label's key in a summary.json: those are numbers, "1", and tuples of them, "(1, 2)"
+
+
+def references_of(predictor: WatchedPredictor, cases: dict[str, list[str]], folder: Path) -> dict[str, Path]:
+    """The true masks of the cases.
+
+    Raises:
+        UserError: when one is missing, or has another shape than its image.
+    """
+    ending = predictor.dataset_json["file_ending"]
+    found = {case: folder / f"{case}{ending}" for case in cases}
+    missing = [file for file in found.values() if not file.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]} does not exist: -gt needs the true mask of every case")
+    reader = predictor.plans_manager.image_reader_writer_class()
+    for case, files in cases.items():
+        image, mask = reader.read_images(files[:1])[0].shape[1:], read_reference(predictor, found[case]).shape
+        if image != mask:
+            raise UserError(f"{found[case]} has the shape {mask}, its image {files[0]} has {image}")
+    return found
+
+
+def read_reference(predictor: WatchedPredictor, file: Path) -> NDArray[Any]:
+    """A true mask, without its channel."""
+    return predictor.plans_manager.image_reader_writer_class().read_seg(str(file))[0][0]
+
+
+def dice_of(predictor: WatchedPredictor, mask: NDArray[Any], reference: NDArray[Any], file: Path) -> dict[str, float]:
+    """The Dice of every label or region, by its key in a summary.json, as nnU-Net computes it.
+
+    Raises:
+        UserError: when the masks have different shapes; ``file`` is the reference's.
+    """
+    if mask.shape != reference.shape:
+        raise UserError(f"{file} has the shape {reference.shape}, the prediction {mask.shape}")
+    labels = predictor.label_manager
+    ignore = None if labels.ignore_label is None else reference == labels.ignore_label
+    dice = {}
+    for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
+        both = (region_or_label_to_mask(x, label) for x in (reference, mask))
+        tp, fp, fn, _ = compute_tp_fp_fn_tn(*both, ignore)
+        dice[str(label)] = float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn else float("nan")
+    return dice
+
+
+def mean_of(values: list[float]) -> float:
+    """The mean of those that are not NaN; NaN if there is none."""
+    there = [value for value in values if not np.isnan(value)]
+    return float(np.mean(there)) if there else float("nan")
+
+
+def dice_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each label: the mean over the cases and how many have the label; then the mean over the labels."""
+    found = []
+    for label, name in dict.fromkeys((row["label"], row["name"]) for row in rows):
+        values = [row["dice"] for row in rows if row["label"] == label]
+        there = sum(not np.isnan(value) for value in values)
+        found.append({"label": label, "name": name, "dice": mean_of(values), "cases": there})
+    mean = mean_of([row["dice"] for row in found])
+    return [*found, {"label": MEAN, "name": "", "dice": mean, "cases": max(row["cases"] for row in found)}]

@@ -1,0 +1,101 @@
+"""One case on the page: its image, the prediction, the truth and the maps, slice by slice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_xattnres.commands.inspect.slices import Layout, heat_sheet, image_sheet, labels_sheet
+from nnunet_xattnres.commands.inspect.truth import mean_of
+
+Mask = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the page shows of a case; all arrays (z, y, x) as the file was read, channels or sources in front.
+
+    Attributes:
+        window: what of the image becomes black and white; None for its percentiles.
+        maps: of some reads: the names of the sources and the weight of each at each voxel.
+        dice: of the labels, by their names; empty without a truth.
+    """
+
+    name: str
+    image: NDArray[Any]
+    spacing: Sequence[float]
+    window: tuple[float, float] | None
+    prediction: Mask
+    truth: Mask | None
+    maps: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]]
+    dice: Mapping[str, float]
+
+
+def case_html(case: Case, number: int, cases: int, colors: Mapping[int, str], *, opened: bool) -> str:
+    """A part of the page that folds; ``number`` is that of the case among ``cases``."""
+    layout = Layout.of(case.prediction.shape, case.spacing, cases)
+    z = _first_shown(case)
+    image = f'<image id="image{number}" {_place(layout)} href="{image_sheet(case.image, layout, case.window)}"/>'
+    again = f'<use href="#image{number}"/>'
+    panels = [_panel("image", image, layout, z)]
+    for name, mask in (("prediction", case.prediction), ("truth", case.truth)):
+        if mask is not None:
+            layer = f'<image {_place(layout)} href="{labels_sheet(mask, layout, colors)}"/>'
+            panels.append(_panel(name, again + layer, layout, z))
+    parts = [f'<div class="panels">{"".join(panels)}</div>']
+    n_maps = sum(len(maps) for _, maps in case.maps.values())
+    for read, (sources, maps) in case.maps.items():
+        # as many pixels for all maps as for the image
+        small = Layout.of(case.prediction.shape, case.spacing, cases * n_maps)
+        parts.append(_maps_html(read, sources, maps, small, again, z))
+    n, columns, (height, width) = layout.slices, layout.columns, layout.shape
+    slider = (
+        f'<p class="slice">slice <output>{z}</output> of 0 to {n - 1} <input type="range" min="0" max="{n - 1}" '
+        f'value="{z}" aria-label="slice" autocomplete="off" hidden></p>'
+    )
+    return (
+        f'<details class="case" data-grid="{columns} {width:.5g} {height:.5g}"{" open" if opened else ""}><summary>'
+        f"{escape(case.name)}{_dice_text(case.dice)}</summary>{slider if n > 1 else ''}{''.join(parts)}</details>"
+    )
+
+
+def _first_shown(case: Case) -> int:
+    """The slice with the most foreground; the middle one without any."""
+    foreground = (case.prediction > 0).sum(axis=(1, 2))
+    if case.truth is not None:
+        foreground = foreground + (case.truth > 0).sum(axis=(1, 2))
+    return int(foreground.argmax()) if foreground.any() else len(foreground) // 2
+
+
+def _place(layout: Layout) -> str:
+    height, width = layout.shape
+    size = f'width="{layout.columns * width:.6g}" height="{layout.rows * height:.6g}"'
+    return f'{size} preserveAspectRatio="none"'
+
+
+def _panel(caption: str, content: str, layout: Layout, z: int) -> str:
+    view = f'<svg viewBox="{layout.view(z)}" role="img" aria-label="{escape(caption)}">{content}</svg>'
+    return f"<figure>{view}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _maps_html(read: str, sources: Sequence[str], maps: NDArray[np.float32], layout: Layout, image: str, z: int) -> str:
+    low, high = (float(v) for v in np.percentile(maps[:, :, ::2, ::2], [0.5, 99.5]))
+    panels = []
+    for source, weights in zip(sources, maps, strict=True):
+        heat = f'<image class="heat" {_place(layout)} href="{heat_sheet(weights, layout, (low, high))}"/>'
+        panels.append(_panel(f"{source}: {weights.mean():.2f}", image + heat, layout, z))
+    bar = f'<span class="bar"><b>{low:.2f}</b><i></i><b>{high:.2f}</b></span>'
+    text = f"What {escape(read)} takes from each source (its mean weight over this image beside its name) {bar}"
+    return f'<p class="maps">{text}</p><div class="panels small">{"".join(panels)}</div>'
+
+
+def _dice_text(dice: Mapping[str, float]) -> str:
+    if not dice:
+        return ""
+    each = ", ".join(f"{escape(name)} {value:.3f}" for name, value in dice.items()) if len(dice) < 6 else ""
+    mean = mean_of(list(dice.values()))
+    text = f"Dice {each}" if len(dice) == 1 else f"Dice {mean:.3f}" + (f" ({each})" if each else "")
+    return f" <span>{text}</span>"
