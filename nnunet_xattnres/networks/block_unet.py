@@ -34,6 +34,7 @@ class _BlockUNet(nn.Module):
 
     encoder: Encoder
     decoder: UNetDecoder
+    unseen = "How much of the upsampled map and how much of the read of a skip a stage takes: a convolution fuses them."
 
     def __init__(self, *args: Any, memory: str = "all", encoder_isar: bool = False, **kwargs: Any) -> None:
         BlockConfig(memory, encoder_isar)
@@ -140,7 +141,7 @@ class _BlockUNet(nn.Module):
 
 
 def _block(i: int) -> str:
-    return f"block {i}"
+    return f"block{i}"
 
 
 def _isar(stage: str, i: int) -> str:
@@ -165,7 +166,7 @@ class XAttnResBlockUNet(_BlockUNet, PlainConvUNet):
     Attributes:
         reads: the ``ISAR`` before each block that has one (d1_block2), and the ``DKVMR`` of each decoder stage
             (d1_skip), in the order computed. e1 is the first encoder stage, d1 the decoder stage after the bottleneck.
-        read_sources: the names of the maps that each of them reads, in order: "input", "block 1", ..., "x".
+        read_sources: the names of the maps that each of them reads, in order: "input", "block1", ..., "x".
     """
 
 

@@ -199,6 +199,9 @@ class _ChannelTransformerUNet(nn.Module):
 
     encoder: Encoder
     decoder: Any
+    unseen = (
+        "Its transformer weighs channels of skips, for a whole patch: these are no weights of sources at a position."
+    )
 
     def __init__(self, *args: Any, patch_size: Sequence[int] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

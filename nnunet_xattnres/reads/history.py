@@ -100,6 +100,7 @@ def with_reads(network: nn.Module) -> Any:
     Such a network has ``reads``, modules by name. It keeps a history, which they read from its start on, or has
     ``read_sources``, the names of the sources of each. A read takes ``return_weights=True``, and then returns beside
     its output the weights of its sources, (B, N, *size); and ``without``, the index of a source that it leaves out.
+    What these weights do not tell of a network, it may say in a line, ``unseen``.
     """
     marks = ("history_stages", "read_sources")
     return next((module for module in network.modules() if any(hasattr(module, mark) for mark in marks)), None)

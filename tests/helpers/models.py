@@ -80,10 +80,15 @@ def make_model(
     labels=LABELS,
     folds=(0,),
     channels=1,
+    convolutions=1,
 ):
-    """A model folder; every fold has other weights."""
+    """A model folder; every fold has other weights. ``convolutions`` are those of each stage."""
     plans = make_plans(dimension, reader)
     (configuration,) = plans["configurations"].values()
+    configuration["architecture"]["arch_kwargs"] |= {
+        "n_conv_per_stage": [convolutions] * 3,
+        "n_conv_per_stage_decoder": [convolutions] * 2,
+    }
     for key in ("normalization_schemes", "use_mask_for_norm"):
         configuration[key] *= channels
     statistics = plans["foreground_intensity_properties_per_channel"]
@@ -104,7 +109,7 @@ def make_model(
         arguments = manager, manager.get_configuration(f"{dimension}d"), channels, heads, False
         network = trainer_class.build_network_architecture(*arguments)
         for name, p in network.named_parameters():
-            if name.endswith(("pseudo_query", "gate")):
+            if name.endswith(("pseudo_query", ".query", "gate")):
                 torch.nn.init.normal_(p, std=2.0)
         checkpoint = {
             "network_weights": network.state_dict(),

@@ -75,22 +75,22 @@ def test_which_read_sees_what(encoder):
         assert list(network.reads) == list(source_names(network))
         return source_names(network)
 
-    blocks = ["block 1", "block 2", "block 3"]
+    blocks = ["block1", "block2", "block3"]
     skips = {"d1_skip": blocks[:1], "d2_skip": blocks}
     decoder = {
         "d1_skip": skips["d1_skip"],
-        "d1_block2": ["input", "block 1"],
+        "d1_block2": ["input", "block1"],
         "d2_skip": skips["d2_skip"],
-        "d2_block2": ["input", "block 1"],
-        "d2_block3": ["input", "block 1", "block 2"],
+        "d2_block2": ["input", "block1"],
+        "d2_block3": ["input", "block1", "block2"],
     }
     # only behind the stem of a residual encoder does the first stage's input have the shape of its outputs
     first = {"residual": ["input"], "plain conv": []}[encoder]
-    in_encoder = {"e1_block2": ["input", "block 1"]} if first else {}
-    in_encoder |= {"e1_block3": [*first, "block 1", "block 2"], "e3_block3": ["block 1", "block 2"]}
+    in_encoder = {"e1_block2": ["input", "block1"]} if first else {}
+    in_encoder |= {"e1_block3": [*first, "block1", "block2"], "e3_block3": ["block1", "block2"]}
     assert sources("block") == decoder
     assert sources("block_encoder") == in_encoder | decoder
-    assert sources("block_published") == skips | {"d2_block3": ["block 1", "block 2", "x"]}
+    assert sources("block_published") == skips | {"d2_block3": ["block1", "block2", "x"]}
 
 
 @every_encoder

@@ -16,7 +16,7 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("mode", ["add", "gated"])
+@pytest.mark.parametrize("mode", ["add", "gated", "block", "block_published"])
 def test_the_table_has_the_mean_weights(tmp_path, mode):
     network = make_network(2, "plain conv", mode)
     x, seen = make_input(network), {}

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.order import merged
 
 Rows = Sequence[dict[str, Any]]
 
@@ -34,8 +35,7 @@ def draw_knockout(rows: Rows, path: Path, title: str) -> None:
 def _matrix(rows: Rows, value: str) -> tuple[list[str], list[str], NDArray[np.float64]]:
     """The values of rows as reads x sources, NaN where a read has no such source."""
     reads = list(dict.fromkeys(row["read"] for row in rows))
-    longest = max(reads, key=lambda read: sum(row["read"] == read for row in rows))
-    sources = [row["source"] for row in rows if row["read"] == longest]
+    sources = merged([row["source"] for row in rows if row["read"] == read] for read in reads)
     matrix = np.full((len(reads), len(sources)), np.nan)
     for row in rows:
         matrix[reads.index(row["read"]), sources.index(row["source"])] = row[value]

@@ -123,9 +123,10 @@ def load_model(
     predictor.initialize_from_trained_model_folder(str(folder), use_folds=used, checkpoint_name=checkpoint)
     predictor.network = uncompiled(predictor.network)
     if not reads_of(predictor.network):
+        why = getattr(predictor.network, "unseen", "")
         raise UserError(
             f"{folder} is a model of {predictor.trainer_name}, whose network has no reads: nothing is to be seen. "
-            f"Name a model of nnUNetTrainerXAttnRes..., or of plans with reads."
+            f"{why and why + ' '}Name a model of nnUNetTrainerXAttnRes..., or of plans with reads."
         )
     if predictor.configuration_manager.previous_stage_name is not None:
         raise UserError(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from nnunet_xattnres.commands.inspect.pictures import draw_knockout, draw_routin
 from nnunet_xattnres.commands.inspect.report import about, chart, folded, heading, kept, legend, table
 from nnunet_xattnres.commands.inspect.routing import ALL, strongest_of
 from nnunet_xattnres.commands.inspect.truth import MEAN
-from nnunet_xattnres.reads.history import source_names
+from nnunet_xattnres.reads.history import source_names, with_reads
 
 Rows = list[dict[str, Any]]
 _ROWS = 1000  # of a table on the page at most
@@ -44,7 +45,10 @@ def summary_section(
 
 def network_section(network: Any, routing: Rows) -> str:
     """What e1 and d3 are."""
-    stages, sources = network.history_stages, source_names(network)
+    sources, network = source_names(network), with_reads(network)
+    if not hasattr(network, "history_stages"):
+        return _reads_section(sources, getattr(network, "unseen", ""))
+    stages = network.history_stages
     drawing = network_svg(stages, strongest_of(routing))
     text = (
         "The stages in the order computed, from the left to the right, with the number of channels; blue ones read. "
@@ -52,6 +56,13 @@ def network_section(network: Any, routing: Rows) -> str:
     )
     drawn = f'<div class="wide">{drawing}</div><p>{text}</p>'
     return kept(heading("The network", stages_text(stages, sources)), drawn)
+
+
+def _reads_section(sources: Mapping[str, Sequence[str]], unseen: str) -> str:
+    """What a network reads that keeps no history."""
+    text = "The reads in the order computed. Each takes a sum of maps of its size, its sources, each with a weight."
+    listed = table([{"read": read, "its sources": ", ".join(names)} for read, names in sources.items()])
+    return kept(heading("The network", text), listed) + (f"<p>Not shown: {escape(unseen)}</p>" if unseen else "")
 
 
 def routing_section(rows: Rows, out: Path, each_label: bool) -> str:

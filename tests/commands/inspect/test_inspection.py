@@ -332,6 +332,28 @@ def test_compare_takes_the_predictions(tmp_path, images):
     assert len(ours) == 4 and theirs == pytest.approx(ours)
 
 
+def test_the_block_level_network(tmp_path, images):
+    """Reads of which none has all sources."""
+    model = make_model(tmp_path, "nnUNetTrainerXAttnResBlock", convolutions=2)
+    make_mask(tmp_path / "labels" / "case_0.nii.gz", SimpleITK.ReadImage(str(images / "case_0_0000.nii.gz")))
+    (images / "case_1_0000.nii.gz").unlink()
+    out = tmp_path / "out"
+    inspected(out, model, "-i", images, "-gt", tmp_path / "labels", "--knockout", "--maps", "d2_skip")
+    sources = {"d1_skip": ["block1", "block2"], "d1_block2": ["input", "block1"]}
+    sources |= {f"d2{read[2:]}": names for read, names in sources.items()}
+    rows = {(r["read"], r["source"]): r for r in table(out / "routing.csv") if r["region"] == "all"}
+    assert list(rows) == [(read, source) for read, names in sources.items() for source in names]
+    for read, (a, w, _) in routing_by_hand(model, images, lambda logits: logits.argmax(0)).items():
+        for source, mean in zip(sources[read], (a * w).sum(1) / w.sum()):
+            assert float(rows[read, source]["mean_weight"]) == pytest.approx(mean, rel=1e-4)
+    assert {(row["read"], row["source"]) for row in table(out / "knockout.csv")} == set(rows)
+    assert {path.name for path in (out / "maps").glob("*.nii.gz")} == {
+        f"case_0_d2_skip_{source}.nii.gz" for source in sources["d2_skip"]
+    }
+    page = (out / "report.html").read_text()
+    assert "<td>d2_block2</td><td>input, block1</td>" in page and "Not shown: How much of the upsampled map" in page
+
+
 @pytest.mark.parametrize("labels", [LABELS, REGIONS])
 def test_the_knockout(tmp_path, images, labels):
     model = make_model(tmp_path, labels=labels)
@@ -439,6 +461,10 @@ def model(tmp_path):
         (lambda a, t: a.update(model=t / "nowhere"), "is no folder of a trained model"),
         (lambda a, t: a.update(model=make_model(t, "nnUNetTrainer")), "whose network has no reads"),
         (lambda a, t: a.update(model=make_model(t, "nnUNetTrainerNoSkip")), "whose network has no reads"),
+        (
+            lambda a, t: a.update(model=make_model(t, "nnUNetTrainerUCTransNet")),
+            "nothing is to be seen. Its transformer weighs channels of skips",
+        ),
         (lambda a, t: a.update({"-i": t / "nowhere"}), "does not exist"),
         (lambda a, t: (t / "empty").mkdir() or a.update({"-i": t / "empty"}), "holds no image CASE_0000.nii.gz"),
         (lambda a, t: a.update({"--maps": "d7"}), "no such read; it has e3, d1, d2"),
