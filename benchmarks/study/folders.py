@@ -36,7 +36,13 @@ class Folders:
 
     @property
     def records(self) -> Path:
-        return self.results / "trainings"
+        """A line of JSON for each training."""
+        return self.results / "trainings.jsonl"
+
+    @property
+    def dice(self) -> Path:
+        """A row for each training, validation case and label."""
+        return self.results / "dice.csv"
 
     @property
     def logs(self) -> Path:

@@ -1,7 +1,8 @@
-"""What is kept of a finished training: small files that can be committed, one set for each."""
+"""What is kept of the finished trainings of a study: two files that can be committed."""
 
 import csv
-import shutil
+import json
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,10 +14,14 @@ from benchmarks.study.description import Study, Training
 from benchmarks.study.folders import REPOSITORY, Folders, training_arguments
 from benchmarks.study.read_scale import read_scale
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json, replacing, write_json
+from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
 from nnunet_xattnres.nnunet.results import Dice, label_names, read_run
 from nnunet_xattnres.training.routing_log import TABLE
+
+_ROUTING = ("epoch", "read", "source", "mean_weight")
+_DICE = ("training", "case", "label", "dice")
+_WRITING = threading.Lock()  # the trainings of a study are recorded by several threads of one process
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Record:
 
     Attributes:
         dice: of every validation case, by the names of the labels.
-        facts: the rest, as the JSON file has it: ``settings``, ``command``, ``machine``, ``parameters``,
+        facts: the rest, as a line of the JSON file has it: ``settings``, ``command``, ``machine``, ``parameters``,
             ``training_cases``; ``read_scale``, as that function says it; and ``curve``: for every epoch the seconds
             until its end and the Dice of each label, as nnU-Net estimates it on patches of the validation cases.
         routing: rows of epoch, read, source and mean weight; none for a network without reads.
@@ -72,17 +77,10 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
         "read_scale": read_scale(study, folders, training),
         "curve": _curve(checkpoint["logging"]),
     }
-    folders.records.mkdir(parents=True, exist_ok=True)
     names = label_names(run.labels)
-    rows = [(case, names.get(key, key), value) for case, dice in fold.dice.items() for key, value in dice.items()]
-    table = folders.records / f"{training.name}.csv"
-    with replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("case", "label", "dice"), *rows])
+    dice = {case: {names.get(key, key): value for key, value in found.items()} for case, found in fold.dice.items()}
     routing = folders.fold(study, training) / TABLE
-    if routing.is_file():
-        with replacing(folders.records / f"{training.name}.routing.csv") as partial:
-            shutil.copyfile(routing, partial)
-    write_json(facts, folders.records / f"{training.name}.json")  # last: with it the record is whole
+    _keep(folders, [Record(training, dice, facts, list(_rows(routing)) if routing.is_file() else [])])
 
 
 def _curve(logged: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,12 +99,10 @@ def read_records(study: Study, folders: Folders) -> list[Record]:
     Raises:
         UserError: for a record that cannot be read, or was made with settings other than the study's.
     """
-    found = []
-    for training in study.trainings():
-        path = folders.records / f"{training.name}.json"
-        if path.is_file():
-            found.append(_read(path, training))
-            _refuse_other_settings(study, found[-1], path)
+    kept = {record.training: record for record in _kept(folders)}
+    found = [kept[training] for training in study.trainings() if training in kept]
+    for record in found:
+        _refuse_other_settings(study, record, folders.records)
     return found
 
 
@@ -114,7 +110,7 @@ def merge_records(study: Study, folders: Folders, other: Path) -> list[str]:
     """Take over the records of another machine that this one does not have.
 
     Args:
-        other: the folder of the same study there, with ``trainings`` in it.
+        other: the folder of the same study there, with ``trainings.jsonl`` in it.
 
     Returns:
         The names of the trainings that are new here.
@@ -125,29 +121,66 @@ def merge_records(study: Study, folders: Folders, other: Path) -> list[str]:
     theirs = Folders(folders.raw, folders.work, other)
     records = read_records(study, theirs)
     if not records:
-        raise UserError(f"{other} has no record of {study.name}: name the folder that holds trainings")
-    new = [r.training.name for r in records if not (folders.records / f"{r.training.name}.json").is_file()]
-    folders.records.mkdir(parents=True, exist_ok=True)
-    for name in new:
-        for ending in (".csv", ".routing.csv", ".json"):
-            source = theirs.records / f"{name}{ending}"
-            if source.is_file():
-                with replacing(folders.records / source.name) as partial:
-                    shutil.copyfile(source, partial)
-    return new
+        raise UserError(f"{other} has no record of {study.name}: name the folder that holds {theirs.records.name}")
+    here = {record.training for record in _kept(folders)}
+    new = [record for record in records if record.training not in here]
+    _keep(folders, new)
+    return [record.training.name for record in new]
 
 
-def _read(path: Path, training: Training) -> Record:
+def _keep(folders: Folders, new: Iterable[Record]) -> None:
+    """Add records to those that there are, also of trainings that the study no longer has; whole or not at all."""
+    with _WRITING:
+        records = {record.training.name: record for record in (*_kept(folders), *new)}
+        ordered = [records[name] for name in sorted(records)]
+        folders.results.mkdir(parents=True, exist_ok=True)
+        with replacing(folders.dice) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([_DICE, *(row for record in ordered for row in _dice_rows(record))])
+        lines = [json.dumps({**record.facts, "routing": _routing_rows(record)}) for record in ordered]
+        with replacing(folders.records) as partial:  # last: a training with a line here has its Dice there
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _dice_rows(record: Record) -> Iterable[tuple[str, str, str, float]]:
+    return (
+        (record.training.name, case, label, value)
+        for case, dice in record.dice.items()
+        for label, value in dice.items()
+    )
+
+
+def _routing_rows(record: Record) -> list[tuple[int, str, str, float]]:
+    return [(int(row["epoch"]), row["read"], row["source"], float(row["mean_weight"])) for row in record.routing]
+
+
+def _kept(folders: Folders) -> list[Record]:
+    """All that is in the two files.
+
+    Raises:
+        UserError: when one of them cannot be read.
+    """
+    if not folders.records.is_file():
+        return []
+    path = folders.dice
     try:
-        dice: Dice = {}
-        for row in _rows(path.with_suffix(".csv")):
-            dice.setdefault(row["case"], {})[row["label"]] = float(row["dice"])
-        if not dice:
-            raise ValueError("no cases")
-        routing = path.with_suffix(".routing.csv")
-        return Record(training, dice, read_json(path), list(_rows(routing)) if routing.is_file() else [])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it and run the study") from None
+        dice: dict[str, Dice] = {}
+        for row in _rows(path):
+            dice.setdefault(row["training"], {}).setdefault(row["case"], {})[row["label"]] = float(row["dice"])
+        path = folders.records
+        found = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            facts = json.loads(line)
+            training = Training(**facts["training"])
+            routing = [dict(zip(_ROUTING, map(str, row), strict=True)) for row in facts.pop("routing")]
+            if training.name not in dice:
+                raise ValueError(f"{folders.dice.name} has no Dice of {training.name}")
+            found.append(Record(training, dice[training.name], facts, routing))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). Mend it, for example by `git checkout`; or "
+            f"remove the lines of a training from it and from the other file, and run the study: it is trained again."
+        ) from None
+    return found
 
 
 def _rows(path: Path) -> Iterable[dict[str, str]]:
@@ -160,6 +193,6 @@ def _refuse_other_settings(study: Study, record: Record, path: Path) -> None:
     for key, value in now.items():
         if then.get(key) != value:
             raise UserError(
-                f"{path} was made with {key} {then.get(key)}, and {study.name} now says {value}. Give the changed "
-                f"study another name, or move {path.parent} away."
+                f"{path} has {record.training.name} with {key} {then.get(key)}, and {study.name} now says {value}. "
+                f"Give the changed study another name, or move {path.parent} away."
             )

@@ -44,7 +44,7 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         "schedule (the mean of its repeats): iterations ± the standard deviation between repeats / minutes, over the "
         "trainings that get there, and how many of them do if not all. Minutes, here and in the picture, are "
         f"iterations times the median duration of one of the trainer's, in seconds, {_speeds(groups)}. (A training's "
-        "own clock also shows what else the machine did; it is in `trainings/*.json`.)",
+        "own clock also shows what else the machine did; it is in `trainings.jsonl`.)",
         *_routing(groups),
         "## How it was made",
         *_how(study, records),
@@ -146,7 +146,7 @@ def _routing(groups: Groups) -> list[str]:
         "### Do the weights leave the uniform start?",
         markdown_table(("schedule", "trainer", "source with the largest mean weight", "read beside skip"), lines),
         "For each decoder stage, in the last epoch, the mean over the repeats; 1.00 is the weight that all sources "
-        "have at the start. The whole course is in `trainings/*.routing.csv`. Read beside skip: the root mean square "
+        "have at the start. The whole course is in `trainings.jsonl`. Read beside skip: the root mean square "
         "of the read over that of the skip, in the trained network on four validation cases.",
     ]
 
@@ -171,7 +171,7 @@ def _how(study: Study, records: Sequence[Record]) -> list[str]:
     commands = ["nnUNetv2_plan_and_preprocess " + " ".join(planning_arguments(study))]
     commands += dict.fromkeys(record.facts["command"] for record in records)
     if len(commands) > 3:
-        commands[2:-1] = [f"# ... {len(commands) - 3} more: trainings/*.json"]
+        commands[2:-1] = [f"# ... {len(commands) - 3} more: trainings.jsonl"]
     machines = dict.fromkeys(_machine(record) for record in records)
     hours = sum(record.facts["curve"][-1]["seconds"] for record in records) / 3600
     again = f"python -m benchmarks.study run benchmarks/study/{study.name}.yaml --raw RAW --work WORK"

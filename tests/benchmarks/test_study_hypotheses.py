@@ -1,11 +1,10 @@
 """The tests that a study declares, against values computed by hand, and what the report says of them."""
 
-import json
 import math
 from dataclasses import replace
 
 import pytest
-from helpers.study import OURS, PLAIN, write_a_record
+from helpers.study import OURS, PLAIN, remove_records, write_a_record
 from scipy import stats
 from test_study_results import cells, mean_dice
 
@@ -127,15 +126,13 @@ def test_no_test_is_made_before_all_of_its_trainings_are_there(declared, folders
     assert first.found and first.p_holm == pytest.approx(2 * first.found.p)  # what is open counts with a p of 1
     assert second.found is None and second.lacking == f"0 of 4 repeats of {OURS}Gated"
 
-    path = folders.records / "long-rep3-nnUNetTrainer-fold0.json"
-    path.unlink()
+    remove_records(folders, repeat=3, trainer=PLAIN)
     first, second = found_in(study, folders)
     assert first.found is None and first.lacking == f"3 of 4 repeats of {PLAIN}"
     assert second.lacking == f"0 of 4 repeats of {OURS}Gated, 3 of 4 repeats of {PLAIN}"
     page = write_report(study, folders).read_text()
     assert cells(page, "further")[4:] == [f"not yet: 3 of 4 repeats of {PLAIN}", "Mann-Whitney"]
-    for path in folders.records.glob(f"*-{PLAIN}-fold0.json"):
-        path.unlink()
+    remove_records(folders, trainer=PLAIN)
     assert found_in(study, folders)[1].values == ([], [])
 
 
@@ -162,11 +159,10 @@ def test_a_repeat_of_several_folds_is_one_value(study, folders):
     )
     for training in study.trainings():
         write_a_record(study, folders, training, 0.3 if training.fold else 0.6)
-    facts = json.loads((folders.records / f"long-rep0-{OURS}-fold0.json").read_text())
-    assert len(facts["curve"]) == 6
+    assert {len(record.facts["curve"]) for record in read_records(study, folders)} == {6}
     sooner, other = found_in(study, folders)
     # the end of the plain curves: 5/6 of 0.45; 90% of it, 0.3375, is 3.4 sixths of 0.6 and more than 0.3
     assert sooner.values == ([(50 + 61) / 2] * 2, [(50 + 61) / 2] * 2)
     assert [len(values) for values in other.values] == [2, 2]
-    (folders.records / f"long-rep1-{OURS}-fold1.json").unlink()
+    remove_records(folders, repeat=1, trainer=OURS, fold=1)
     assert found_in(study, folders)[1].lacking == f"1 of 2 repeats of {OURS}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+SHOWN = 4  # names of which the same was found
 Level = Literal["ok", "warning", "error"]
 
 
@@ -33,7 +34,8 @@ def grouped(findings: Iterable[Finding]) -> Iterator[Finding]:
     for finding in findings:
         topics.setdefault((finding.level, finding.message, finding.remedy), []).append(finding.topic)
     for (level, message, remedy), names in topics.items():
-        yield Finding(level, ", ".join(names), message, remedy)
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN + 1 else ""
+        yield Finding(level, ", ".join(names[:SHOWN] if more else names) + more, message, remedy)
 
 
 def command(*words: str) -> str:
