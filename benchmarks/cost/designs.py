@@ -163,9 +163,9 @@ def _draw(axis: Axes, design: Design) -> None:
 
 def _draw_loop(axis: Axes, x: float, y: float) -> None:
     """Beside a stage whose blocks read each other."""
-    ends = ((x + 0.08, y - 0.16), (x + 0.08, y + 0.16))
+    ends = ((x + 0.06, y - 0.2), (x + 0.06, y + 0.2))
     style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": "#D55E00", "linewidth": 1.1, "alpha": 0.85}
-    axis.add_patch(FancyArrowPatch(*ends, connectionstyle="arc3,rad=1.4", **style))
+    axis.add_patch(FancyArrowPatch(*ends, connectionstyle="arc3,rad=1.6", **style))
 
 
 if __name__ == "__main__":

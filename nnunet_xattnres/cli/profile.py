@@ -26,7 +26,7 @@ def profile(
         list[str] | None, typer.Option("-tr", "--trainers", help="Some; by default one for each of our networks.")
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Another batch than the plan's.")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each network, in turns.")] = 3,
+    rounds: Annotated[int, typer.Option("--rounds", min=0, help="Of each network, in turns; 0 takes no time.")] = 3,
     out: Annotated[Path, typer.Option("-o", "--out", help="The JSON file.")] = Path("nnunet-xattnres-profile.json"),
     force: Force = False,
 ) -> None:

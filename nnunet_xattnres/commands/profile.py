@@ -82,7 +82,7 @@ def profile(
     autocast and torch.compile, as nnU-Net trains.
 
     Args:
-        rounds: of which the time is the median.
+        rounds: of which the time is the median; with none it is not taken, as on a busy computer.
         on_step: called before each measurement with what it is.
         trainers: whose networks to measure beside the plain one; by default ``CONTENDERS``.
 
@@ -120,14 +120,14 @@ def profile(
     measured = [row["trainer"] for row in rows if not row["why"]]
     seconds: dict[str, list[float]] = {trainer: [] for trainer in measured}
     # in turns, for a CPU's clock wanders; on CUDA a network is compiled once, which takes longer than its steps
-    turns, steps = (1, rounds) if device.type == "cuda" else (rounds, 1)
+    turns, steps = (1, rounds) if device.type == "cuda" and rounds else (rounds, 1)
     for turn in range(turns):
         for trainer in measured:
             on_step(f"{trainer}: time, {turn + 1} of {turns}")
             seconds[trainer] += _seconds(setting, trainer, device, steps)
     for row in rows:
         times = seconds.get(row["trainer"], [])
-        row["seconds"] = median(times) if len(times) == rounds else None
+        row["seconds"] = median(times) if times and len(times) == rounds else None
     for row in rows:
         for name in ("parameters", "multiply_adds", "seconds", "memory"):
             both = row[name], rows[0][name]

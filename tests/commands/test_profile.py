@@ -96,6 +96,17 @@ def test_counts_of_the_block_level_network():
     assert count(setting, "nnUNetTrainerXAttnResBlock")[1] == expected
 
 
+def test_without_rounds_there_is_no_time(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    out = tmp_path / "profile.json"
+    arguments = ["-d", "1", "-c", "2d", "--device", "cpu", "--rounds", "0", "-tr", "nnUNetTrainerUCTransNet"]
+    done = CliRunner().invoke(app, ["profile", *arguments, "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["seconds"] for row in rows] == [None, None] and all(row["multiply_adds"] for row in rows)
+    assert rows[1]["seconds_ratio"] is None and rows[1]["parameters_ratio"] > 1
+
+
 def test_the_command(folder, tmp_path):
     (folder / "dataset.json").write_text(json.dumps(DATASET))
     out = tmp_path / "profile.json"

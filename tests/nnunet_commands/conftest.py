@@ -35,12 +35,9 @@ class _Quick:
         self.save_every = 1
 
 class nnUNetTrainer_quick(_Quick, nnUNetTrainer): pass
-class nnUNetTrainerXAttnRes_quick(_Quick, ours.nnUNetTrainerXAttnRes): pass
-class nnUNetTrainerXAttnResReplace_quick(_Quick, ours.nnUNetTrainerXAttnResReplace): pass
-class nnUNetTrainerXAttnResDecoderReads_quick(_Quick, ours.nnUNetTrainerXAttnResDecoderReads): pass
-class nnUNetTrainerXAttnResReplaceNoMirroring_quick(_Quick, ours.nnUNetTrainerXAttnResReplaceNoMirroring): pass
-class nnUNetTrainerNoSkip_quick(_Quick, ours.nnUNetTrainerNoSkip): pass
-class nnUNetTrainerXAttnResGated_quick(_Quick, ours.nnUNetTrainerXAttnResGated): pass
+for trainer in ours.TRAINERS.values():
+    name = f"{trainer.__name__}_quick"
+    globals()[name] = type(name, (_Quick, trainer), {"__module__": __name__})
 
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring

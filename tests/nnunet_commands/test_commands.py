@@ -9,10 +9,14 @@ import pytest
 import SimpleITK
 import torch
 from conftest import assert_same_masks, read_masks
+from helpers.networks import KINDS
+
+from nnunet_xattnres.reads.config import ReadConfig
 
 pytestmark = pytest.mark.nnunet
 
 TRAINER = "nnUNetTrainerXAttnRes_quick"
+OTHER_NETWORKS = [kind for kind in KINDS.values() if kind.trainer and not isinstance(kind.config, ReadConfig)]
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -40,6 +44,7 @@ def test_train_and_validate(workspace, resenc_plans, configuration, resenc):
         ("nnUNetTrainerXAttnResDecoderReads_quick", "2d", False),
         ("nnUNetTrainerNoSkip_quick", "3d_fullres", False),
         ("nnUNetTrainerNoSkip_quick", "2d", True),
+        *((f"{kind.trainer}_quick", "3d_fullres", False) for kind in OTHER_NETWORKS),
     ],
 )
 def test_the_other_trainers_train_and_predict(workspace, resenc_plans, held_out, trainer, configuration, resenc):
