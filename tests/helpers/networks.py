@@ -25,12 +25,14 @@ class Kind:
         counts_all_maps: whether compute_conv_feature_map_size counts what all convolutions put out; otherwise it is
             upstream's number, as for networks whose additions are no maps of convolutions.
         n_blocks: of every stage, encoder's and decoder's.
+        rounding: by how much of the largest logit another processor, or another number of threads, may differ.
     """
 
     config: Any
     trainer: str | None
     counts_all_maps: bool = False
     n_blocks: int = 1
+    rounding: float = 1e-5
 
     def feature_maps(self, network, upstream, size=(16, 16, 16)):
         """What compute_conv_feature_map_size must say."""
@@ -55,7 +57,8 @@ KINDS = {
     "none": Kind(ReadConfig("none"), "nnUNetTrainerNoSkip"),
     "plain": Kind(ReadConfig("plain"), None),
     "unet3plus": Kind(UNet3PlusConfig(), "nnUNetTrainerUNet3Plus", counts_all_maps=True),
-    "uctransnet": Kind(UCTransNetConfig(), "nnUNetTrainerUCTransNet"),
+    # its normalised scores magnify rounding: 1.2e-5 as seen so far
+    "uctransnet": Kind(UCTransNetConfig(), "nnUNetTrainerUCTransNet", rounding=1e-4),
     "block": Kind(BlockConfig(), "nnUNetTrainerXAttnResBlock", counts_all_maps=True, n_blocks=3),
     "block_published": Kind(BlockConfig("as_published"), None, counts_all_maps=True, n_blocks=3),
     "block_encoder": Kind(BlockConfig(encoder_isar=True), None, counts_all_maps=True, n_blocks=3),
