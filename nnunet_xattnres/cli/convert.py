@@ -86,7 +86,8 @@ def summary(data_set: "DataSet", outcome: "Outcome") -> list[str]:
     if outcome.n_before:
         lines.append(f"  {outcome.n_before} of them had been converted before")
     for part, (n, n_all) in outcome.parts.items():
-        lines.append(f"  found     {n} of {n_all} {part} cases" if n == n_all else _few(n, n_all, part))
+        count = f"{n} of {n_all}" if n == n_all else f"[yellow]{n} of {n_all}[/]"
+        lines.append(f"  found     {count} {part + ' cases' if len(outcome.parts) > 1 else 'cases'}")
     lines += [f"  measured  {what}: {found}" for what, found in outcome.measured.items()]
     lines += [f"  mended    {what}: {n}" for what, n in outcome.mended.items()]
     lines += [f"  skipped   {reason}: {len(what)} ({_named(what)})" for reason, what in outcome.skipped.items()]
@@ -96,10 +97,6 @@ def summary(data_set: "DataSet", outcome: "Outcome") -> list[str]:
     lines += [f"  [yellow]warning[/]   {escape(warning)}" for warning in outcome.warnings]
     lines.append(f"  terms     {escape(data_set.terms)} Please cite {escape(data_set.cite)}.")
     return lines
-
-
-def _few(n: int, n_all: int, part: str) -> str:
-    return f"  found     [yellow]{n} of {n_all}[/] {part} cases"
 
 
 def _named(what: Sequence[str]) -> str:

@@ -50,6 +50,8 @@ def read_pair(image: Path, mask: Path, size: int | None, expected: tuple[int, in
     if size is not None:
         colours = colours.resize((size, size), Image.Resampling.BILINEAR)  # over all pixels that it covers
         labels = labels.resize((size, size), Image.Resampling.NEAREST)
+        if labels.getextrema() == (0, 0):
+            raise UserError(f"{mask}: nothing of the object is left at {size} x {size}; choose a larger --size")
     fingerprint = hashlib.sha256(picture.tobytes()).hexdigest()[:16]
     return Pair(_png(colours), _png(labels), tuple(dict.fromkeys(mended + mended_mask)), fingerprint)
 
@@ -103,16 +105,20 @@ def _read(path: Path) -> tuple[NDArray[Any], list[str]]:
         if path.suffix.lower() in (".tif", ".tiff"):
             return _read_tiff(path)
         with Image.open(path) as image:
+            if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "P", "PA"):
+                raise UserError(f"{path} has colours of the kind {image.mode}; expected RGB, or grey in a mask")
             return np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image), []
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], list[str]]:
-    """Whatever the file's tags say about colours: Pillow and SimpleITK believe them."""
+    """The pixels, three channels even of a file that is tagged as grey: Pillow and SimpleITK believe the tag."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
+        if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise UserError(f"{path} has colours of the kind {kind}; expected RGB, or grey in a mask")
         pixels = page.asarray()
-        planes_first = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3
-        is_grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.ndim == 2:
-            raise UserError(f"{path} is tagged as white on black; whether its mask is, too, is not known")
-    return np.moveaxis(pixels, 0, -1) if planes_first else pixels, [GREY_TAG] if is_grey and pixels.ndim == 3 else []
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
+            pixels = np.moveaxis(pixels, 0, -1)
+        is_tagged_grey = page.photometric == tifffile.PHOTOMETRIC.MINISBLACK and pixels.ndim == 3
+    return pixels, [GREY_TAG] if is_tagged_grey else []

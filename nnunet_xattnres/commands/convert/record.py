@@ -28,10 +28,10 @@ class Record:
             self._write([settings])
             return
         there, *cases = _whole_lines(self.path)
-        for key in dict.fromkeys([*there, *settings]):
-            if there.get(key) != settings.get(key):
+        for key, value in there.items():  # there may be more now: another part, in files of another kind
+            if settings.get(key) != value:
                 raise UserError(
-                    f"{folder} was made with {key} {_said(there.get(key))}, and now it is {_said(settings.get(key))}; "
+                    f"{folder} was made with {key} {_said(value)}, and now it is {_said(settings.get(key))}; "
                     "choose another number with -d, or remove the folder"
                 )
         self.cases = {case["name"]: case for case in cases}

@@ -146,7 +146,7 @@ def test_what_the_command_prints(tmp_path):
     assert done.exit_code == 0, done.output
     for words in (
         "Dataset012_CVCClinicDB: 2 cases to train on, 1 to test on",
-        "found     3 of 612 training cases",
+        "found     3 of 612 cases",
         "mended    colour pictures that are tagged as grey: 3",
         "mended    masks with grey values, cut at 127: 3",
         "skipped   pictures without a mask: 1 (2)",

@@ -182,6 +182,16 @@ def test_size_squeezes_both(tmp_path):
     assert (columns.min() / 64, columns.max() / 64) == pytest.approx((20 / 574, 59 / 574), abs=1 / 64)
 
 
+def test_a_size_at_which_nothing_of_the_polyp_is_left(tmp_path):
+    write_colondb(tmp_path / "source", (1, 39))
+    mask = np.zeros(COLON[::-1], np.uint8)
+    mask[0, 0] = 255
+    write_picture(tmp_path / "source" / "p39.tiff", mask)
+    assert convert_polyps("colondb", tmp_path).n_training == 2
+    with pytest.raises(UserError, match=r"p39.tiff: nothing of the object is left at 32 x 32"):
+        convert_polyps("colondb", tmp_path, size=32, number=7)
+
+
 def spoil(name, tmp_path):
     """A source with one thing that fits nothing, and the words that name it."""
     source = tmp_path / "source"
@@ -202,6 +212,18 @@ def spoil(name, tmp_path):
     if name == "grey picture":
         write_picture(original, blob(CLINIC))
         return "1.tif is no colour picture"
+    if name in ("white on black", "CMYK"):
+        original.unlink()
+        if name == "CMYK":  # four channels, and no alpha
+            Image.fromarray(frame(CLINIC, 1)).convert("CMYK").save(original, compression=None)
+            return "1.tif has colours of the kind SEPARATED"
+        write_picture(original, frame(CLINIC, 1), photometric="rgb")
+        write_picture(truth, blob(CLINIC), photometric="miniswhite")
+        return "1.tif has colours of the kind MINISWHITE"
+    if name == "CMYK in a JPEG":
+        original.unlink()
+        Image.fromarray(frame(CLINIC, 1)).convert("CMYK").save(original.with_suffix(".png"), format="JPEG")
+        return "1.png has colours of the kind CMYK"
     if name == "half a file":
         original.write_bytes(original.read_bytes()[:5000])
         return "1.tif cannot be read"
@@ -218,6 +240,9 @@ def spoil(name, tmp_path):
         "mask of 0 and 1",
         "coloured mask",
         "grey picture",
+        "white on black",
+        "CMYK",
+        "CMYK in a JPEG",
         "half a file",
         "two of one name",
     ],

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import sys
+from itertools import product
 
 import nibabel
 import numpy as np
@@ -54,8 +55,38 @@ def test_each_order_of_labels_and_each_layout(tmp_path, distribution):
     assert description["channel_names"] == {"0": "CT"}  # nnU-Net's normalisation of CT
 
 
+AXES = list(product((1, -1), (1, -1), (1, -1), (False, True)))
+
+
+@pytest.mark.parametrize(("up", "first", "second", "swap"), AXES)
+def test_any_way_that_slices_may_lie(tmp_path, up, first, second, swap):
+    def layout(array):
+        turned = on_its_side(array)[::up, ::first, ::second]
+        return turned.swapaxes(1, 2) if swap else turned
+
+    write_arrays(tmp_path / "source", "TransUNet", 31, write_slices, layout=layout)
+    expect_upright(convert_synapse(tmp_path), 31)
+
+
+def test_the_test_cases_may_come_later(tmp_path):
+    write_arrays(tmp_path / "source", "TransUNet", 31, write_slices)
+    convert_synapse(tmp_path)
+    write_arrays(tmp_path / "source", "TransUNet", 1, write_h5)
+    outcome = convert_synapse(tmp_path)
+    assert (outcome.n_before, outcome.n_training, outcome.n_test) == (1, 1, 1)
+
+
+def test_another_distribution_does_not_go_on_with_the_first(tmp_path):
+    write_arrays(tmp_path / "source", "TransUNet", 31, write_slices)
+    convert_synapse(tmp_path)
+    shutil.rmtree(tmp_path / "source")
+    labels = body(GEOMETRY[31][2], NUMBERS["BTCV"])
+    write_nifti(tmp_path / "source", 31, scan(labels), labels)
+    with pytest.raises(UserError, match=r"was made with labels of npz \"TransUNet's numbers\", and now it is not set"):
+        convert_synapse(tmp_path)
+
+
 def test_slices_to_train_and_h5_volumes_to_test(tmp_path):
-    """An organ that a case lacks stays away."""
     write_arrays(tmp_path / "source" / "train_npz", "TransUNet", 40, write_slices)
     write_arrays(tmp_path / "source" / "test_vol_h5", "TransUNet", 1, write_h5)
     outcome = convert_synapse(tmp_path)
