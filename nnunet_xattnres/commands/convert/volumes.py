@@ -108,6 +108,7 @@ class NiftiVolume:
         """
         with reading(self.image):
             image = nibabel.load(self.image)
+            np.asanyarray(image.dataobj)  # all of it is there
             content = self.image.read_bytes()
         voxels = self._voxels()
         if image.shape != voxels.shape:

@@ -220,6 +220,17 @@ def test_labels_on_another_grid_than_the_image(tmp_path):
         convert_synapse(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["img", "label"])
+def test_half_a_nifti_file(tmp_path, kind):
+    """The image is copied as it is: it is looked at before."""
+    labels = body(CASES[40], NUMBERS["BTCV"])
+    write_nifti(tmp_path / "source", 40, scan(labels), labels)
+    path = tmp_path / "source" / kind / f"{kind}0040.nii.gz"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"{kind}0040.nii.gz cannot be read"):
+        convert_synapse(tmp_path)
+
+
 def test_volumes_that_are_not_whole(tmp_path):
     write_arrays(tmp_path / "source", "TransUNet", 40, write_slices)
     (tmp_path / "source" / "case0040_slice007.npz").unlink()
