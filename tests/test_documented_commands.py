@@ -14,6 +14,7 @@ import pytest
 import SimpleITK
 import torch
 import typer
+from helpers.distributed import body, on_its_side, scan, write_clinicdb, write_colondb, write_isic, write_slices
 from helpers.documentation import RUNNER, Shown, fill, shown
 
 from nnunet_xattnres.cli import app
@@ -33,6 +34,7 @@ VALUES = {
     "MODEL_FOLDER": MODEL.format("nnUNetTrainerXAttnRes"),
     "STOCK_CHECKPOINT": MODEL.format("nnUNetTrainer") + "/fold_0/checkpoint_final.pth",
 }
+DISTRIBUTED = "as distributed"  # has made-up files of each data set that can be converted
 # What the reader has done before, with a command that the pages show, too.
 FIRST = ("nnUNetv2_plan_and_preprocess -d DATASET", "nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainer")
 # What makes a command fit for a CPU, for a plain one and in seconds.
@@ -127,6 +129,7 @@ def outcomes(tmp_path_factory):
     for folder in folders.values():
         folder.mkdir()
     write_dataset(folders["nnUNet_raw"], DATASET, n_train=5, n_test=1, shape=(20, 28, 24), seed=1)
+    write_distributed(root / DISTRIBUTED)
     (root / "run.py").write_text(RUNNER)
     (root / "steps.json").write_text(json.dumps(list(steps(folders["nnUNet_preprocessed"]))))
     clean = {k: v for k, v in os.environ.items() if not k.lower().startswith("nnunet")}
@@ -139,6 +142,16 @@ def outcomes(tmp_path_factory):
     return {result["key"]: result for result in results}, root
 
 
+def write_distributed(folder: Path) -> None:
+    """A few files of each data set that can be converted."""
+    write_clinicdb(folder / "clinicdb", (1, 2, 30))
+    write_colondb(folder / "colondb", (1, 39))
+    write_isic(folder / "isic2017", "Training", (0, 1))
+    for case, n_slices in ((31, 93), (39, 90)):
+        labels = on_its_side(body(n_slices))
+        write_slices(folder / "synapse", case, scan(labels), labels)
+
+
 def masks_of(one: Shown) -> str:
     """The folder for what it predicts."""
     return f"masks {RUN.index(one)}"
@@ -149,6 +162,8 @@ def steps(preprocessed: Path):
     for i, one in enumerate(RUN):
         values = VALUES | dict.fromkeys(("MASKS", "MASKS_AGAIN"), masks_of(one)) | {"OUT": f"out {i}"}
         values |= dict.fromkeys(("FOLDER_A", "FOLDER_B"), first)
+        if one.words[:2] == ["nnunet-xattnres", "convert"]:
+            values |= {"SOURCE": f"{DISTRIBUTED}/{one.words[2]}"}
         step = {"key": one.text}
         if one.is_python:
             yield step | {"python": fill(one.text, values)}
@@ -182,6 +197,9 @@ def test_it_runs(one, outcomes):
 @pytest.mark.nnunet
 def test_they_did_what_they_say(outcomes):
     _, root = outcomes
+    converted = "nnUNet_raw/Dataset950_SynapseCT/dataset.json", "nnUNet_raw/Dataset962_CVCClinicDB/imagesTs"
+    for name in converted:
+        assert (root / name).exists()
     for name in ("start.pth", "comparison/comparison.md", "again/comparison.csv"):
         assert (root / name).is_file()
     # the ways to predict with the model of nnUNetTrainerXAttnRes, one of them after the model has changed its route

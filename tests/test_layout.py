@@ -167,7 +167,9 @@ def run_command(*arguments):
 def test_the_package_and_the_commands_help_load_no_library():
     assert loaded_by("import nnunet_xattnres") == []
     assert loaded_by("import nnunet_xattnres.networks.registry, nnunet_xattnres.reads.config") == []
-    for command in ("plan", "compare", "profile", "demo", "doctor", "inspect", "upgrade", "export-onnx", "repeat"):
+    from nnunet_xattnres.cli import _COMMANDS
+
+    for command in _COMMANDS:
         assert loaded_by(run_command(command, "--help")) == [], command
 
 

@@ -8,6 +8,7 @@ import typer
 from nnunet_xattnres import __version__
 from nnunet_xattnres.cli.command import NnunetCommand
 from nnunet_xattnres.cli.compare import compare
+from nnunet_xattnres.cli.convert import convert
 from nnunet_xattnres.cli.demo import demo
 from nnunet_xattnres.cli.doctor import doctor
 from nnunet_xattnres.cli.export_onnx import export_onnx
@@ -43,6 +44,7 @@ def main(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
+    "convert": convert,
     "demo": demo,
     "doctor": doctor,
     "export-onnx": export_onnx,

@@ -47,6 +47,7 @@ LINES = {
     "compare": ("-d 4 -c 3d_fullres -tr A B -p P Q -f 0 1 -o OUT",
                 {"dataset": "4", "configuration": "3d_fullres", "trainers": ["A", "B"], "plans": ["P", "Q"],
                  "folds": ["0", "1"]}),
+    "convert": ("clinicdb SOURCE OUT -d 950", {"dataset": 950}),
     "demo": ("-device cpu -o OUT", {"device": "cpu"}),
     "doctor": ("", {}),
     "export-onnx": ("MODEL OUT -f 0 -chk checkpoint_best.pth", {"fold": "0", "checkpoint": "checkpoint_best.pth"}),

@@ -1,0 +1,110 @@
+"""``nnunet-xattnres convert``"""
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from nnunet_xattnres.cli.errors import shown_to_the_user
+
+if TYPE_CHECKING:
+    from nnunet_xattnres.commands.convert import DataSet, Outcome
+    from nnunet_xattnres.commands.convert.data_set import T
+
+
+class Name(str, Enum):
+    """What can be converted."""
+
+    SYNAPSE = "synapse"
+    COLONDB = "colondb"
+    CLINICDB = "clinicdb"
+    ISIC2017 = "isic2017"
+
+
+class Split(str, Enum):
+    """Who trains, who validates and who tests."""
+
+    OFFICIAL = "official"
+    RANDOM = "random"
+    SEQUENCE = "sequence"
+
+
+_N_NAMED = 5  # of the files or cases that were skipped for one reason
+
+
+def convert(
+    name: Annotated[Name, typer.Argument(help="Which data set.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="The folder with its files, unpacked.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The folder nnUNet_raw to write to.", show_default=False)],
+    dataset: Annotated[
+        int | None,
+        typer.Option("-d", "--dataset", min=1, max=999, help="The new data set's number. Default: 950 to 953."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Squeeze pictures to SIZE x SIZE pixels. Default: as they are.")
+    ] = None,
+    split: Annotated[
+        Split | None,
+        typer.Option(help="Default: official, for the polyps sequence: five folds of whole video sequences."),
+    ] = None,
+) -> None:
+    """Convert a data set of the paper, as it is distributed, to nnU-Net's raw format.
+
+    Mends what is known to be wrong with the files, and says what it mended and what it left out. It may be stopped:
+    the same command goes on.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    with shown_to_the_user():
+        from nnunet_xattnres.commands.convert import DATA_SETS
+        from nnunet_xattnres.commands.convert import convert as convert_data_set
+
+        data_set = DATA_SETS[name.value]
+        columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+
+            def track(items: "Sequence[T]", what: str, /) -> "Iterable[T]":
+                return progress.track(items, description=what)
+
+            outcome = convert_data_set(
+                data_set, source, out, number=dataset, size=size, split=split and split.value, track=track
+            )
+    for line in summary(data_set, outcome):
+        console.print(line)
+    console.print(f"\nNext: nnUNetv2_plan_and_preprocess -d {dataset or data_set.number} --verify_dataset_integrity")
+
+
+def summary(data_set: "DataSet", outcome: "Outcome") -> list[str]:
+    """What was found, mended and skipped, a line each."""
+    lines = [
+        f"wrote {escape(str(outcome.folder))}: {outcome.n_training} cases to train on, {outcome.n_test} to test on"
+    ]
+    if outcome.n_before:
+        lines.append(f"  {outcome.n_before} of them had been converted before")
+    for part, (n, n_all) in outcome.parts.items():
+        count = f"{n} of {n_all}" if n == n_all else f"[yellow]{n} of {n_all}[/]"
+        lines.append(f"  found     {count} {part + ' cases' if len(outcome.parts) > 1 else 'cases'}")
+    lines += [f"  measured  {what}: {found}" for what, found in outcome.measured.items()]
+    lines += [f"  mended    {what}: {n}" for what, n in outcome.mended.items()]
+    lines += [f"  skipped   {reason}: {len(what)} ({_named(what)})" for reason, what in outcome.skipped.items()]
+    if outcome.copies:
+        lines.append(f"  noticed   {outcome.copies} cases that are exact copies of others")
+    lines.append(f"  splits    {_folds(outcome)}")
+    lines += [f"  [yellow]warning[/]   {escape(warning)}" for warning in outcome.warnings]
+    lines.append(f"  terms     {escape(data_set.terms)} Please cite {escape(data_set.cite)}.")
+    return lines
+
+
+def _named(what: Sequence[str]) -> str:
+    return escape(", ".join(what[:_N_NAMED]) + (", ..." if len(what) > _N_NAMED else ""))
+
+
+def _folds(outcome: "Outcome") -> str:
+    if not outcome.folds:
+        return "no splits_final.json, for there is nothing to validate on: nnU-Net makes its own five folds"
+    sizes = ", ".join(f"{len(fold['train'])} + {len(fold['val'])}" for fold in outcome.folds)
+    return f"{len(outcome.folds)} fold(s) in splits_final.json, train + validate: {sizes}"
