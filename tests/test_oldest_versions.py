@@ -41,3 +41,8 @@ def test_what_the_export_needs_is_tried(text):
     name, bound = lower_bound(text)
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
     assert f'"{bound}.0"' in workflow if name == "torch" else tried()[name] == bound
+
+
+@pytest.mark.parametrize("text", EXTRAS["metrics"])
+def test_what_the_metrics_need_is_tried(text):
+    assert text in EXTRAS["test"]
