@@ -53,13 +53,14 @@ def with_measures(
         for case in fold.dice
         if case in comparison.cases
     ]
-    dataset = read_json(comparison.models[0].runs[0].folder / "dataset.json")
-    reader = Reader(dataset, jobs[0].files.reference)
+    run = comparison.models[0].runs[0]
+    reader = Reader(read_json(run.folder / "dataset.json"), jobs[0].files.reference)
+    ignore = run.labels.get("ignore")
     further, published = wanted.measures(reader.pictures), wanted.published()
     measures = {**further, **published}
     found: dict[tuple[Path, str, str], Values] = defaultdict(dict)
     for job in track(jobs):
-        of_job = _measured(job, list(comparison.labels), reader, dataset["labels"].get("ignore"), measures)
+        of_job = _measured(job, list(comparison.labels), reader, ignore, measures)
         for key, values in of_job.items():
             found[job.run, job.fold, key][job.case] = values
     models = [

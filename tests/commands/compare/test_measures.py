@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from importlib import metadata, util
 
 import numpy as np
@@ -12,6 +13,13 @@ import SimpleITK
 from helpers.trainings import DATASET, A, B, invoke, write_fold
 from skimage.io import imsave
 from test_surfaces import both_ways
+
+from nnunet_xattnres.commands.compare import compare_cases
+from nnunet_xattnres.commands.compare.measure import Measure
+from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.picture import picture_of
+from nnunet_xattnres.commands.compare.summary import summary
+from nnunet_xattnres.commands.compare.table import make_rows, rows_of
 
 LABELS = {"background": 0, "liver": 1, "gallbladder": 2}
 SPACING = (2.5, 0.9, 0.7)  # of the arrays' axes
@@ -125,6 +133,32 @@ def test_hd95_and_surface_dice_in_millimetres(results, tmp_path):
 
     run(tmp_path)  # without them nothing of theirs stays
     assert not {"hd95.png", "hd95.csv", "nsd_cases.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_where_less_is_better_the_better_side_is_the_left_one(tmp_path):
+    """The same numbers, once as a Dice and once as a distance."""
+    path = tmp_path / "cases.csv"
+    lines = [f"{model},r,0,case{i},liver,{0.5 + 0.1 * (model == 'b') + 0.01 * i}" for model in "ab" for i in range(9)]
+    path.write_text("\n".join(["model,run,fold,case,label,dice", *lines]))
+    distance = Measure("hd95", "HD95", "an HD95", "", "mm", less_is_better=True, digits=2)
+    found = compare_cases(path)
+    models = [
+        Model(m.name, [replace(r, folds={"0": replace(r.folds["0"], measured={"hd95": r.dice})}) for r in m.runs])
+        for m in found.models
+    ]
+    found = replace(found, models=models, further=(distance,))
+    rows = make_rows(found)
+    for one, better, worse, word in zip(found.each(), (1, -1), (-1, 1), ("better", "worse")):
+        (axis,) = picture_of(one, rows).axes
+        sides = {text.get_text().strip("\N{LEFTWARDS ARROW}\N{RIGHTWARDS ARROW} "): text for text in axis.texts}
+        assert sides["better"].xyann[0] * better > 0 and sides["worse"].xyann[0] * worse > 0
+        (colored,) = axis.patches
+        edges = {round(float(x), 6) for x in colored.get_path().vertices[:, 0] * colored.get_width() + colored.get_x()}
+        assert 0 in edges and max(edges, key=abs) * better > 0
+        ((verdict, _),) = summary(one, rows)
+        assert verdict == f"These networks of b are {word} than those of a; other trainings may differ"
+        counts = next(row.difference for row in rows_of(one, rows) if row.difference)
+        assert (counts.better, counts.worse) == ((9, 0) if better == 1 else (0, 9))
 
 
 @needs_monai
