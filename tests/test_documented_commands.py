@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shlex
@@ -59,6 +60,8 @@ NOT_RUN = {
     **{one.text: "reads records of this repository" for one in SHOWN if "benchmarks/study/results" in one.text},
     **{one.text: "lines of a program" for one in SHOWN if one.text.startswith("network.use_path(")},
 }
+if importlib.util.find_spec("monai") is None:
+    NOT_RUN |= {one.text: "needs the extra metrics" for one in SHOWN if "--metrics" in one.text}
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
     NOT_RUN |= {one.text: "needs torch 2.7" for one in SHOWN if one.text.startswith("nnunet-xattnres export-onnx")}
 

@@ -32,6 +32,7 @@ LIBRARIES = {
     "acvl_utils": {"commands"},
     "dynamic_network_architectures": {"networks"},
     "timm": {"networks"},
+    "monai": {"commands"},
 }
 ONLY_TORCH = {"reads", "ops", "common"}  # torch (triton with it) and the standard library
 # Where the names of before the move still are; nothing in the package imports them.

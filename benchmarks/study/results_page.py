@@ -55,7 +55,7 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
 def result_of(row: Row) -> list[str]:
     """The cells of ``RESULT``."""
     spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-    cells = [f"{row.dice:.3f}{spread}"]
+    cells = [f"{row.value:.3f}{spread}"]
     if row.difference is None:
         return [*cells, "", "", ""]
     over_cases = row.difference.low, row.difference.high

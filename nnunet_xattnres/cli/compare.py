@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Force
@@ -17,6 +18,8 @@ from nnunet_xattnres.common.files import refuse_existing
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.compare import Comparison
+
+_Work = TypeVar("_Work")
 
 
 def compare(
@@ -35,6 +38,15 @@ def compare(
     cases: Annotated[
         Path | None, typer.Option("--cases", help="The cases.csv of a comparison, to make it again from that.")
     ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", help="Beside the Dice: hd95, nsd (normalised surface Dice).")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", help="Of nsd, in mm, for pictures in pixels; 2 by default.")
+    ] = None,
+    as_published: Annotated[
+        str | None, typer.Option("--as-published", help="synapse: as the Synapse papers measure, beside HD95 in mm.")
+    ] = None,
     allow: Annotated[
         list[str] | None, typer.Option("--allow", help="What may differ: splits, cases, labels, epochs, preprocessing.")
     ] = None,
@@ -45,15 +57,16 @@ def compare(
     nnunet-xattnres compare -d 4 -c 3d_fullres -tr nnUNetTrainer nnUNetTrainerXAttnRes -o OUT
 
     Writes a page, comparison.html, its tables as comparison.md, comparison.csv and cases.csv, and its pictures. Models
-    are refused that differ in what makes a comparison fair, unless --allow names it.
+    are refused that differ in what makes a comparison fair, unless --allow names it. --metrics and --as-published read
+    the masks; the Dice comes from what nnU-Net has written.
     """
     with shown_to_the_user():
         from nnunet_xattnres.commands.compare import (
             CHECKS,
-            CURVES,
             FILES,
-            PAGE,
+            Wanted,
             compare_cases,
+            with_measures,
             write_comparison,
             write_page,
         )
@@ -62,18 +75,26 @@ def compare(
         unknown = sorted(set(allow or ()) - set(CHECKS))
         if unknown:
             raise UserError(f"--allow {unknown[0]}: there is no such check; there are {', '.join(CHECKS)}")
-        for file in (*FILES, PAGE, CURVES):
+        wanted = Wanted.of(metrics or (), tolerance, as_published)
+        for file in FILES:
             refuse_existing(out / file, force)
         if cases is not None:
             if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
                 raise UserError("name one of them: --cases, or --predictions, or a data set (-d) and trainers (-tr)")
+            if wanted is not None:
+                raise UserError(
+                    f"{cases} has the Dice only: for --metrics and --as-published name a data set (-d) and trainers "
+                    f"(-tr), or --predictions"
+                )
             comparison, title = compare_cases(cases, allow or ()), f"From {cases.name}"
         elif predictions:
             comparison, title = _of_predictions(predictions, labels, allow or ())
         else:
             comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or ())
+        if wanted is not None:
+            comparison = with_measures(comparison, wanted, labels if predictions else None, _progress)
         rows = write_comparison(comparison, out, title)
-        written = [*FILES, *write_page(comparison, rows, out, title)]
+        written = write_page(comparison, rows, out, title)
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for table in tables_of(comparison, rows, console.width):
@@ -81,6 +102,10 @@ def compare(
     for note in comparison.notes:
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"wrote {', '.join(written)} in {escape(str(out))}", soft_wrap=True)
+
+
+def _progress(work: Sequence[_Work]) -> Iterable[_Work]:
+    return track(work, "Measuring", console=Console(stderr=True), transient=True)
 
 
 def _of_predictions(predictions: list[str], labels: Path | None, allow: Collection[str]) -> "tuple[Comparison, str]":

@@ -14,7 +14,8 @@ from nnunet_xattnres.nnunet.outline import Outline, read_outline
 from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.nnunet.training_log import Epoch, TrainingLog, read_log
 
-Dice = dict[str, dict[str, float]]  # case -> label -> Dice; NaN where neither mask has the label
+Values = dict[str, dict[str, float]]  # case -> label -> value; NaN where there is none
+Dice = Values  # NaN where neither mask has the label
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Fold:
         parameters: of the network; None if unknown.
         curve: the epochs by their numbers, where there is a log.
         gaps: which files could not be read and which numbers are not known, in words; empty if all is known.
+        measured: what was measured of the validation cases beside the Dice, by the name of the measure.
     """
 
     dice: Dice
@@ -41,6 +43,11 @@ class Fold:
     parameters: int | None = None
     curve: Mapping[int, Epoch] = field(default_factory=dict)
     gaps: str = ""
+    measured: Mapping[str, Values] = field(default_factory=dict)
+
+    def values(self, measure: str) -> Values:
+        """The Dice (``"dice"``), or what was measured beside it."""
+        return self.dice if measure == "dice" else self.measured[measure]
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,11 @@ class Run:
 
     @property
     def dice(self) -> Dice:
-        return {case: dice for fold in self.folds.values() for case, dice in fold.dice.items()}
+        return self.values("dice")
+
+    def values(self, measure: str) -> Values:
+        """Of all folds together, as ``Fold.values``."""
+        return {case: values for fold in self.folds.values() for case, values in fold.values(measure).items()}
 
 
 def folds_of(folder: Path) -> list[str]:

@@ -1,19 +1,22 @@
 """Models against each other on the same cases, from what nnU-Net has left of their trainings."""
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nnunet_xattnres.commands.compare.cases import read_cases, write_cases
+from nnunet_xattnres.commands.compare.cases import cases_file, read_cases, write_cases
 from nnunet_xattnres.commands.compare.curves import draw_curves
 from nnunet_xattnres.commands.compare.fairness import CHECKS, gaps, refuse_unfair
 from nnunet_xattnres.commands.compare.find import find_models
+from nnunet_xattnres.commands.compare.measure import DICE
+from nnunet_xattnres.commands.compare.measuring import with_measures
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import write_html
 from nnunet_xattnres.commands.compare.picture import draw
 from nnunet_xattnres.commands.compare.report import write_csv, write_markdown
 from nnunet_xattnres.commands.compare.screen import tables
-from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows
+from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows, rows_of
+from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.common.order import by_number
@@ -21,19 +24,18 @@ from nnunet_xattnres.nnunet.results import Fold, Run, folds_of, read_dice, read_
 
 __all__ = [
     "CHECKS",
-    "CURVES",
     "FILES",
-    "PAGE",
     "Comparison",
+    "Wanted",
     "compare_cases",
     "compare_predictions",
     "compare_trainings",
     "tables",
+    "with_measures",
     "write_comparison",
     "write_page",
 ]
 
-FILES = ("comparison.csv", "cases.csv", "comparison.md", "comparison.png")
 PAGE, CURVES = "comparison.html", "curves.png"
 
 
@@ -106,13 +108,21 @@ def compare_cases(path: Path, allowed: Collection[str] = ()) -> Comparison:
 
 
 def write_comparison(comparison: Comparison, out: Path, title: str) -> list[Row]:
-    """Write ``FILES`` into the folder ``out``; the rows of the table."""
+    """Write the tables and a picture of each measure into the folder ``out``; the rows of the tables.
+
+    Files of further measures that an earlier comparison has left there are removed.
+    """
     rows = make_rows(comparison)
     out.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, out / "comparison.csv")
-    write_cases(comparison, out / "cases.csv")
+    for one in [*comparison.each(), *map(comparison.by, comparison.published)]:
+        table, cases = _tables_of(one.measure.key)
+        write_csv(rows_of(one, rows), out / table)
+        write_cases(one, out / cases)
+    for one in comparison.each():
+        draw(one, rows, out / _picture_of(one.measure.key))
     write_markdown(comparison, rows, out / "comparison.md", title)
-    draw(comparison, rows, out / "comparison.png")
+    for name in set(_files_of(KEYS, KEYS)) - set(_files_of_comparison(comparison)):
+        (out / name).unlink(missing_ok=True)
     return rows
 
 
@@ -123,13 +133,37 @@ def write_page(comparison: Comparison, rows: Sequence[Row], out: Path, title: st
         rows: as ``write_comparison`` returns them.
 
     Returns:
-        The names of the files. A picture of the curves that an earlier comparison has left there is removed.
+        The names of all files of the comparison. A picture of the curves that an earlier comparison has left there is
+        removed.
     """
     write_html(comparison, rows, out / PAGE, title)
+    written = [*_files_of_comparison(comparison), "comparison.md", PAGE]
     if draw_curves(comparison.models, out / CURVES):
-        return [PAGE, CURVES]
+        return [*written, CURVES]
     (out / CURVES).unlink(missing_ok=True)
-    return [PAGE]
+    return written
+
+
+def _tables_of(key: str) -> tuple[str, str]:
+    """The table of a measure, and that of its cases."""
+    return "comparison.csv" if key == DICE.key else f"{key}.csv", cases_file(key)
+
+
+def _picture_of(key: str) -> str:
+    return "comparison.png" if key == DICE.key else f"{key}.png"
+
+
+def _files_of(tables: Iterable[str], pictures: Iterable[str]) -> list[str]:
+    """Those of the measures with these keys."""
+    return [*(name for key in tables for name in _tables_of(key)), *map(_picture_of, pictures)]
+
+
+def _files_of_comparison(comparison: Comparison) -> list[str]:
+    pictures = [one.measure.key for one in comparison.each()]
+    return _files_of([*pictures, *(measure.key for measure in comparison.published)], pictures)
+
+
+FILES = ("comparison.md", PAGE, CURVES, *_files_of((DICE.key, *KEYS), (DICE.key, *KEYS)))
 
 
 def _evaluated(folder: Path, labels: Path, processes: int) -> Run:

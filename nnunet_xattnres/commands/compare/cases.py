@@ -5,25 +5,31 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from nnunet_xattnres.commands.compare.measure import DICE
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.table import Comparison
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.results import Dice, Fold, Run
 
-COLUMNS = ("model", "run", "fold", "case", "label", "dice")
+COLUMNS = ("model", "run", "fold", "case", "label", "dice")  # of another measure the last is its name
+
+
+def cases_file(key: str) -> str:
+    """The name of the file with the values of every case, by the key of the measure."""
+    return "cases.csv" if key == DICE.key else f"{key}_cases.csv"
 
 
 def write_cases(comparison: Comparison, path: Path) -> None:
-    """The Dice of every case, label, model and repeat."""
+    """The Dice, or what else is compared, of every case, label, model and repeat."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS[:-1], comparison.measure.key])
         for model in comparison.models:
             for run in model.runs:
                 for name, fold in run.folds.items():
-                    for case, dice in fold.dice.items():
-                        for key, value in dice.items():
+                    for case, values in fold.values(comparison.measure.key).items():
+                        for key, value in values.items():
                             label = comparison.labels.get(key, key)
                             writer.writerow([model.name, run.folder.name, name, case, label, value])
 

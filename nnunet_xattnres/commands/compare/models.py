@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
-from nnunet_xattnres.nnunet.results import Dice, Run
+from nnunet_xattnres.nnunet.results import Run, Values
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,16 @@ class Model:
     name: str
     runs: Sequence[Run] = field(default_factory=tuple)
 
-    @property
-    def dice(self) -> Dice:
-        """The mean over the repeats, for what all of them have; NaN in some repeats only counts in the others."""
-        runs = [run.dice for run in self.runs]
+    def values(self, measure: str) -> Values:
+        """The mean over the repeats, for what all of them have; NaN in some repeats only counts in the others.
+
+        Args:
+            measure: as ``Fold.values`` takes it.
+        """
+        runs = [run.values(measure) for run in self.runs]
         return {
-            case: {k: mean_of([run[case][k] for run in runs]) for k in dice if all(k in run[case] for run in runs)}
-            for case, dice in runs[0].items()
+            case: {k: mean_of([run[case][k] for run in runs]) for k in values if all(k in run[case] for run in runs)}
+            for case, values in runs[0].items()
             if all(case in run for run in runs)
         }
 

@@ -2,28 +2,34 @@
 
 import base64
 import io
-import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_xattnres.commands.compare.cases import cases_file
 from nnunet_xattnres.commands.compare.curves import PANELS, curves_of, figure_of_curves, window
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.picture import figure_of
+from nnunet_xattnres.commands.compare.published import (
+    EMPTY_HEAD,
+    TITLE,
+    WHAT_DIFFERS,
+    empty_masks,
+    side_by_side,
+)
 from nnunet_xattnres.commands.compare.report import (
     COST_HEAD,
-    HEAD,
     cells,
     cost_lines,
+    head,
     left_out,
     method,
-    number,
     without_empty,
 )
 from nnunet_xattnres.commands.compare.statistics import case_means, paired
 from nnunet_xattnres.commands.compare.summary import summary
-from nnunet_xattnres.commands.compare.table import Comparison, Row
+from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
 from nnunet_xattnres.common.files import replacing
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem }
 body { color: #222; background: #fff }
 h1 { font-size: 1.6rem; line-height: 1.2 } h2 { font-size: 1.25rem; line-height: 1.3; margin-top: 2.2rem }
+h3 { font-size: 1em; margin: 1rem 0 .3rem; break-after: avoid }
 h1, h2, p, li, summary, figcaption { overflow-wrap: anywhere; max-width: 50rem }
 .notes { border-left: 4px solid #c80; background: #fff7e8; padding: .5rem 1rem; max-width: 48rem }
 .notes ul { margin: .3rem 0; padding-left: 1.2rem }
@@ -82,22 +89,25 @@ def write_html(comparison: Comparison, rows: Sequence[Row], path: Path, title: s
 def _parts(comparison: Comparison, rows: Sequence[Row], title: str) -> Iterator[str]:
     first, *others = comparison.models
     yield f"<h1>{escape(title)}</h1>"
-    points = (f"<li><b>{escape(verdict)}.</b> {escape(text)}</li>" for verdict, text in summary(comparison, rows))
-    yield f"<h2>In short</h2><ul>{''.join(points)}</ul>"
+    yield "<h2>In short</h2>"
+    for one in comparison.each():
+        if comparison.further:
+            yield f"<h3>{escape(one.measure.title)}</h3>"
+        points = (f"<li><b>{escape(verdict)}.</b> {escape(text)}</li>" for verdict, text in summary(one, rows))
+        yield f"<ul>{''.join(points)}</ul>"
     if len(others) > 1:
         yield "<p>Each is compared by itself: nothing is corrected for how many are compared.</p>"
     if comparison.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
         yield f'<div class="notes"><b>Be careful</b><ul>{notes}</ul></div>'
-    for model in others:
-        yield f"<h2>{escape(model.name)} against {escape(first.name)}</h2>"
-        caption = (
-            f"Dice of {model.name} minus that of {first.name}. Each point a case, on the right where {model.name} is "
-            f"better; the diamond their mean, with its 95% interval over the cases."
-        )
-        yield _figure(figure_of(comparison, rows, [model]), caption)
-        yield _labels(comparison, rows, model)
-        yield _cases(comparison, model)
+    for one in comparison.each():
+        for model in others:
+            name = f"{one.measure.title}: " if comparison.further else ""
+            yield f"<h2>{escape(f'{name}{model.name} against {first.name}')}</h2>"
+            yield _figure(figure_of(one, rows, [model]), _caption(one, model))
+            yield _labels(one, rows, model)
+            yield _cases(one, model)
+    yield from _published(comparison, rows)
     yield from _curves(comparison)
     cost = cost_lines(comparison)
     if cost:
@@ -112,13 +122,31 @@ def _parts(comparison: Comparison, rows: Sequence[Row], title: str) -> Iterator[
     yield f"<h2>What was compared</h2>{_folded(('folder', 'model', 'folds', 'cases'), lines, 'folders')}"
 
 
+def _caption(comparison: Comparison, model: Model) -> str:
+    side = "left" if comparison.measure.less_is_better else "right"
+    return (
+        f"{comparison.measure.title} of {model.name} minus that of {comparison.models[0].name}. Each point a case, on "
+        f"the {side} where {model.name} is better; the diamond their mean, with its 95% interval over the cases."
+    )
+
+
 def _labels(comparison: Comparison, rows: Sequence[Row], model: Model) -> str:
     """A line for each label, and one for their mean."""
-    before = {row.label: row for row in rows if row.model == comparison.models[0].name}
-    of_model = [row for row in rows if row.model == model.name]
-    lines = [[row.label, number(before[row.label].dice), *cells(row)[2:]] for row in of_model]
-    head, lines = without_empty((HEAD[1], "Dice before", *HEAD[2:]), lines)
-    return _folded(head, lines, "lines: the labels and their mean", mean_last=True)
+    before, after = (rows_of(comparison, rows, of) for of in (comparison.models[0], model))
+    _, label, value, *others = head(comparison.measure)
+    lines = [[row.label, cells(old)[2], *cells(row)[2:]] for old, row in zip(before, after, strict=True)]
+    of_table, lines = without_empty((label, f"{value} before", value, *others), lines)
+    return _folded(of_table, lines, "lines: the labels and their mean", mean_last=True)
+
+
+def _published(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    if comparison.published:
+        yield f"<h2>{TITLE}</h2><p>{escape(WHAT_DIFFERS)}</p>"
+        table, lines = side_by_side(comparison, rows)
+        yield _folded(table, lines, "lines: the models, their labels and the mean of these")
+        empty = empty_masks(comparison)
+        if empty:
+            yield _folded(EMPTY_HEAD, empty, "masks of which one is empty, or both")
 
 
 def _curves(comparison: Comparison) -> Iterator[str]:
@@ -138,14 +166,15 @@ def _curves(comparison: Comparison) -> Iterator[str]:
 
 def _cases(comparison: Comparison, model: Model) -> str:
     """A line for each case: the mean over its labels."""
-    before, after = (comparison.dice(of) for of in (comparison.models[0], model))
+    measure = comparison.measure
+    before, after = (comparison.values(of) for of in (comparison.models[0], model))
     columns = case_means(before), case_means(after), paired(before, after)[:, -1]
     lines = [
-        (case, number(old), number(new), "n/a" if math.isnan(d) else f"{d:+.4f}")
+        (case, measure.number(old), measure.number(new), measure.signed(d))
         for case, old, new, d in zip(comparison.cases, *columns, strict=True)
     ]
-    what = "cases: the mean over their labels (each label is in cases.csv)"
-    return _folded(("case", "Dice before", "Dice", "difference"), lines, what)
+    what = f"cases: the mean over their labels (each label is in {cases_file(measure.key)})"
+    return _folded(("case", f"{measure.title} before", measure.title, "difference"), lines, what)
 
 
 def _figure(figure: "Figure", caption: str) -> str:

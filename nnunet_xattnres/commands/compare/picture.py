@@ -11,7 +11,7 @@ import numpy as np
 from nnunet_xattnres.commands.compare.canvas import new_figure
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.statistics import Array, Difference, paired
-from nnunet_xattnres.commands.compare.table import Comparison, Row
+from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
 from nnunet_xattnres.common.files import replacing
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ def figure_of(
     comparison: Comparison, rows: Sequence[Row], models: Sequence[Model], titles: Sequence[str] = (), above: str = ""
 ) -> "Figure":
     """The panels of ``models`` against the comparison's first, with a title for each and one above all, or without."""
-    first = comparison.models[0]
-    names = [row.label for row in rows if row.model == first.name]
+    first, direction = comparison.models[0], comparison.measure.direction
+    names = [row.label for row in rows_of(comparison, rows, first)]
     n_rows = math.ceil(len(models) / PANELS_A_ROW)
     n_columns = math.ceil(len(models) / n_rows)  # rows of the same length, as far as that goes
-    before = comparison.dice(first)
-    differences = [paired(before, comparison.dice(model)) for model in models]
+    before = comparison.values(first)
+    differences = [paired(before, comparison.values(model)) for model in models]
     limit = 1.08 * float(np.nanmax(np.abs([np.zeros_like(differences[0]), *differences]))) or 1.0
     height = 1.0 + (0.7 if len(names) <= 8 else 0.4) * len(names)
     with new_figure(2.0 + 4.2 * n_columns, 0.9 + height * n_rows) as figure:
         panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True, sharex=True).ravel()
         for axis, model, of_model in zip(panels, models, differences, strict=False):
-            _fill_panel(axis, of_model, [row.difference for row in rows if row.model == model.name])
-            axis.axvspan(0, limit, color="tab:blue", alpha=0.07, linewidth=0)
+            _fill_panel(axis, of_model, [row.difference for row in rows_of(comparison, rows, model)], direction)
+            axis.axvspan(0, direction * limit, color="tab:blue", alpha=0.07, linewidth=0)
         for axis, title in zip(panels, titles, strict=False):
             axis.set_title(title, fontsize=10)
         for axis in panels[len(models) :]:
@@ -58,14 +58,14 @@ def figure_of(
         panels[0].set_xlim(-limit, limit)  # 0 in the middle: both sides have the same room
         panels[0].set_yticks(range(len(names)), [fill(name, 24) for name in names])
         panels[0].set_ylim(len(names) - 0.5, -0.9)  # room for the words at the top
-        figure.supxlabel(fill(f"Dice minus that of {first.name}", 48), fontsize=9)
+        figure.supxlabel(fill(f"{comparison.measure.title} minus that of {first.name}", 48), fontsize=9)
         if above:
             figure.suptitle(above, fontsize=10)
     return figure
 
 
-def _fill_panel(axis: "Axes", differences: Array, of_rows: Sequence[Difference | None]) -> None:
-    """``differences``: (cases, rows); the last row is the mean over the labels."""
+def _fill_panel(axis: "Axes", differences: Array, of_rows: Sequence[Difference | None], direction: int) -> None:
+    """``differences``: (cases, rows); the last row is the mean over the labels. ``direction``: 1 if more is better."""
     generator = np.random.default_rng(0)
     for y, (column, d) in enumerate(zip(differences.T, of_rows, strict=True)):
         column = column[~np.isnan(column)]
@@ -75,7 +75,11 @@ def _fill_panel(axis: "Axes", differences: Array, of_rows: Sequence[Difference |
             axis.errorbar(d.mean, y, xerr=_bars(d), fmt="D", color="black", markersize=5, capsize=4, zorder=3)
     axis.axhline(differences.shape[1] - 1.5, color="grey", linewidth=1, linestyle=":")  # above the mean
     axis.axvline(0, color="grey", linewidth=1)
-    for text, side, align in (("\N{LEFTWARDS ARROW} worse", -5, "right"), ("better \N{RIGHTWARDS ARROW}", 5, "left")):
+    left, right = ("worse", "better")[::direction]
+    for text, side, align in (
+        (f"\N{LEFTWARDS ARROW} {left}", -5, "right"),
+        (f"{right} \N{RIGHTWARDS ARROW}", 5, "left"),
+    ):
         at_the_top = ("data", "axes fraction")
         axis.annotate(text, (0, 1), (side, -3), at_the_top, "offset points", ha=align, va="top", fontsize=9)
     axis.tick_params(labelbottom=True)  # also above a place that has no panel

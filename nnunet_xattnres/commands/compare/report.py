@@ -2,40 +2,52 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nnunet_xattnres.commands.compare.table import Comparison, Row, costs
+from nnunet_xattnres.commands.compare.measure import DICE, Measure
+from nnunet_xattnres.commands.compare.published import (
+    EMPTY_HEAD,
+    TITLE,
+    WHAT_DIFFERS,
+    empty_masks,
+    side_by_side,
+)
+from nnunet_xattnres.commands.compare.table import Comparison, Row, costs, rows_of
 from nnunet_xattnres.common.files import replacing
 
-HEAD = (
-    "model",
-    "label",
-    "Dice",
-    "spread",
-    "cases",
-    "difference",
-    "95% interval over cases",
-    "95% interval over repeats",
-    "p",
-    "p (Holm)",
-    "better/equal/worse",
-)
 COST_HEAD = ("model", "parameters", "seconds an epoch", "peak GPU memory (MiB)")
 
 
+def head(measure: Measure) -> list[str]:
+    """Of the table of a measure."""
+    return [
+        "model",
+        "label",
+        measure.title,
+        "spread",
+        "cases",
+        "difference",
+        "95% interval over cases",
+        "95% interval over repeats",
+        "p",
+        "p (Holm)",
+        "better/equal/worse",
+    ]
+
+
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Every number of the table, unrounded."""
+    """Every number of the table of a measure, unrounded."""
     attributes = ("mean", "low", "high", "p", "p_holm", "better", "equal", "worse", "left_out")
     names = ("difference", "interval_low", "interval_high", "repeats_low", "repeats_high", *attributes[3:])
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["model", "label", "dice", "spread_between_repeats", "cases", *names])
+        writer.writerow(["model", "label", rows[0].measure.key, "spread_between_repeats", "cases", *names])
         for row in rows:
             values = ["" if row.difference is None else getattr(row.difference, name) for name in attributes]
             spread = "" if row.spread is None else row.spread
             repeats = row.over_repeats or ("", "")
-            writer.writerow([row.model, row.label, row.dice, spread, row.n_cases, *values[:3], *repeats, *values[3:]])
+            writer.writerow([row.model, row.label, row.value, spread, row.n_cases, *values[:3], *repeats, *values[3:]])
 
 
 def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, title: str) -> None:
@@ -44,7 +56,8 @@ def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, titl
     parts = [
         f"# {title}",
         *(f"**{note}**" for note in comparison.notes),
-        markdown_table(HEAD, [cells(row) for row in rows]),
+        *_markdown_sections(comparison, rows),
+        *_markdown_published(comparison, rows),
         method(comparison),
         *left_out(rows),
         *(("## Cost", markdown_table(COST_HEAD, cost)) if cost else ()),
@@ -53,40 +66,61 @@ def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, titl
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def _markdown_sections(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    """The table of each measure, under its name where there are several."""
+    for one in comparison.each():
+        if comparison.further:
+            yield f"## {one.measure.title}"
+        yield markdown_table(head(one.measure), [cells(row) for row in rows_of(one, rows)])
+
+
+def _markdown_published(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    if comparison.published:
+        yield f"## {TITLE}"
+        yield WHAT_DIFFERS
+        yield markdown_table(*side_by_side(comparison, rows))
+        empty = empty_masks(comparison)
+        if empty:
+            yield "Where a mask is empty:"
+            yield markdown_table(EMPTY_HEAD, empty)
+
+
 def method(comparison: Comparison) -> str:
     """How the numbers were made."""
+    measures = " ".join(measure.how for measure in (DICE, *comparison.further, *comparison.published))
     return (
-        f"Dice as nnU-Net computes it; differences to {comparison.models[0].name}, paired by case, over the cases in "
-        f"which both have one (it is undefined where neither mask has the label). Interval over cases: percentiles of "
+        f"{measures} Differences to {comparison.models[0].name}, paired by case, over the cases in "
+        f"which both have a value. Interval over cases: percentiles of "
         f"10,000 bootstrap resamples of the cases; whether other cases would show the difference. Interval over "
-        f"repeats: Welch's t, of the mean Dice of each repeat; whether other trainings would show it on these cases "
+        f"repeats: Welch's t, of the mean of each repeat; whether other trainings would show it on these cases "
         f"(only with two repeats of both models at least). p: Wilcoxon's signed-rank test over the cases, two-sided; "
-        f"Holm's correction over the labels. Spread: standard deviation between repeats; with repeats, a case's Dice "
+        f"Holm's correction over the labels. Spread: standard deviation between repeats; with repeats, a case's value "
         f"is their mean. The row 'mean' is the mean over the labels; its better/equal/worse and its p are of each "
         f"case's mean."
     )
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:
-    """Where cases have no Dice in one of the two, in words."""
+    """Where cases have no value in one of the two, in words."""
     return [
-        f"{row.model}, {row.label}: {row.difference.left_out} cases without a Dice in one of the two are left out."
+        f"{row.model}, {row.label}: {row.difference.left_out} cases without {row.measure.one} in one of the two are "
+        f"left out."
         for row in rows
         if row.difference is not None and row.difference.left_out
     ]
 
 
 def cells(row: Row) -> list[str]:
-    """A row as text, by ``HEAD``; empty where a model is not compared."""
-    d = row.difference
-    spread = "" if row.spread is None else number(row.spread)
-    left = [row.model, row.label, number(row.dice), spread, str(row.n_cases)]
+    """A row as text, by ``head``; empty where a model is not compared."""
+    d, measure = row.difference, row.measure
+    spread = "" if row.spread is None else measure.number(row.spread)
+    left = [row.model, row.label, measure.number(row.value), spread, str(row.n_cases)]
     if d is None:
         return [*left, "", "", "", "", "", ""]
     holm = "" if math.isnan(d.p_holm) else _p(d.p_holm)
-    intervals = [interval(d.low, d.high), "" if row.over_repeats is None else interval(*row.over_repeats)]
-    difference = "n/a" if math.isnan(d.mean) else f"{d.mean:+.4f}"
-    return [*left, difference, *intervals, _p(d.p), holm, f"{d.better}/{d.equal}/{d.worse}"]
+    over_repeats = "" if row.over_repeats is None else measure.interval(*row.over_repeats)
+    left += [measure.signed(d.mean), measure.interval(d.low, d.high), over_repeats]
+    return [*left, _p(d.p), holm, f"{d.better}/{d.equal}/{d.worse}"]
 
 
 def cost_lines(comparison: Comparison) -> list[list[str]]:
@@ -111,16 +145,6 @@ def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _known(value: float | None, spec: str) -> str:
     return "not known" if value is None else format(value, spec)
-
-
-def interval(low: float, high: float) -> str:
-    """An interval as text; empty where it is not known."""
-    return "" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
-
-
-def number(value: float) -> str:
-    """A Dice as text."""
-    return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 
 def _p(value: float) -> str:

@@ -1,6 +1,7 @@
 """The tables of a comparison on a screen of any width."""
 
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 
 from rich.box import SIMPLE
 from rich.cells import cell_len
@@ -9,13 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from nnunet_xattnres.commands.compare.report import cells, cost_lines, number, without_empty
-from nnunet_xattnres.commands.compare.table import Comparison, Row
+from nnunet_xattnres.commands.compare.published import TITLE, side_by_side
+from nnunet_xattnres.commands.compare.report import cells, cost_lines, without_empty
+from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
 
-_HEAD = (
-    "label",
-    "Dice\nbefore",
-    "Dice",
+_HEAD = (  # behind the values of the two models
     "difference",
     "95% interval\nover cases",
     "95% interval\nover repeats",
@@ -26,22 +25,29 @@ _COST_HEAD = ("model", "parameters", "seconds\nan epoch", "peak GPU\nmemory (MiB
 
 
 def tables(comparison: Comparison, rows: Sequence[Row], width: int) -> list[RenderableType]:
-    """One for each further model, and one of the costs where any is known.
+    """One for each measure and further model, and one of the costs where any is known.
 
     Args:
         width: of the screen, in characters. What does not fit beside each other stands below each other: no number is
             ever cut.
     """
-    first, *others = comparison.models
-    before = {row.label: number(row.dice) for row in rows if row.model == first.name}
     found: list[RenderableType] = []
-    for model in others:
-        lines = []
-        for row in rows:
-            if row.model == model.name:
-                _, label, dice, _, _, difference, *intervals, p, holm, counts = cells(row)
-                lines.append((label, before[label], dice, difference, *intervals, holm or p, counts))
-        found.append(_group(f"{model.name}\nagainst {first.name}", _HEAD, lines, width))
+    for one in comparison.each():
+        first, *others = one.models
+        before = [cells(row)[2] for row in rows_of(one, rows, first)]
+        title = fill(one.measure.title, 12)
+        for model in others:
+            lines = []
+            for row, old in zip(rows_of(one, rows, model), before, strict=True):
+                _, label, value, _, _, difference, *intervals, p, holm, counts = cells(row)
+                lines.append((label, old, value, difference, *intervals, holm or p, counts))
+            above = f"{model.name}\nagainst {first.name}" + (f"\n{one.measure.title}" if comparison.further else "")
+            found.append(_group(above, ("label", f"{title}\nbefore", title, *_HEAD), lines, width))
+    if comparison.published:
+        title = f"{TITLE}, beside the other measures: the mean over the labels"
+        (of_model, _, *names), means = side_by_side(comparison, [row for row in rows if row.is_mean])
+        lines = [(name, *values) for name, _, *values in means]
+        found.append(_group(title, (of_model, *(fill(name, 12) for name in names)), lines, width))
     cost = cost_lines(comparison)
     return [*found, _group("Cost", _COST_HEAD, cost, width)] if cost else found
 

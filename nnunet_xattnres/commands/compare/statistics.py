@@ -17,12 +17,12 @@ class Difference:
     """A model against the first one, for one label, or for the mean over the labels.
 
     Attributes:
-        mean: of the differences over the cases in which both have a Dice.
+        mean: of the differences over the cases in which both have a value.
         low, high: a 95% interval from a bootstrap over the cases (percentiles; 10,000 resamples, seeded).
         p: of Wilcoxon's signed-rank test; 1 when no case differs.
         p_holm: the same after Holm's correction over the labels; NaN for the mean over labels.
         better, equal, worse: numbers of cases.
-        left_out: cases in which at least one of the two has no Dice.
+        left_out: cases in which at least one of the two has no value.
     """
 
     mean: float
@@ -36,38 +36,39 @@ class Difference:
     left_out: int
 
 
-def foreground_mean(dice: Array) -> float:
-    """nnU-Net's: of ``dice``, (cases, labels), the mean over the labels of the means over the cases that have one."""
+def foreground_mean(values: Array) -> float:
+    """nnU-Net's: of ``values``, (cases, labels), the mean over the labels of the means over the cases that have one."""
     with np.errstate(all="ignore"):
-        return float(np.mean([_mean(column) for column in dice.T]))
+        return float(np.mean([_mean(column) for column in values.T]))
 
 
-def case_means(dice: Array) -> Array:
-    """Of ``dice``, (cases, labels), each case's mean over the labels that have one; NaN where none has."""
-    return np.array([_mean(row) for row in dice], dtype=np.float64)
+def case_means(values: Array) -> Array:
+    """Of ``values``, (cases, labels), each case's mean over the labels that have one; NaN where none has."""
+    return np.array([_mean(row) for row in values], dtype=np.float64)
 
 
 def paired(first: Array, other: Array) -> Array:
     """The differences of every case, (cases, labels + 1): of each label and, last, of the mean over its labels.
 
     Args:
-        first, other: the Dice, (cases, labels), NaN where there is none; the cases in the same order.
+        first, other: the values, (cases, labels), NaN where there is none; the cases in the same order.
     """
     difference = other - first
     return np.column_stack([difference, case_means(difference)])
 
 
-def compare_paired(first: Array, other: Array) -> list[Difference]:
+def compare_paired(first: Array, other: Array, direction: int = 1) -> list[Difference]:
     """One difference for each label and, last, one for the mean over the labels.
 
     Args:
-        first, other: the Dice, (cases, labels), NaN where there is none; the cases in the same order.
+        first, other: the values, (cases, labels), NaN where there is none; the cases in the same order.
+        direction: 1 where more is better, -1 where less is.
     """
     *columns, per_case = paired(first, other).T
-    labels = [_difference(column, column[:, None]) for column in columns]
+    labels = [_difference(column, column[:, None], direction) for column in columns]
     corrected = holm([d.p for d in labels])
     labels = [Difference(**{**vars(d), "p_holm": p}) for d, p in zip(labels, corrected, strict=True)]
-    return [*labels, _difference(per_case, np.column_stack(columns))]
+    return [*labels, _difference(per_case, np.column_stack(columns), direction)]
 
 
 def welch_interval(first: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:
@@ -104,7 +105,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _difference(per_case: Array, columns: Array) -> Difference:
+def _difference(per_case: Array, columns: Array, direction: int) -> Difference:
     """``per_case``: the differences to count and to test; ``columns``: what is resampled, (cases, labels)."""
     there = per_case[~np.isnan(per_case)]
     low, high = _interval(columns[~np.isnan(columns).all(axis=1)])
@@ -114,9 +115,9 @@ def _difference(per_case: Array, columns: Array) -> Difference:
         high=high,
         p=_wilcoxon(there),
         p_holm=math.nan,
-        better=int((there > 0).sum()),
+        better=int((direction * there > 0).sum()),
         equal=int((there == 0).sum()),
-        worse=int((there < 0).sum()),
+        worse=int((direction * there < 0).sum()),
         left_out=int(np.isnan(per_case).sum()),
     )
 

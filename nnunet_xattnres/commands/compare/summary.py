@@ -3,56 +3,75 @@
 import math
 from collections.abc import Sequence
 
-from nnunet_xattnres.commands.compare.report import interval, number
+from nnunet_xattnres.commands.compare.measure import DICE, Measure
+from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.statistics import Difference
-from nnunet_xattnres.commands.compare.table import Comparison, Row
+from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
 
 
 def summary(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """For each further model a verdict, and what it rests on; by the mean over the labels."""
-    first = comparison.models[0].name
-    means = {row.model: row for row in rows if row.is_mean}
+    """For each further model a verdict by the comparison's measure, and what it rests on: the mean over the labels."""
+    first, measure = comparison.models[0].name, comparison.measure
+    means = {row.model: row for row in rows_of(comparison, rows) if row.is_mean}
     found = []
     for model in comparison.models[1:]:
         row = means[model.name]
         d = row.difference
         if d is None or math.isnan(d.mean):
-            found.append((f"{model.name} cannot be compared with {first}", "No case has a Dice in both."))
+            found.append((f"{model.name} cannot be compared with {first}", f"No case has {measure.one} in both."))
             continue
+        values = (measure.number(of.value) for of in (row, means[first]))
+        unit = f" {measure.unit}" if measure.unit else ""
         numbers = (
-            f"Mean Dice {number(row.dice)} against {number(means[first].dice)}, a difference of {d.mean:+.4f}. "
+            f"Mean {measure.name} {' against '.join(values)}{unit}, a difference of "
+            f"{measure.signed(d.mean)}{' (less is better)' if measure.less_is_better else ''}. "
             f"Of {d.better + d.equal + d.worse} cases {d.better} are better, {d.equal} equal and {d.worse} worse."
         )
-        text = " ".join((numbers, _over_cases(d), _over_repeats(row.over_repeats)))
-        found.append((_verdict(model.name, first, d, row.over_repeats), text))
+        missing = _missing(comparison, rows, model)
+        verdict, over_cases = _verdict(row, d, first), _over_cases(d, measure)
+        if missing:
+            verdict = f"Where both have {measure.one}: {verdict}"
+            numbers += f" {missing} pairs are left out, in which a mask is empty: look at the Dice, too."
+        found.append((verdict, " ".join((numbers, over_cases, _over_repeats(row.over_repeats, measure)))))
     return found
 
 
-def _verdict(model: str, first: str, d: Difference, over_repeats: tuple[float, float] | None) -> str:
+def _missing(comparison: Comparison, rows: Sequence[Row], model: Model) -> int:
+    """How many cases and labels have a Dice in both and no value of the measure in one."""
+    of_measure, of_dice = (
+        sum(row.difference.left_out for row in rows_of(one, rows, model) if row.difference and not row.is_mean)
+        for one in (comparison, comparison.by(DICE))
+    )
+    return max(0, of_measure - of_dice)
+
+
+def _verdict(row: Row, d: Difference, first: str) -> str:
+    model, over_repeats = row.model, row.over_repeats
     sides = {_side(d.low, d.high), *([] if over_repeats is None else [_side(*over_repeats)])}
     if len(sides) > 1 or sides == {0}:
         return f"No clear difference between {model} and {first}"
-    better = "better" if sides == {1} else "worse"
+    better = "better" if sides == {row.measure.direction} else "worse"
     if over_repeats is None:
         return f"These networks of {model} are {better} than those of {first}; other trainings may differ"
     return f"{model} is {better} than {first} on this data"
 
 
-def _over_cases(d: Difference) -> str:
+def _over_cases(d: Difference, measure: Measure) -> str:
     if math.isnan(d.low):
         return "From one case nothing follows for others."
-    bounds = f"The 95% interval over cases, {interval(d.low, d.high)},"
+    bounds = f"The 95% interval over cases, {measure.interval(d.low, d.high)},"
     if _side(d.low, d.high):
         return f"{bounds} does not include 0: other cases would probably show it."
     return f"{bounds} includes 0: other cases may show the opposite."
 
 
-def _over_repeats(bounds: tuple[float, float] | None) -> str:
+def _over_repeats(bounds: tuple[float, float] | None, measure: Measure) -> str:
     if bounds is None:
         return "Whether other trainings would show it is not known: that takes two repeats of both at least."
+    text = f"The one over repeats, {measure.interval(*bounds)},"
     if _side(*bounds):
-        return f"The one over repeats, {interval(*bounds)}, does not include 0: other trainings would probably show it."
-    return f"The one over repeats, {interval(*bounds)}, includes 0: other trainings may show the opposite."
+        return f"{text} does not include 0: other trainings would probably show it."
+    return f"{text} includes 0: other trainings may show the opposite."
 
 
 def _side(low: float, high: float) -> int:

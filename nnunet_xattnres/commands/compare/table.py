@@ -1,12 +1,13 @@
 """The rows of a comparison: what each model reached, how it differs from the first, and what it cost."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
+from nnunet_xattnres.commands.compare.measure import DICE, Measure
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.statistics import (
     Array,
@@ -31,12 +32,19 @@ class Comparison:
         cases: the names of their files.
         labels: what tables call each key of a summary.json.
         notes: what a reader must know.
+        measure: what is compared here.
+        further: the measures beside the Dice that the models have values of.
+        published: measures of a convention that the models have values of, too. They stand beside published tables and
+            do not say which model is better.
     """
 
     models: Sequence[Model]
     cases: Sequence[str]
     labels: Mapping[str, str]
     notes: Sequence[str]
+    measure: Measure = DICE
+    further: Sequence[Measure] = ()
+    published: Sequence[Measure] = ()
 
     @classmethod
     def of(cls, models: Sequence[Model], notes: Sequence[str]) -> "Comparison":
@@ -56,10 +64,18 @@ class Comparison:
         found = cls(models, cases, labels, notes)
         return cls(models, cases, found.labels, [*notes, *_warnings(found)])
 
-    def dice(self, of: Model | Run) -> Array:
-        """The Dice, (cases, labels), NaN where there is none."""
-        dice = of.dice
-        return np.array([[dice[case][key] for key in self.labels] for case in self.cases], dtype=np.float64)
+    def each(self) -> "list[Comparison]":
+        """The same comparison by each of its measures, the Dice first."""
+        return [self.by(measure) for measure in (DICE, *self.further)]
+
+    def by(self, measure: Measure) -> "Comparison":
+        """The same comparison by another of its measures."""
+        return replace(self, measure=measure)
+
+    def values(self, of: Model | Run) -> Array:
+        """Of the measure, (cases, labels), NaN where there is none."""
+        values = of.values(self.measure.key)
+        return np.array([[values[case][key] for key in self.labels] for case in self.cases], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -67,21 +83,23 @@ class Row:
     """One model and one label, or the mean over the labels.
 
     Attributes:
-        dice: the mean over the cases that have one.
-        spread: the standard deviation of ``dice`` between repeats; None for a single run.
-        n_cases: cases that have a Dice; for the mean over the labels, cases with any.
+        value: of the measure, the mean over the cases that have one.
+        spread: the standard deviation of ``value`` between repeats; None for a single run.
+        n_cases: cases that have a value; for the mean over the labels, cases with any.
         difference: to the first model, with its interval over the cases; None for the first model itself.
         over_repeats: the 95% interval of the difference between the repeats' means, by Welch's t; None where one of the
-            two models has a single run, or a run without a Dice, and for the first model itself.
+            two models has a single run, or a run without a value, and for the first model itself.
+        measure: what ``value`` is of.
     """
 
     model: str
     label: str
-    dice: float
+    value: float
     spread: float | None
     n_cases: int
     difference: Difference | None
     over_repeats: tuple[float, float] | None
+    measure: Measure = DICE
 
     @property
     def is_mean(self) -> bool:
@@ -90,27 +108,36 @@ class Row:
 
 
 def make_rows(comparison: Comparison) -> list[Row]:
-    """All rows of the table, model after model: the labels, then their mean."""
-    rows, first = [], comparison.models[0]
-    first_dice, first_runs = comparison.dice(first), [comparison.dice(run) for run in first.runs]
+    """All rows of the table: measure after measure, model after model, the labels and then their mean."""
+    return [row for one in [*comparison.each(), *map(comparison.by, comparison.published)] for row in _rows(one)]
+
+
+def rows_of(comparison: Comparison, rows: Sequence[Row], model: Model | None = None) -> list[Row]:
+    """Of the comparison's measure, and of one model where it is named."""
+    return [row for row in rows if row.measure == comparison.measure and (model is None or row.model == model.name)]
+
+
+def _rows(comparison: Comparison) -> Iterator[Row]:
+    first, measure = comparison.models[0], comparison.measure
+    first_values, first_runs = comparison.values(first), [comparison.values(run) for run in first.runs]
     for model in comparison.models:
-        dice, runs = comparison.dice(model), [comparison.dice(run) for run in model.runs]
-        differences = [None] * (dice.shape[1] + 1) if model is first else compare_paired(first_dice, dice)
+        values, runs = comparison.values(model), [comparison.values(run) for run in model.runs]
+        differences: Sequence[Difference | None] = [None] * (values.shape[1] + 1)
+        if model is not first:
+            differences = compare_paired(first_values, values, measure.direction)
         for i, label in enumerate([*comparison.labels.values(), MEAN]):
             columns = slice(None) if label == MEAN else slice(i, i + 1)
-            before, values = ([foreground_mean(run[:, columns]) for run in of] for of in (first_runs, runs))
-            rows.append(
-                Row(
-                    model=model.name,
-                    label=label,
-                    dice=foreground_mean(dice[:, columns]),
-                    spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                    n_cases=int((~np.isnan(dice[:, columns])).any(axis=1).sum()),
-                    difference=differences[i],
-                    over_repeats=None if model is first else welch_interval(before, values),
-                )
+            before, after = ([foreground_mean(run[:, columns]) for run in of] for of in (first_runs, runs))
+            yield Row(
+                model=model.name,
+                label=label,
+                value=foreground_mean(values[:, columns]),
+                spread=float(np.std(after, ddof=1)) if len(after) > 1 else None,
+                n_cases=int((~np.isnan(values[:, columns])).any(axis=1).sum()),
+                difference=differences[i],
+                over_repeats=None if model is first else welch_interval(before, after),
+                measure=measure,
             )
-    return rows
 
 
 def costs(model: Model) -> dict[str, Any]:
@@ -144,7 +171,7 @@ def _warnings(comparison: Comparison) -> list[str]:
         )
     rare = [
         name
-        for name, column in zip(comparison.labels.values(), comparison.dice(models[0]).T, strict=True)
+        for name, column in zip(comparison.labels.values(), comparison.values(models[0]).T, strict=True)
         if np.isnan(column).all()
     ]
     if rare:

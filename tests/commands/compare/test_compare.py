@@ -231,7 +231,7 @@ def test_a_file_from_elsewhere(tmp_path):
     found = compare_cases(file)
     assert [model.name for model in found.models] == ["second", "first"]
     assert list(found.cases) == ["z", "y", "x"] and list(found.labels) == ["two", "one"]
-    dice = found.dice(found.models[1])
+    dice = found.values(found.models[1])
     assert np.isnan(dice).tolist() == [[False, False], [True, False], [True, False]]
     assert dice[2, 1] == float(head.rpartition(",")[2])
 

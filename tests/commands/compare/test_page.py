@@ -158,7 +158,7 @@ def test_a_label_called_mean_is_not_taken_for_the_mean(tmp_path):
     values = {"mean": 0.25, "liver": 0.75}
     comparison = comparison_of(tmp_path, labels=tuple(values), dice=lambda _model, _case, label: values[label])
     rows = make_rows(comparison)[:3]
-    assert [(row.label, row.dice) for row in rows] == [("mean (label mean)", 0.25), ("liver", 0.75), ("mean", 0.5)]
+    assert [(row.label, row.value) for row in rows] == [("mean (label mean)", 0.25), ("liver", 0.75), ("mean", 0.5)]
     assert [row.is_mean for row in rows] == [False, False, True]
 
 

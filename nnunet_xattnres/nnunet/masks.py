@@ -1,0 +1,128 @@
+"""Masks as nnU-Net reads them, and where those of a validation lie."""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import read_json
+
+
+class Files(NamedTuple):
+    """The two masks of a case."""
+
+    prediction: Path
+    reference: Path
+
+
+class Masks(NamedTuple):
+    """The two masks of a case, of one shape; those of a single slice have two axes.
+
+    Attributes:
+        spacing: the size of a voxel along each axis.
+    """
+
+    prediction: NDArray[Any]
+    reference: NDArray[Any]
+    spacing: tuple[float, ...]
+
+
+class Reader:
+    """Reads masks with nnU-Net's reader of the data set.
+
+    Attributes:
+        pictures: whether they are pictures, such as PNG, in which the size of a pixel is not known.
+    """
+
+    def __init__(self, dataset: Mapping[str, Any], example: Path) -> None:
+        """``dataset``: the content of its dataset.json; ``example``: a mask, to see which reader takes it.
+
+        Raises:
+            UserError: when none of nnU-Net's readers takes it.
+        """
+        from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+        try:
+            reader = determine_reader_writer_from_dataset_json(dict(dataset), str(example), verbose=False)
+        except RuntimeError as error:
+            raise UserError(f"nnU-Net has no reader for {example}: {error}") from None
+        self.pictures = issubclass(reader, NaturalImage2DIO)
+        self._reader = reader()
+
+    def read(self, files: Files) -> Masks:
+        """Both masks of a case.
+
+        Raises:
+            UserError: when one cannot be read, or the two are not of the same shape.
+        """
+        (prediction, _), (reference, spacing) = map(self._read_one, files)
+        if prediction.shape != reference.shape:
+            raise UserError(
+                f"the masks of a case must have the same shape: {files.prediction} has {prediction.shape}, "
+                f"{files.reference} has {reference.shape}"
+            )
+        if reference.shape[0] == 1:  # 2D: nnU-Net adds an axis of one slice
+            return Masks(prediction[0], reference[0], spacing[1:])
+        return Masks(prediction, reference, spacing)
+
+    def _read_one(self, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
+        try:
+            mask, properties = self._reader.read_seg(str(path))
+        except Exception as error:  # each of the libraries behind it has its own
+            raise UserError(f"{path} cannot be read as a mask: {type(error).__name__}: {error}") from None
+        return mask[0], tuple(map(float, properties["spacing"]))
+
+
+def mask_of(segmentation: NDArray[Any], key: str) -> NDArray[np.bool_]:
+    """Where a label or a region is.
+
+    Args:
+        key: as in a summary.json: ``"1"``, or ``"(1, 2)"`` for a region.
+    """
+    value = ast.literal_eval(key)
+    return np.isin(segmentation, value) if isinstance(value, tuple) else segmentation == value
+
+
+def files_of_validation(fold: Path) -> dict[str, Files]:
+    """The masks of the validation of a fold, by the names of the cases.
+
+    The paths in its summary.json may be those of another machine, or of a folder that this one is a copy of: what lies
+    beside it comes first.
+
+    Args:
+        fold: DATASET/TRAINER__PLANS__CONFIGURATION/fold_X.
+
+    Raises:
+        UserError: when a mask is missing.
+    """
+    summary = fold / "validation" / "summary.json"
+    found = {}
+    for entry in read_json(summary)["metric_per_case"]:
+        named = {key: Path(str(entry.get(key, "")).replace("\\", "/")) for key in ("prediction_file", "reference_file")}
+        case = named["prediction_file"].name
+        predictions = [summary.parent / case, named["prediction_file"]]
+        references = [named["reference_file"], *_true_masks(fold.parents[1].name, named["reference_file"].name)]
+        found[case] = Files(
+            _first(predictions, "prediction", "validate again: nnUNetv2_train ... --val"),
+            _first(references, "true mask", "set nnUNet_preprocessed to where the data set was preprocessed"),
+        )
+    return found
+
+
+def _true_masks(dataset: str, name: str) -> list[Path]:
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+
+    folders = ((nnUNet_preprocessed, "gt_segmentations"), (nnUNet_raw, "labelsTr"))
+    return [Path(str(root)) / dataset / folder / name for root, folder in folders if root.is_set()]
+
+
+def _first(paths: list[Path], what: str, way_out: str) -> Path:
+    for path in paths:
+        if path.is_file():
+            return path
+    raise UserError(f"the {what} is missing, it is none of {', '.join(map(str, paths))}: {way_out}")

@@ -1,0 +1,316 @@
+"""`compare --metrics` and `--as-published`, on masks by hand as nnU-Net leaves them."""
+
+import csv
+import json
+import math
+import re
+from dataclasses import replace
+from importlib import metadata, util
+
+import numpy as np
+import pytest
+import SimpleITK
+from helpers.trainings import DATASET, A, B, invoke, write_fold
+from skimage.io import imsave
+from test_surfaces import both_ways
+
+from nnunet_xattnres.commands.compare import compare_cases
+from nnunet_xattnres.commands.compare.measure import Measure
+from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.picture import picture_of
+from nnunet_xattnres.commands.compare.summary import summary
+from nnunet_xattnres.commands.compare.table import make_rows, rows_of
+
+LABELS = {"background": 0, "liver": 1, "gallbladder": 2}
+SPACING = (2.5, 0.9, 0.7)  # of the arrays' axes
+SHAPE = (12, 20, 16)
+needs_monai = pytest.mark.skipif(util.find_spec("monai") is None, reason="pip install 'nnunet-xattnres[metrics]'")
+
+
+def box(*ranges, label=1, onto=None):
+    mask = np.zeros(SHAPE[-len(ranges) :], np.uint8) if onto is None else onto.copy()
+    mask[tuple(slice(*r) for r in ranges)] = label
+    return mask
+
+
+def masks_by_hand(shift):
+    """Case -> prediction and true mask; ``shift``: by how many slices the predicted liver is too high."""
+    liver, moved = box((2, 8), (3, 15), (0, 9)), box((2 + shift, 8 + shift), (3, 15), (0, 9))
+    small = ((4, 6), (16, 19), (10, 14))
+    with_both, moved_with_both = (box(*small, label=2, onto=mask) for mask in (liver, moved))
+    return {
+        "both": (moved_with_both, with_both),
+        "missed": (moved, with_both),
+        "invented": (moved_with_both, liver),
+        "neither": (moved, liver),
+    }
+
+
+def write_mask(mask, path):
+    if path.suffix == ".png":
+        imsave(path, mask, check_contrast=False)
+        return
+    image = SimpleITK.GetImageFromArray(mask)
+    image.SetSpacing(SPACING[::-1])
+    SimpleITK.WriteImage(image, str(path))
+
+
+def dice(prediction, reference):
+    total = prediction.sum() + reference.sum()
+    return 2 * (prediction & reference).sum() / total if total else math.nan
+
+
+def is_in(mask, key):
+    return np.isin(mask, [int(number) for number in re.findall(r"\d+", key)])
+
+
+def train(results, trainer, masks, *, keys=("1", "2"), labels=LABELS, ending=".nii.gz", of_dataset=(), ignore=None):
+    """What nnU-Net leaves of a training with these masks; the true ones are where it keeps a copy of them."""
+    truth = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations"
+    truth.mkdir(exist_ok=True)
+    found = {}
+    for case, (prediction, reference) in masks.items():
+        counts = reference != ignore
+        found[case] = [dice(is_in(prediction, key) & counts, is_in(reference, key) & counts) for key in keys]
+    model = write_fold(results, trainer, 0, found, keys=keys, labels=labels)
+    (model / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ending, **dict(of_dataset)}))
+    summary = model / "fold_0" / "validation" / "summary.json"
+    summary.write_text(summary.read_text().replace(".nii.gz", ending))
+    for case, (prediction, reference) in masks.items():
+        write_mask(prediction, summary.parent / f"{case}{ending}")
+        write_mask(reference, truth / f"{case}{ending}")
+    return model
+
+
+def run(tmp_path, *arguments):
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, *arguments)
+    assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
+
+
+def table(tmp_path, name):
+    with (tmp_path / "out" / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def values(tmp_path, key, model=A):
+    """(case, label) -> value."""
+    rows = table(tmp_path, f"{key}_cases.csv")
+    return {(row["case"].partition(".")[0], row["label"]): float(row[key]) for row in rows if row["model"] == model}
+
+
+@needs_monai
+def test_hd95_and_surface_dice_in_millimetres(results, tmp_path):
+    first, second = masks_by_hand(1), masks_by_hand(2)
+    train(results, A, first)
+    train(results, B, second)
+    screen = run(tmp_path, "--metrics", "hd95", "nsd", "--tolerance", 3)
+    for model, masks in ((A, first), (B, second)):
+        hd95, nsd = (values(tmp_path, key, model) for key in ("hd95", "nsd"))
+        for case, (prediction, reference) in masks.items():
+            for name, label in (("liver", 1), ("gallbladder", 2)):
+                one, other = prediction == label, reference == label
+                if one.any() and other.any():
+                    ways = both_ways(one, other, SPACING)
+                    assert hd95[case, name] == pytest.approx(max(np.percentile(w, 95) for w in ways), rel=1e-5)
+                    assert nsd[case, name] == pytest.approx((np.concatenate(ways) <= 3).mean(), rel=1e-5)
+                else:
+                    assert math.isnan(hd95[case, name])
+                    assert nsd[case, name] == pytest.approx(0.0 if case != "neither" else math.nan, nan_ok=True)
+    # of all labels and cases the first model is better: 2.5 mm against 5
+    rows = {row["label"]: row for row in table(tmp_path, "hd95.csv") if row["model"] == B}
+    assert float(rows["liver"]["hd95"]) == pytest.approx(5) and float(rows["liver"]["difference"]) == pytest.approx(2.5)
+    assert [rows["liver"][name] for name in ("better", "equal", "worse", "left_out")] == ["0", "0", "4", "0"]
+    assert [rows["gallbladder"][name] for name in ("equal", "left_out")] == ["1", "3"]
+    told = f"{A}: 2 (gallbladder 2); {B}: 2 (gallbladder 2). A missed structure counts in the Dice and not in HD95."
+    page, text = ((tmp_path / "out" / name).read_text() for name in ("comparison.html", "comparison.md"))
+    assert all(told in of for of in (screen, page, text))
+    assert "Surface Dice at 3 mm" in page and "## Surface Dice at 3 mm" in text and "HD95 (mm)" in screen
+    assert f"HD95 (mm) of {B} minus that of {A}. Each point a case, on the left where {B} is better" in page
+    assert "(less is better). Of 4 cases 0 are better, 0 equal and 4 worse." in page
+    assert {"hd95.png", "nsd.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert "dice" in table(tmp_path, "cases.csv")[0]
+
+    run(tmp_path)  # without them nothing of theirs stays
+    assert not {"hd95.png", "hd95.csv", "nsd_cases.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_where_less_is_better_the_better_side_is_the_left_one(tmp_path):
+    """The same numbers, once as a Dice and once as a distance."""
+    path = tmp_path / "cases.csv"
+    lines = [f"{model},r,0,case{i},liver,{0.5 + 0.1 * (model == 'b') + 0.01 * i}" for model in "ab" for i in range(9)]
+    path.write_text("\n".join(["model,run,fold,case,label,dice", *lines]))
+    distance = Measure("hd95", "HD95", "an HD95", "", "mm", less_is_better=True, digits=2)
+    found = compare_cases(path)
+    models = [
+        Model(m.name, [replace(r, folds={"0": replace(r.folds["0"], measured={"hd95": r.dice})}) for r in m.runs])
+        for m in found.models
+    ]
+    found = replace(found, models=models, further=(distance,))
+    rows = make_rows(found)
+    for one, better, worse, word in zip(found.each(), (1, -1), (-1, 1), ("better", "worse")):
+        (axis,) = picture_of(one, rows).axes
+        sides = {text.get_text().strip("\N{LEFTWARDS ARROW}\N{RIGHTWARDS ARROW} "): text for text in axis.texts}
+        assert sides["better"].xyann[0] * better > 0 and sides["worse"].xyann[0] * worse > 0
+        (colored,) = axis.patches
+        edges = {round(float(x), 6) for x in colored.get_path().vertices[:, 0] * colored.get_width() + colored.get_x()}
+        assert 0 in edges and max(edges, key=abs) * better > 0
+        ((verdict, _),) = summary(one, rows)
+        assert verdict == f"These networks of b are {word} than those of a; other trainings may differ"
+        counts = next(row.difference for row in rows_of(one, rows) if row.difference)
+        assert (counts.better, counts.worse) == ((9, 0) if better == 1 else (0, 9))
+
+
+@needs_monai
+def test_pictures_are_measured_in_pixels(results, tmp_path):
+    masks = {f"case{i}": (box((3 + i, 9 + i), (4, 12)), box((3, 9), (4, 12))) for i in range(3)}
+    for trainer in (A, B):
+        train(results, trainer, masks, keys=("1",), labels={"background": 0, "lesion": 1}, ending=".png")
+    screen = run(tmp_path, "--metrics", "nsd", "hd95")
+    assert "Surface Dice at 2 pixels" in screen and "HD95 (pixels)" in screen
+    assert values(tmp_path, "hd95") == {(f"case{i}", "lesion"): i for i in range(3)}
+    assert values(tmp_path, "nsd")["case2", "lesion"] == 1
+
+
+@needs_monai
+def test_regions_and_the_ignore_label(results, tmp_path):
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    reference = box((2, 8), (3, 15), (4, 9))
+    reference[4:6, 4:8, 5:7] = 2
+    prediction = np.roll(reference, 1, axis=0)
+    prediction[:, :, 14:] = 1  # where nobody has looked
+    reference[:, :, 12:] = 3
+    of = {"regions_class_order": [1, 2]}
+    for trainer in (A, B):
+        train(
+            results,
+            trainer,
+            {"a": (prediction, reference)},
+            keys=("(1, 2)", "(2,)"),
+            labels=labels,
+            of_dataset=of,
+            ignore=3,
+        )
+    run(tmp_path, "--metrics", "hd95")
+    looked_at = np.where(reference == 3, 0, prediction), np.where(reference == 3, 0, reference)
+    found = values(tmp_path, "hd95")
+    for name, members in (("whole", (1, 2)), ("core", (2,))):
+        ways = both_ways(*(np.isin(mask, members) for mask in looked_at), SPACING)
+        assert found["a", name] == pytest.approx(max(np.percentile(w, 95) for w in ways), rel=1e-5)
+    assert 0 < found["a", "core"] <= 2.5
+
+
+def test_as_published(results, tmp_path):
+    """Without MONAI, too: the convention needs none of it."""
+    for trainer, shift in ((A, 1), (B, 1)):
+        train(results, trainer, masks_by_hand(shift))
+    screen = run(tmp_path, "--as-published", "synapse")
+    published, hd95 = (values(tmp_path, f"synapse_{key}") for key in ("dice", "hd95"))
+    honest = {row["case"].partition(".")[0]: float(row["dice"]) for row in table(tmp_path, "cases.csv")[1:8:2]}
+    assert honest == pytest.approx({"both": 1, "missed": 0, "invented": 0, "neither": math.nan}, nan_ok=True)
+    of_gallbladder = {case: published[case, "gallbladder"] for case in honest}
+    assert of_gallbladder == {"both": 1, "missed": 0, "invented": 1, "neither": 0}
+    assert all(hd95[case, "gallbladder"] == 0 for case in honest)
+    assert {hd95[case, "liver"] for case in honest} == {1.0}  # a voxel, not 2.5 mm
+    means = {row["label"]: float(row["synapse_dice"]) for row in table(tmp_path, "synapse_dice.csv")}
+    assert means["gallbladder"] == 0.5 and means["mean"] == pytest.approx((0.5 + published["both", "liver"]) / 2)
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert f"| {A} | invented.nii.gz | gallbladder | true mask | 0.0000 | 1.0000 | 0.00 |" in text
+    assert f"| {A} | missed.nii.gz | gallbladder | prediction | 0.0000 | 0.0000 | 0.00 |" in text
+    assert f"| {A} | neither.nii.gz | gallbladder | both | n/a | 0.0000 | 0.00 |" in text
+    assert text.count("gallbladder | both |") == 2 and "liver | prediction" not in text
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "As published for Synapse" in page and "Dice of 1 and an HD95 of 0; here it has a Dice of 0" in page
+    assert "<h3>Dice as published" not in page  # it does not say which model is better
+    monai = util.find_spec("monai") is not None
+    assert ("HD95 (mm)" in screen) == monai and ("Without HD95: MONAI is not installed" in screen) == (not monai)
+
+
+@needs_monai
+def test_predictions_in_folders(results, tmp_path):
+    masks, labels = masks_by_hand(1), tmp_path / "labels"
+    labels.mkdir()
+    for case, (_, reference) in masks.items():
+        write_mask(reference, labels / f"{case}.nii.gz")
+    folders = []
+    for name, shift in (("a", 1), ("b", 2)):
+        model = train(results, name, masks_by_hand(shift))
+        folder = model / "fold_0" / "validation"
+        for file in ("dataset.json", "plans.json"):
+            (folder / file).write_text((model / file).read_text())
+        folders.append(f"{name}={folder}")
+    done = invoke(tmp_path, "--predictions", *folders, "--labels", labels, "--metrics", "hd95")
+    assert done.exit_code == 0, done.output
+    assert values(tmp_path, "hd95", "b")["both", "liver"] == pytest.approx(5)
+
+
+def test_masks_that_are_not_those_of_the_dice(results, tmp_path):
+    for trainer in (A, B):
+        train(results, trainer, masks_by_hand(1))
+    truth = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations" / "missed.nii.gz"
+    write_mask(masks_by_hand(1)["neither"][1], truth)
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse")
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and "missed.nii.gz" in text and "they have changed since. Validate again" in text
+
+    write_mask(np.zeros((3, 4, 5), np.uint8), truth)
+    text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
+    assert "must have the same shape" in text and "(3, 4, 5)" in text and "Traceback" not in text
+
+    truth.write_bytes(b"no image")
+    text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
+    assert "cannot be read as a mask" in text and "missed.nii.gz" in text
+
+    truth.unlink()
+    text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
+    assert "the true mask is missing" in text and "labelsTr/missed.nii.gz" in text
+    raw = results.parents[1] / "nnUNet_raw" / DATASET / "labelsTr"
+    raw.mkdir()
+    write_mask(masks_by_hand(1)["missed"][1], raw / "missed.nii.gz")
+    run(tmp_path, "--as-published", "synapse")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "hd"], "--metrics hd: there is no such metric; there are hd95, nsd"),
+        (["--as-published", "acdc"], "--as-published acdc: there is no such convention; there is synapse"),
+        (["--metrics", "nsd", "--tolerance", "-1"], "--tolerance -1: it must be a distance, 0 or more"),
+        (["--metrics", "nsd", "--tolerance", "nan"], "--tolerance nan: it must be a distance, 0 or more"),
+        (["--tolerance", "1"], "--tolerance is that of the surface Dice: add --metrics nsd"),
+    ],
+)
+def test_what_is_refused(results, tmp_path, arguments, message):
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, *arguments)
+    assert done.exit_code == 1 and message in " ".join(done.output.split()) and not (tmp_path / "out").exists()
+
+
+def test_a_file_of_cases_has_the_dice_only(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text("model,run,fold,case,label,dice\na,r,0,x,liver,0.5\nb,r,0,x,liver,0.5\n")
+    done = invoke(tmp_path, "--cases", path, "--as-published", "synapse")
+    assert done.exit_code == 1 and "has the Dice only" in " ".join(done.output.split())
+
+
+def test_monai_that_is_missing_and_monai_that_does_not_fit(results, tmp_path, monkeypatch):
+    for trainer in (A, B):
+        train(results, trainer, masks_by_hand(1))
+    versions, version_of = {"monai": None}, metadata.version
+
+    def version(package):
+        found = versions[package] if package in versions else version_of(package)
+        if found is None:
+            raise metadata.PackageNotFoundError(package)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+    arguments = ("-d", 4, "-c", "2d", "-tr", A, B, "--metrics", "nsd", "hd95")
+    done = invoke(tmp_path, *arguments)
+    needs = "--metrics nsd hd95 needs MONAI: pip install 'nnunet-xattnres[metrics]'"
+    assert done.exit_code == 1 and needs in " ".join(done.output.split())
+
+    versions |= {"monai": "1.5.0", "torch": "2.8.0"}
+    monkeypatch.setattr(metadata, "requires", lambda _package: ["numpy", "torch<2.7.0,>=2.4.1", "fire; extra == 'all'"])
+    reason = "Without HD95 and surface Dice: MONAI 1.5.0 needs torch<2.7.0,>=2.4.1, and torch 2.8.0 is installed."
+    assert reason in run(tmp_path, "--metrics", "nsd", "hd95")
+    assert not (tmp_path / "out" / "hd95.csv").exists() and reason in (tmp_path / "out" / "comparison.md").read_text()

@@ -1,0 +1,123 @@
+"""Distances between surfaces, computed here a second time: over whole images, without a crop and without MONAI."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.distance import cdist
+
+from nnunet_xattnres.commands.compare.surfaces import dice, hd95, surface_dice, synapse_dice, synapse_hd95
+
+
+def border(mask):
+    """The voxels of which a neighbour along an axis is outside of the mask, or of the image."""
+    inside = np.pad(mask, 1)
+    for axis in range(mask.ndim):
+        inside = inside & np.roll(np.pad(mask, 1), 1, axis) & np.roll(np.pad(mask, 1), -1, axis)
+    return mask & ~inside[(slice(1, -1),) * mask.ndim]
+
+
+def distances(one, other, spacing):
+    """From each voxel on the border of one mask to the border of the other."""
+    return ndimage.distance_transform_edt(~border(other), sampling=spacing)[border(one)]
+
+
+def both_ways(prediction, reference, spacing):
+    return distances(prediction, reference, spacing), distances(reference, prediction, spacing)
+
+
+def blobs(shape, seed):
+    """Two masks that overlap, with holes and islands, which touch the border of the image."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(2, *shape)), (0, *(1.5,) * len(shape)))
+    first, second = smooth / smooth.std()
+    prediction, reference = first > 0.3, first + 0.6 * second > 0.3
+    assert (prediction & reference).any() and border(prediction).sum() > 10 and prediction[0].any()
+    return prediction, reference
+
+
+IMAGES = [((40, 30), (1.0, 1.0)), ((40, 30), (0.7, 1.3)), ((12, 30, 24), (2.5, 0.9, 0.7)), ((9, 9, 40), (1, 1, 5.0))]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("shape", "spacing"), IMAGES)
+def test_monais_measures_are_those_of_the_distance_transform(shape, spacing, seed):
+    pytest.importorskip("monai", reason="pip install 'nnunet-xattnres[metrics]'")
+    prediction, reference = blobs(shape, seed)
+    there, back = both_ways(prediction, reference, spacing)
+    expected = max(np.percentile(there, 95), np.percentile(back, 95))
+    assert hd95(prediction, reference, spacing) == pytest.approx(expected, rel=1e-5)
+    for tolerance in (0.0, 1.0, 2.0):
+        near = np.concatenate([there, back]) <= tolerance
+        found = surface_dice(prediction, reference, spacing, tolerance)
+        assert found == pytest.approx(near.mean(), rel=1e-5), tolerance
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", [(30, 24), (10, 20, 16)])
+def test_the_published_hd95_counts_voxels_and_both_directions_together(shape, seed):
+    prediction, reference = blobs(shape, seed)
+    of_pairs = cdist(np.argwhere(border(prediction)), np.argwhere(border(reference)))
+    together = np.concatenate([of_pairs.min(axis=1), of_pairs.min(axis=0)])
+    for spacing in ((5.0, 0.7, 0.7)[: len(shape)], (1.0,) * len(shape)):
+        assert synapse_hd95(prediction, reference, spacing) == pytest.approx(np.percentile(together, 95))
+
+
+def boxes(shift):
+    """Two boxes of 4 x 6 x 6 voxels, the second moved along the first axis."""
+    prediction, reference = np.zeros((2, 20, 12, 12), bool)
+    prediction[2:6, 3:9, 3:9] = True
+    reference[2 + shift : 6 + shift, 3:9, 3:9] = True
+    return prediction, reference
+
+
+def test_boxes_by_hand():
+    """The lids are as far apart as the boxes were moved; a third of the way is twice the spacing of a voxel."""
+    pytest.importorskip("monai", reason="pip install 'nnunet-xattnres[metrics]'")
+    for shift in (4, 9):
+        prediction, reference = boxes(shift)
+        assert hd95(prediction, reference, (2.5, 1.0, 1.0)) == pytest.approx(2.5 * shift)
+        assert synapse_hd95(prediction, reference, (2.5, 1.0, 1.0)) == shift
+    assert surface_dice(*boxes(0), (1.0, 1.0, 1.0), 0.0) == 1 and hd95(*boxes(0), (1.0, 1.0, 1.0)) == 0
+    assert surface_dice(*boxes(1), (2.5, 1.0, 1.0), 2.5) == 1
+    assert surface_dice(*boxes(9), (2.5, 1.0, 1.0), 2.5) == 0
+
+
+def test_a_single_voxel_in_a_corner():
+    pytest.importorskip("monai", reason="pip install 'nnunet-xattnres[metrics]'")
+    prediction, reference = np.zeros((2, 8, 8), bool)
+    prediction[0, 0] = reference[7, 7] = True
+    assert hd95(prediction, reference, (3.0, 4.0)) == pytest.approx(7 * 5)
+    assert synapse_hd95(prediction, reference, (3.0, 4.0)) == pytest.approx(7 * math.sqrt(2))
+
+
+EMPTY, FULL = np.zeros((3, 4, 5), bool), np.ones((3, 4, 5), bool)
+EMPTY_MASKS = {  # prediction, true mask: Dice, HD95, surface Dice, and Dice and HD95 as published
+    "both": (EMPTY, EMPTY, math.nan, math.nan, math.nan, 0, 0),
+    "true mask": (FULL, EMPTY, 0, math.nan, 0, 1, 0),
+    "prediction": (EMPTY, FULL, 0, math.nan, 0, 0, 0),
+    "none": (FULL, FULL, 1, 0, 1, 1, 0),
+}
+
+
+@pytest.mark.parametrize("masks", EMPTY_MASKS.values(), ids=EMPTY_MASKS)
+def test_empty_masks(masks):
+    prediction, reference, of_dice, _, _, published, published_hd95 = masks
+    same = {"nan_ok": True, "abs": 0}
+    assert dice(prediction, reference) == pytest.approx(of_dice, **same)
+    assert synapse_dice(prediction, reference, (1, 1, 1)) == published
+    assert synapse_hd95(prediction, reference, (1, 1, 1)) == published_hd95
+
+
+@pytest.mark.parametrize("masks", EMPTY_MASKS.values(), ids=EMPTY_MASKS)
+def test_empty_masks_with_monai(masks):
+    pytest.importorskip("monai", reason="pip install 'nnunet-xattnres[metrics]'")
+    prediction, reference, _, distance, surface, *_ = masks
+    assert hd95(prediction, reference, (1, 1, 1)) == pytest.approx(distance, nan_ok=True)
+    assert surface_dice(prediction, reference, (1, 1, 1), 2.0) == pytest.approx(surface, nan_ok=True)
+
+
+def test_two_masks_that_are_apart_have_the_dice_of_nothing_and_a_distance_as_published():
+    prediction, reference = boxes(9)
+    assert dice(prediction, reference) == synapse_dice(prediction, reference, (1, 1, 1)) == 0
+    assert synapse_hd95(prediction, reference, (1, 1, 1)) == 9
