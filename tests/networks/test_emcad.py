@@ -292,10 +292,9 @@ def test_a_file_without_all_weights_is_refused(tmp_path, content):
 
 
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="before torch 2.4 the graph breaks")
-@every_kind
-def test_is_one_graph_for_torch_compile(kind):
+def test_is_one_graph_for_torch_compile():
     torch._dynamo.reset()
-    network = make_network(2, "own", kind)
+    network = make_network(2, "own", "emcad_xattnres")
     compiled, x = torch.compile(network, backend="eager", fullgraph=True), torch.randn(2, 2, 48, 56)
     for deep_supervision in (True, False):
         network.decoder.deep_supervision = deep_supervision
