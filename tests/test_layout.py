@@ -175,6 +175,7 @@ def test_the_package_and_the_commands_help_load_no_library():
         "demo",
         "doctor",
         "inspect",
+        "gallery",
         "upgrade",
         "export-onnx",
         "repeat",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -50,11 +51,14 @@ LINES = {
     "demo": ("-device cpu -o OUT", {"device": "cpu"}),
     "doctor": ("", {}),
     "export-onnx": ("MODEL OUT -f 0 -chk checkpoint_best.pth", {"fold": "0", "checkpoint": "checkpoint_best.pth"}),
+    "gallery": ("-i IMAGES -d 4 -c 2d -tr A B -p P -f 0 1 -o OUT",
+                {"images": Path("IMAGES"), "dataset": "4", "configuration": "2d", "trainers": ["A", "B"],
+                 "plans": ["P"], "folds": ["0", "1"]}),
     "inspect": ("MODEL -i IMAGES -o OUT -f 0 1 -chk best.pth -device cpu",
                 {"folds": ["0", "1"], "checkpoint": "best.pth", "device": "cpu"}),
     "plan": ("-d 4 -p P -o Q", {"dataset": "4", "plans": "P", "out": "Q"}),
-    "profile": ("-d 4 -device cpu -c 2d -p P -o OUT",
-                {"dataset": "4", "configuration": "2d", "plans": "P", "device": "cpu"}),
+    "profile": ("-d 4 -device cpu -c 2d -p P -tr A B -o OUT",
+                {"dataset": "4", "configuration": "2d", "plans": "P", "trainers": ["A", "B"], "device": "cpu"}),
     "repeat": ("-d 4 -p P", {"dataset": "4", "plans": "P"}),
     "trainers-dir": ("", {}),
     "tune": ("-d 4 -c 2d -p P -tr A", {"dataset": "4", "configuration": "2d", "plans": "P", "trainer": "A"}),
