@@ -16,13 +16,14 @@ PACKAGE = Path(nnunet_xattnres.__file__).parent
 # Each may import those below it. "commands/profile" and the like are a command each, and import no other one.
 MAY_IMPORT = {
     "__main__": {"cli"},
-    "cli": {"cli", "commands", "training", "networks", "reads", "ops", "nnunet", "common", "autoregister"},
-    "commands": {"training", "networks", "reads", "ops", "nnunet", "common", "autoregister"},
+    "cli": {"cli", "commands", "training", "networks", "reads", "ops", "nnunet", "pages", "common", "autoregister"},
+    "commands": {"training", "networks", "reads", "ops", "nnunet", "pages", "common", "autoregister"},
     "training": {"training", "networks", "reads", "ops", "nnunet", "common"},
     "networks": {"networks", "reads", "ops", "common"},
     "reads": {"reads", "ops", "common"},
     "ops": {"ops", "common"},
     "nnunet": {"nnunet", "common"},
+    "pages": {"pages", "common"},
     "common": {"common"},
     "autoregister": set(),
 }

@@ -12,6 +12,7 @@ from nnunet_xattnres.cli.convert import convert
 from nnunet_xattnres.cli.demo import demo
 from nnunet_xattnres.cli.doctor import doctor
 from nnunet_xattnres.cli.export_onnx import export_onnx
+from nnunet_xattnres.cli.gallery import gallery
 from nnunet_xattnres.cli.inspect import inspect
 from nnunet_xattnres.cli.plan import plan
 from nnunet_xattnres.cli.profile import profile
@@ -48,6 +49,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "doctor": doctor,
     "export-onnx": export_onnx,
+    "gallery": gallery,
     "inspect": inspect,
     "plan": plan,
     "profile": profile,

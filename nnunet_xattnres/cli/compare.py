@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
-from nnunet_xattnres.cli.options import Force
+from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import refuse_existing
 
@@ -29,11 +29,9 @@ def compare(
     trainers: Annotated[
         list[str] | None, typer.Option("-tr", "--trainers", help="Some; the others are compared with the first.")
     ] = None,
-    plans: Annotated[list[str] | None, typer.Option("-p", "--plans", help="Some; nnUNetPlans by default.")] = None,
-    folds: Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default what all have.")] = None,
-    predictions: Annotated[
-        list[str] | None, typer.Option("--predictions", help="NAME=FOLDER for some, in the place of trained models.")
-    ] = None,
+    plans: Plans = None,
+    folds: Folds = None,
+    predictions: Predictions = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="The true masks, for --predictions.")] = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="The cases.csv of a comparison, to make it again from that.")
@@ -113,7 +111,7 @@ def _of_predictions(predictions: list[str], labels: Path | None, allow: Collecti
 
     if labels is None:
         raise UserError("--predictions needs --labels, the folder with the true masks")
-    folders = _by_name(predictions)
+    folders = folders_by_name(predictions)
     return compare_predictions(folders, labels, allow), f"Predictions against {labels.name}"
 
 
@@ -133,15 +131,3 @@ def _of_trainings(
     results = results_folder(dataset)
     comparison = compare_trainings(results, configuration, trainers, plans or ["nnUNetPlans"], folds or (), allow)
     return comparison, f"{results.name}, {configuration}"
-
-
-def _by_name(predictions: Sequence[str]) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
-    for text in predictions:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder):
-            raise UserError(f"--predictions {text}: it must be NAME=FOLDER")
-        if name in folders:
-            raise UserError(f"--predictions {text}: {name} is {folders[name]} already; give it another name")
-        folders[name] = Path(folder)
-    return folders

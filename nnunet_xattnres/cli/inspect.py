@@ -2,17 +2,16 @@
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Checkpoint, Device, Force, ModelFolder
+from nnunet_xattnres.cli.progress import shown_progress
 
 
 def inspect(
@@ -66,13 +65,7 @@ def inspect(
             knockout=knockout,
             command=shlex.join(["nnunet-xattnres", *sys.argv[1:]]),
         )
-        columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-
-            def begin(doing: str, n: int) -> Callable[[], None]:
-                task = progress.add_task(doing, total=n)
-                return lambda: progress.advance(task)
-
+        with shown_progress(console) as begin:
             strongest = strongest_of(inspect_model(what, out, predict_on, begin, force))
 
     for read, row in strongest.items():

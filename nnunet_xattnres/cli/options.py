@@ -1,11 +1,13 @@
 """Options that several commands have."""
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.networks.registry import KINDS
 
 
@@ -48,3 +50,25 @@ Configuration = Annotated[str, typer.Option("-c", "--configuration", help="For e
 ModelFolder = Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")]
 Checkpoint = Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Plans = Annotated[list[str] | None, typer.Option("-p", "--plans", help="Some; nnUNetPlans by default.")]
+Folds = Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default what all have.")]
+Predictions = Annotated[
+    list[str] | None, typer.Option("--predictions", help="NAME=FOLDER for some, in the place of trained models.")
+]
+
+
+def folders_by_name(predictions: Sequence[str]) -> dict[str, Path]:
+    """What ``--predictions`` names.
+
+    Raises:
+        UserError: for what is no NAME=FOLDER, and for a name that comes twice.
+    """
+    folders: dict[str, Path] = {}
+    for text in predictions:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise UserError(f"--predictions {text}: it must be NAME=FOLDER")
+        if name in folders:
+            raise UserError(f"--predictions {text}: {name} is {folders[name]} already; give it another name")
+        folders[name] = Path(folder)
+    return folders

@@ -35,6 +35,20 @@ def results_folder(dataset: str) -> Path:
     return _folder_of(dataset, nnUNet_results, "nnUNet_results", "train first: `nnUNetv2_train`")
 
 
+def raw_folder(dataset: str) -> Path:
+    """A data set's folder in nnUNet_raw.
+
+    Args:
+        dataset: its number or its name, as nnU-Net's commands take it.
+
+    Raises:
+        UserError: when nnUNet_raw is not set, or has no such data set.
+    """
+    from nnunetv2.paths import nnUNet_raw
+
+    return _folder_of(dataset, nnUNet_raw, "nnUNet_raw", "set nnUNet_raw to the folder that holds the data set")
+
+
 def _folder_of(dataset: str, root: Any, variable: str, way_out: str) -> Path:
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -51,6 +52,9 @@ LINES = {
     "demo": ("-device cpu -o OUT", {"device": "cpu"}),
     "doctor": ("", {}),
     "export-onnx": ("MODEL OUT -f 0 -chk checkpoint_best.pth", {"fold": "0", "checkpoint": "checkpoint_best.pth"}),
+    "gallery": ("-i IMAGES -d 4 -c 2d -tr A B -p P -f 0 1 -o OUT",
+                {"images": Path("IMAGES"), "dataset": "4", "configuration": "2d", "trainers": ["A", "B"],
+                 "plans": ["P"], "folds": ["0", "1"]}),
     "inspect": ("MODEL -i IMAGES -o OUT -f 0 1 -chk best.pth -device cpu",
                 {"folds": ["0", "1"], "checkpoint": "best.pth", "device": "cpu"}),
     "plan": ("-d 4 -p P -o Q", {"dataset": "4", "plans": "P", "out": "Q"}),

@@ -7,7 +7,6 @@ from pathlib import Path
 from nnunet_xattnres.commands.compare.cases import cases_file, read_cases, write_cases
 from nnunet_xattnres.commands.compare.curves import draw_curves
 from nnunet_xattnres.commands.compare.fairness import CHECKS, gaps, refuse_unfair
-from nnunet_xattnres.commands.compare.find import find_models
 from nnunet_xattnres.commands.compare.measure import DICE
 from nnunet_xattnres.commands.compare.measuring import with_measures
 from nnunet_xattnres.commands.compare.models import Model
@@ -19,8 +18,8 @@ from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows, r
 from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
-from nnunet_xattnres.common.order import by_number
-from nnunet_xattnres.nnunet.results import Fold, Run, folds_of, read_dice, read_run
+from nnunet_xattnres.nnunet.find import common_folds, find_models
+from nnunet_xattnres.nnunet.results import Fold, Run, read_dice, read_run
 
 __all__ = [
     "CHECKS",
@@ -62,13 +61,7 @@ def compare_trainings(
     found = find_models(results, configuration, trainers, plans)
     if len(found) < 2:
         raise UserError(f"there is nothing to compare {found[0][0]!r} with: name a second trainer or second plans")
-    if not folds:
-        folders = [folder for _, repeats in found for folder in repeats]
-        common = set.intersection(*(set(folds_of(folder)) for folder in folders))
-        if not common:
-            have = "; ".join(f"{folder.name}: {', '.join(folds_of(folder)) or 'none'}" for folder in folders)
-            raise UserError(f"these models have no validated fold in common: {have}")
-        folds = sorted(common, key=by_number)
+    folds = folds or common_folds([folder for _, repeats in found for folder in repeats])
     models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in found]
     return Comparison.of(models, [*refuse_unfair(models, allowed), *gaps(models)])
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_xattnres.commands.compare.canvas import new_figure
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.training_log import Epoch
+from nnunet_xattnres.pages.figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,10 +1,9 @@
 """The models of a comparison: trainers on plans, with their repeats."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import mean
 
+from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet.results import Run, Values
 
 
@@ -32,9 +31,3 @@ class Model:
             for case, values in runs[0].items()
             if all(case in run for run in runs)
         }
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """The mean of those that are not NaN, as nnU-Net takes it; NaN if there is none."""
-    there = [value for value in values if not math.isnan(value)]
-    return mean(there) if there else math.nan

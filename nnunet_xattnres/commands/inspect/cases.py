@@ -1,12 +1,11 @@
 """Each case in turn: its prediction, what is read while it is made, its Dice, and what the page shows of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,10 +13,12 @@ from nnunet_xattnres.commands.inspect.maps import MapsWatcher, in_the_image, wri
 from nnunet_xattnres.commands.inspect.pictures import draw_overlay
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, Watcher, mask_of, preprocess, watched
 from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, routing_rows
-from nnunet_xattnres.commands.inspect.slices import IGNORED, colors_of
 from nnunet_xattnres.commands.inspect.truth import dice_of, read_reference
-from nnunet_xattnres.commands.inspect.viewer import Case, case_html
+from nnunet_xattnres.nnunet.images import shown_channels, window_of
+from nnunet_xattnres.nnunet.masks import values_in_masks
 from nnunet_xattnres.nnunet.results import label_names
+from nnunet_xattnres.pages.slices import colors_of
+from nnunet_xattnres.pages.viewer import Case, case_html
 from nnunet_xattnres.reads.history import source_names
 
 _OPEN = 8  # cases that are not folded when the page opens
@@ -57,9 +58,8 @@ def predict_each(
     """
     names, sources = label_names(predictor.dataset_json["labels"]), source_names(predictor.network)
     routing, seen = RoutingWatcher(predictor.label_manager), Seen()
-    shown = _labels_in_masks(predictor)
-    values = [value for value in shown if value != predictor.label_manager.ignore_label]
-    colors = dict.fromkeys(shown, IGNORED) | colors_of(values)
+    shown = values_in_masks(predictor.dataset_json["labels"])
+    colors = colors_of(list(shown), predictor.label_manager.ignore_label)
     seen.colors = {shown[value]: color for value, color in colors.items()}
     for number, (case, files) in enumerate(cases.items()):
         mask, maps, picture, properties = _predict(predictor, case, files, reads, routing, out)
@@ -69,9 +69,10 @@ def predict_each(
             {"case": case, "label": key, "name": names.get(key, key), "dice": value} for key, value in dice.items()
         ]
         named = {names.get(key, key): value for key, value in dice.items()}
-        window = _window(predictor)
-        spacing = properties["spacing"]
-        view = Case(case, _shown_channels(predictor, picture), spacing, window, mask, truth, maps, named)
+        window = window_of(predictor.plans_manager.plans, predictor.configuration_manager.configuration)
+        spacing, masks = properties["spacing"], {"prediction": mask} | ({} if truth is None else {"truth": truth})
+        shown_image = shown_channels(predictor.plans_manager.image_reader_writer_class, picture)
+        view = Case(case, shown_image, spacing, window, masks, named, maps)
         seen.cases.append(case_html(view, number, len(cases), colors, opened=number < _OPEN))
         if number == 0:  # one is enough as a file: it takes longer than a small image's maps
             for read, (_, weights) in maps.items():
@@ -127,27 +128,3 @@ class _All:
     def end(self) -> None:
         for watcher in self.watchers:
             watcher.end()
-
-
-def _labels_in_masks(predictor: WatchedPredictor) -> dict[int, str]:
-    """What the values in a mask are called; of overlapping regions all that hold the value."""
-    labels: Mapping[str, Any] = predictor.dataset_json["labels"]
-    held: dict[int, list[str]] = {}
-    for name, value in labels.items():
-        for number in value if isinstance(value, list) else [value]:
-            held.setdefault(int(number), []).append(name)
-    return {value: " and ".join(held[value]) for value in sorted(held) if value}
-
-
-def _shown_channels(predictor: WatchedPredictor, image: NDArray[Any]) -> NDArray[Any]:
-    """The colours of a photograph, of all else the first channel."""
-    photograph = issubclass(predictor.plans_manager.image_reader_writer_class, NaturalImage2DIO)
-    return image if photograph and len(image) == 3 else image[:1]
-
-
-def _window(predictor: WatchedPredictor) -> tuple[float, float] | None:
-    """To what nnU-Net clips a CT; None for other images."""
-    if predictor.configuration_manager.normalization_schemes[0] != "CTNormalization":
-        return None
-    intensities = predictor.plans_manager.foreground_intensity_properties_per_channel["0"]
-    return intensities["percentile_00_5"], intensities["percentile_99_5"]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from nnunet_xattnres.commands.inspect.cases import Seen, predict_each
+from nnunet_xattnres.commands.inspect.identity import identity_of
 from nnunet_xattnres.commands.inspect.knockout import knock_out_each, knockout_means, pairs_of
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, cases_of, load_model
-from nnunet_xattnres.commands.inspect.report import identity_of, write_page
 from nnunet_xattnres.commands.inspect.routing import write_rows
 from nnunet_xattnres.commands.inspect.sections import (
     cases_section,
@@ -27,6 +27,7 @@ from nnunet_xattnres.commands.inspect.truth import dice_means, references_of
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import refuse_existing, write_json
 from nnunet_xattnres.nnunet.results import label_names
+from nnunet_xattnres.pages.page import write_page
 from nnunet_xattnres.reads.history import source_names
 
 __all__ = ["Inspection", "inspect_model"]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.common.order import merged
+from nnunet_xattnres.pages.slices import fullest
 
 Rows = Sequence[dict[str, Any]]
 
@@ -97,8 +98,7 @@ def draw_overlay(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    foreground = (mask > 0).sum(axis=(1, 2))
-    z = int(foreground.argmax()) if foreground.any() else len(mask) // 2
+    z = fullest([mask])
     picture = _gray(image[:, z])
     aspect = spacing[1] / spacing[2]
     columns = min(len(sources) + 1, 4)
@@ -110,7 +110,7 @@ def draw_overlay(
     for axis in axes:
         axis.axis("off")
     axes[0].imshow(picture, cmap="gray", aspect=aspect)
-    if foreground.any():
+    if mask[z].any():
         axes[0].contour(mask[z] > 0, levels=[0.5], colors="yellow", linewidths=0.8)
     axes[0].set_title(f"image, slice {z}, and prediction" if len(mask) > 1 else "image and prediction", fontsize=9)
     low, top = float(maps[:, z].min()), float(maps[:, z].max())

@@ -1,6 +1,5 @@
 """nnU-Net's own prediction with something that looks on at every patch."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.modules import uncompiled
+from nnunet_xattnres.nnunet.images import images_in
 from nnunet_xattnres.nnunet.model_folder import checkpoints_of
 from nnunet_xattnres.reads.history import reads_of, with_history
 from nnunet_xattnres.reads.recorder import recorded
@@ -145,10 +145,7 @@ def cases_of(predictor: WatchedPredictor, images: Path) -> dict[str, list[str]]:
     if not images.exists():
         raise UserError(f"{images} does not exist")
     folder = images if images.is_dir() else images.parent
-    cases: dict[str, list[str]] = {}
-    for file in sorted(folder.iterdir()):
-        if found := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):  # CASE_0000.nii.gz, CASE_0001.nii.gz
-            cases.setdefault(found[1], []).append(str(file))
+    cases = images_in(folder, ending)
     if not images.is_dir():
         cases = {case: files for case, files in cases.items() if str(images) in files}
     if not cases:

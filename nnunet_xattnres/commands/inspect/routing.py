@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnunet_xattnres.commands.inspect.sums import Sums, sums_of
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.nearest import nearest
 
 ALL = "all"  # no label's key in a summary.json: those are numbers, "1", and tuples of them, "(1, 2)"
 
@@ -54,16 +55,6 @@ class RoutingWatcher:
     @staticmethod
     def _add(to: dict[str, Tensor], name: str, sums: Tensor) -> None:
         to[name] = to[name] + sums if name in to else sums
-
-
-def nearest(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``x``, (..., *old size), at another size: the nearest positions, of any type of numbers."""
-    first = x.ndim - len(size)
-    for axis, n in enumerate(size, start=first):
-        if x.shape[axis] != n:
-            at = (torch.arange(n, device=x.device) + 0.5) * (x.shape[axis] / n)
-            x = x.index_select(axis, at.long())
-    return x
 
 
 def routing_rows(watcher: RoutingWatcher, sources: dict[str, list[str]], names: dict[str, str]) -> list[dict[str, Any]]:

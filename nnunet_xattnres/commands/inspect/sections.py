@@ -9,9 +9,9 @@ from typing import Any
 
 from nnunet_xattnres.commands.inspect.drawing import network_svg, stages_text
 from nnunet_xattnres.commands.inspect.pictures import draw_knockout, draw_routing
-from nnunet_xattnres.commands.inspect.report import about, chart, folded, heading, kept, legend, table
 from nnunet_xattnres.commands.inspect.routing import ALL, strongest_of
 from nnunet_xattnres.commands.inspect.truth import MEAN
+from nnunet_xattnres.pages.page import about, chart, folded, heading, kept, legend, table
 from nnunet_xattnres.reads.history import source_names, with_reads
 
 Rows = list[dict[str, Any]]

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.numbers import mean_of
+from nnunet_xattnres.nnunet.masks import dice_of as dice_of_masks
 
 MEAN = "mean"  # no label's key in a summary.json: those are numbers, "1", and tuples of them, "(1, 2)"
 
@@ -45,20 +46,7 @@ def dice_of(predictor: WatchedPredictor, mask: NDArray[Any], reference: NDArray[
     """
     if mask.shape != reference.shape:
         raise UserError(f"{file} has the shape {reference.shape}, the prediction {mask.shape}")
-    labels = predictor.label_manager
-    ignore = None if labels.ignore_label is None else reference == labels.ignore_label
-    dice = {}
-    for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
-        both = (region_or_label_to_mask(x, label) for x in (reference, mask))
-        tp, fp, fn, _ = compute_tp_fp_fn_tn(*both, ignore)
-        dice[str(label)] = float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn else float("nan")
-    return dice
-
-
-def mean_of(values: list[float]) -> float:
-    """The mean of those that are not NaN; NaN if there is none."""
-    there = [value for value in values if not np.isnan(value)]
-    return float(np.mean(there)) if there else float("nan")
+    return dice_of_masks(predictor.label_manager, mask, reference)
 
 
 def dice_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

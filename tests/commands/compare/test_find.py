@@ -5,9 +5,9 @@ import csv
 import pytest
 from helpers.trainings import A, B, compared, dice_of, invoke, write_fold
 
-from nnunet_xattnres.commands.compare.find import find_models
 from nnunet_xattnres.commands.repeat import write_repeats
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.find import find_models
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunet_xattnres.commands.inspect import sums
-from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, nearest, routing_rows
+from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, routing_rows
 from nnunet_xattnres.commands.inspect.sums import Sums, sums_of
+from nnunet_xattnres.common.nearest import nearest
 
 
 @pytest.mark.parametrize("chunk", [7, 2**16])

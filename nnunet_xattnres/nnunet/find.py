@@ -1,4 +1,4 @@
-"""The model folders of a comparison: which trainers on which plans, and what to do where one is missing."""
+"""The model folders that are meant: which trainers on which plans, and what to do where one is missing."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.order import by_number
 from nnunet_xattnres.nnunet.plans import REPEAT
+from nnunet_xattnres.nnunet.results import folds_of
 
 
 class _Folder(NamedTuple):
@@ -54,6 +55,19 @@ def find_models(
             there = {folder.plans for folder in folders if folder.trainer in trainers}
             raise UserError(f"{results} has no results on the plans {name!r} for {configuration}; {_list(name, there)}")
     return [(_name(key, list(found)), paths) for key, paths in found.items()]
+
+
+def common_folds(folders: Sequence[Path]) -> list[str]:
+    """The validated folds that all model folders have.
+
+    Raises:
+        UserError: when there is none.
+    """
+    common = set.intersection(*(set(folds_of(folder)) for folder in folders))
+    if not common:
+        have = "; ".join(f"{folder.name}: {', '.join(folds_of(folder)) or 'none'}" for folder in folders)
+        raise UserError(f"these models have no validated fold in common: {have}")
+    return sorted(common, key=by_number)
 
 
 def _of_configuration(results: Path, configuration: str) -> list[_Folder]:

@@ -1,27 +1,12 @@
-"""The page of an inspection: one HTML file that needs no other."""
+"""A page: one HTML file that needs no other, to read on any screen and to print."""
 
 import base64
-import hashlib
-import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
-
-
-def identity_of(model_folder: Path, checkpoints: Sequence[Path]) -> dict[str, str]:
-    """What the model is: its training, its files by their hash, and the versions that computed."""
-    origin = origin_of(read_checkpoint(checkpoints[0]))
-    versions = {name: importlib.metadata.version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")}
-    return {
-        "folder": str(model_folder),
-        **origin._asdict(),
-        **{f"{file.parent.name}/{file.name}": f"sha256 {_sha256(file)}" for file in checkpoints},
-        **versions,
-    }
 
 
 def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
@@ -91,11 +76,3 @@ def _gradient() -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
-from nnunet_xattnres.commands.inspect.routing import nearest
+from nnunet_xattnres.common.nearest import nearest
 
 SIDE = 256  # pixels, of the longer side of a slice at most
 _PIXELS = 6_000_000, 1_000_000, 80_000_000  # of a case at most and at least, and of all cases of a page
@@ -21,10 +21,15 @@ _COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 IGNORED = "#999999"
 
 
-def colors_of(labels: Sequence[int]) -> dict[int, str]:
-    """A colour of its own for each label; from the eighth on lighter and darker shades of the first seven."""
+def colors_of(labels: Sequence[int], ignored: int | None = None) -> dict[int, str]:
+    """A colour of its own for each label; from the eighth on lighter and darker shades of the first seven.
+
+    Args:
+        ignored: nnU-Net's ignore label, which is grey and takes no colour from the others.
+    """
+    colors = dict.fromkeys(labels, IGNORED)
+    labels = [label for label in labels if label != ignored]
     rounds = math.ceil(len(labels) / len(_COLORS))
-    colors = {}
     for i, label in enumerate(labels):
         step = (i // len(_COLORS) + 1) // 2 / max(1, rounds // 2)  # 0, then to 1 in the last round
         to = 255 if i // len(_COLORS) % 2 else 0  # lighter and darker in turns
@@ -78,6 +83,18 @@ class Layout:
         return grid.reshape(self.rows * height, self.columns * width, -1)
 
 
+def fullest(masks: Sequence[NDArray[Any]]) -> int:
+    """The slice with the most foreground in all masks, (z, y, x), together; the middle one without any."""
+    foreground = np.sum([(mask > 0).sum(axis=(1, 2)) for mask in masks], axis=0)
+    return int(foreground.argmax()) if foreground.any() else len(foreground) // 2
+
+
+def limits_of(image: NDArray[Any]) -> tuple[float, float]:
+    """What of an image, (channels, z, y, x), becomes black and white: its percentiles 1 and 99."""
+    low, high = np.percentile(image[..., :: max(1, image.shape[-1] // 128)], [1, 99])
+    return float(low), float(high)
+
+
 def image_sheet(channels: NDArray[Any], layout: Layout, window: tuple[float, float] | None) -> str:
     """The sheet of an image, (1 or 3 channels, z, y, x), as a data URI.
 
@@ -85,7 +102,7 @@ def image_sheet(channels: NDArray[Any], layout: Layout, window: tuple[float, flo
         window: what becomes black and white; None for percentiles 1 and 99 of the image.
     """
     x = np.nan_to_num(np.asarray(channels, dtype=np.float32))
-    low, high = window or np.percentile(x[..., :: max(1, x.shape[-1] // 128)], [1, 99])
+    low, high = window or limits_of(x)
     small = _resized(x, layout.pixels)
     gray = np.clip((small - low) / max(high - low, 1e-12), 0, 1) * 255
     return _uri(layout.sheet(np.repeat(gray.astype(np.uint8), 3 // len(gray), axis=0).transpose(1, 2, 3, 0)), "jpeg")

@@ -1,15 +1,15 @@
-"""One case on the page: its image, the prediction, the truth and the maps, slice by slice."""
+"""One case on a page: its image, masks and maps, slice by slice."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_xattnres.commands.inspect.slices import Layout, heat_sheet, image_sheet, labels_sheet
-from nnunet_xattnres.commands.inspect.truth import mean_of
+from nnunet_xattnres.common.numbers import mean_of
+from nnunet_xattnres.pages.slices import Layout, fullest, heat_sheet, image_sheet, labels_sheet
 
 Mask = NDArray[Any]
 
@@ -20,36 +20,38 @@ class Case:
 
     Attributes:
         window: what of the image becomes black and white; None for its percentiles.
-        maps: of some reads: the names of the sources and the weight of each at each voxel.
+        masks: what stands below each, and the mask; one at least.
         dice: of the labels, by their names; empty without a truth.
+        maps: of some reads: the names of the sources and the weight of each at each voxel.
+        first: the slice that shows at first; None for the one with the most foreground.
     """
 
     name: str
     image: NDArray[Any]
     spacing: Sequence[float]
     window: tuple[float, float] | None
-    prediction: Mask
-    truth: Mask | None
-    maps: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]]
+    masks: Mapping[str, Mask]
     dice: Mapping[str, float]
+    maps: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]] = field(default_factory=dict)
+    first: int | None = None
 
 
 def case_html(case: Case, number: int, cases: int, colors: Mapping[int, str], *, opened: bool) -> str:
     """A part of the page that folds; ``number`` is that of the case among ``cases``."""
-    layout = Layout.of(case.prediction.shape, case.spacing, cases)
-    z = _first_shown(case)
+    size = case.image.shape[1:]
+    layout = Layout.of(size, case.spacing, cases)
+    z = fullest(list(case.masks.values())) if case.first is None else case.first
     image = f'<image id="image{number}" {_place(layout)} href="{image_sheet(case.image, layout, case.window)}"/>'
     again = f'<use href="#image{number}"/>'
     panels = [_panel("image", image, layout, z)]
-    for name, mask in (("prediction", case.prediction), ("truth", case.truth)):
-        if mask is not None:
-            layer = f'<image {_place(layout)} href="{labels_sheet(mask, layout, colors)}"/>'
-            panels.append(_panel(name, again + layer, layout, z))
+    for name, mask in case.masks.items():
+        layer = f'<image {_place(layout)} href="{labels_sheet(mask, layout, colors)}"/>'
+        panels.append(_panel(name, again + layer, layout, z))
     parts = [f'<div class="panels">{"".join(panels)}</div>']
     n_maps = sum(len(maps) for _, maps in case.maps.values())
     for read, (sources, maps) in case.maps.items():
         # as many pixels for all maps as for the image
-        small = Layout.of(case.prediction.shape, case.spacing, cases * n_maps)
+        small = Layout.of(size, case.spacing, cases * n_maps)
         parts.append(_maps_html(read, sources, maps, small, again, z))
     n, columns, (height, width) = layout.slices, layout.columns, layout.shape
     slider = (
@@ -60,14 +62,6 @@ def case_html(case: Case, number: int, cases: int, colors: Mapping[int, str], *,
         f'<details class="case" data-grid="{columns} {width:.5g} {height:.5g}"{" open" if opened else ""}><summary>'
         f"{escape(case.name)}{_dice_text(case.dice)}</summary>{slider if n > 1 else ''}{''.join(parts)}</details>"
     )
-
-
-def _first_shown(case: Case) -> int:
-    """The slice with the most foreground; the middle one without any."""
-    foreground = (case.prediction > 0).sum(axis=(1, 2))
-    if case.truth is not None:
-        foreground = foreground + (case.truth > 0).sum(axis=(1, 2))
-    return int(foreground.argmax()) if foreground.any() else len(foreground) // 2
 
 
 def _place(layout: Layout) -> str:

@@ -1,0 +1,90 @@
+"""``nnunet-xattnres gallery``"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
+from nnunet_xattnres.cli.progress import shown_progress
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import refuse_existing
+
+if TYPE_CHECKING:
+    from nnunet_xattnres.commands.gallery.material import Material
+
+
+def gallery(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the page and the pictures.")],
+    predictions: Predictions = None,
+    images: Annotated[Path | None, typer.Option("-i", "--images", help="The images, for --predictions.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="The true masks, for --predictions.")] = None,
+    dataset: Annotated[str | None, typer.Option("-d", "--dataset", help="The data set's number or name.")] = None,
+    configuration: Annotated[str | None, typer.Option("-c", "--configuration", help="For example 3d_fullres.")] = None,
+    trainers: Annotated[list[str] | None, typer.Option("-tr", "--trainers", help="Whose validation to show.")] = None,
+    plans: Plans = None,
+    folds: Folds = None,
+    cases: Annotated[list[str] | None, typer.Option("--cases", help="Some, by name; else they are chosen.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many cases to choose.")] = 6,
+    slice_: Annotated[
+        int | None, typer.Option("--slice", min=0, help="Which; by default the one with the most foreground.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Show masks of several models side by side: image, truth and models, with the Dice.
+
+    nnunet-xattnres gallery --predictions plain=A reads=B --images IMAGES --labels LABELS -o OUT
+
+    nnunet-xattnres gallery -d 4 -c 3d_fullres -tr nnUNetTrainer nnUNetTrainerXAttnRes -o OUT
+
+    Writes gallery.html, a page with a slider through the slices, gallery.png and gallery.pdf. Half of the cases are
+    those with the largest differences between the models, half are typical ones.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    with shown_to_the_user():
+        from nnunet_xattnres.commands.gallery import FILES, of_predictions, show
+
+        for file in FILES:
+            refuse_existing(out / file, force)
+        with shown_progress(console) as begin:
+            if predictions:
+                if any((dataset, configuration, trainers, plans, folds)):
+                    raise UserError("name one of them: --predictions, or a data set (-d) and trainers (-tr)")
+                if images is None or labels is None:
+                    raise UserError("--predictions needs --images and --labels, the folders of images and true masks")
+                material = of_predictions(folders_by_name(predictions), images, labels, cases or (), begin)
+            else:
+                if images or labels:
+                    raise UserError("--images and --labels are for --predictions; with -d they are the data set's own")
+                material = _of_trainings(dataset, configuration, trainers, plans, folds, cases)
+            chosen = show(material, out, rows, cases or (), slice_, begin)
+    for one in chosen:
+        console.print(f"  {escape(one.case)}" + (f" ({one.why})" if one.why else ""))
+    console.print(f"wrote {', '.join(FILES)} in {escape(str(out))}")
+
+
+def _of_trainings(
+    dataset: str | None,
+    configuration: str | None,
+    trainers: list[str] | None,
+    plans: list[str] | None,
+    folds: list[str] | None,
+    cases: list[str] | None,
+) -> "Material":
+    from nnunet_xattnres.commands.gallery import of_trainings
+    from nnunet_xattnres.nnunet.folders import raw_folder, results_folder
+
+    if dataset is None or configuration is None or not trainers:
+        raise UserError("name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions")
+    return of_trainings(
+        results_folder(dataset),
+        raw_folder(dataset),
+        configuration,
+        trainers,
+        plans or ["nnUNetPlans"],
+        folds or (),
+        cases or (),
+    )

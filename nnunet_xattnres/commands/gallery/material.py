@@ -1,0 +1,116 @@
+"""What a gallery shows: models with a mask and the Dice of every case, the images and the true masks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.numbers import mean_of
+from nnunet_xattnres.nnunet.results import Dice
+
+Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
+
+
+@dataclass(frozen=True)
+class Model:
+    """A column of the gallery.
+
+    Attributes:
+        name: what stands above it.
+        folder: where its masks come from.
+        files: the mask of every case.
+        dice: of every case, by the labels' keys in a summary.json; NaN where neither mask has the label.
+    """
+
+    name: str
+    folder: Path
+    files: Mapping[str, Path]
+    dice: Dice
+
+    def mean(self, case: str) -> float:
+        """The mean Dice over the labels of a case that have one."""
+        return mean_of(list(self.dice[case].values()))
+
+
+@dataclass(frozen=True)
+class Material:
+    """Models, and what they are shown against.
+
+    Attributes:
+        models: all with the same cases.
+        images: the files of every case, one for each channel.
+        truth: the true mask of every case.
+        dataset: the content of dataset.json.
+        window: what of a CT becomes black and white; None for other images.
+    """
+
+    models: Sequence[Model]
+    images: Mapping[str, list[str]]
+    truth: Mapping[str, Path]
+    dataset: Mapping[str, Any]
+    window: tuple[float, float] | None
+
+    @property
+    def cases(self) -> list[str]:
+        return sorted(self.models[0].dice)
+
+
+def refuse_unknown(cases: Sequence[str], there: set[str], where: str) -> None:
+    """Refuse cases that there are not.
+
+    Raises:
+        UserError: with some of those that there are.
+    """
+    unknown = [case for case in cases if case not in there]
+    if unknown or not there:
+        names = ", ".join([*sorted(there)[:5], *(["..."] if len(there) > 5 else [])])
+        what = f"--cases {unknown[0]}: there is no such mask in {where}" if unknown else f"{where}: there is no mask"
+        raise UserError(f"{what}" + (f"; there are {names}" if there else ""))
+
+
+def reader_of(dataset: Mapping[str, Any], example: str) -> Any:
+    """nnU-Net's reader of the data set.
+
+    Args:
+        example: a file that it must be able to read.
+
+    Raises:
+        UserError: when nnU-Net has none.
+    """
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    try:
+        with redirect_stdout(StringIO()):
+            return determine_reader_writer_from_dataset_json(dict(dataset), example, verbose=False)()
+    except RuntimeError as error:
+        raise UserError(f"{example} cannot be read: {error}") from None
+
+
+def read_mask(reader: Any, file: Path) -> NDArray[Any]:
+    """A mask, (z, y, x).
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        return reader.read_seg(str(file))[0][0]
+    except Exception as error:  # of the libraries behind the readers
+        raise UserError(f"{file} cannot be read: {type(error).__name__}: {error}") from None
+
+
+def refuse_other_shape(file: Path, mask: NDArray[Any], other: Path | str, expected: tuple[int, ...]) -> None:
+    """Refuse a mask of another shape than ``expected``, that of ``other``.
+
+    Raises:
+        UserError: when the shapes differ.
+    """
+    if mask.shape != expected[-3:]:
+        raise UserError(
+            f"{file} has the shape {mask.shape}, {other} has {expected[-3:]}: they are not of the same image, or "
+            f"one was resampled; name the folder that fits"
+        )

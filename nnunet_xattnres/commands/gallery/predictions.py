@@ -1,0 +1,107 @@
+"""A gallery of folders of masks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_xattnres.commands.gallery.material import (
+    Material,
+    Model,
+    Progress,
+    read_mask,
+    reader_of,
+    refuse_other_shape,
+    refuse_unknown,
+)
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
+from nnunet_xattnres.nnunet.masks import dice_of
+from nnunet_xattnres.nnunet.plans import resolved
+from nnunet_xattnres.nnunet.results import Dice
+
+
+def of_predictions(
+    predictions: Mapping[str, Path], images: Path, labels: Path, cases: Sequence[str], progress: Progress
+) -> Material:
+    """Folders of masks, such as ``nnUNetv2_predict`` writes.
+
+    Args:
+        predictions: a folder for each name.
+        images, labels: the folders of the images and the true masks.
+        cases: those that are needed; all that there are if none is named.
+
+    Raises:
+        UserError: when a folder or a file is missing, the folders do not hold the same cases, or shapes differ.
+    """
+    for folder in (*predictions.values(), images, labels):
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; name one that there is")
+    dataset = _dataset_of([*predictions.values(), labels.parent])
+    ending = str(dataset["file_ending"])
+    files = {name: masks_in(folder, ending) for name, folder in predictions.items()}
+    there = set().union(*files.values())
+    needed = list(cases) or sorted(there)
+    refuse_unknown(needed, there, f"{', '.join(str(folder) for folder in predictions.values())}")
+    for name, found in files.items():
+        for case in needed:
+            if case not in found:
+                raise UserError(
+                    f"{predictions[name]} ({name}) has no {case}{ending}, which others have: predict it, or name the "
+                    f"cases that all have with --cases"
+                )
+    truth = _files_of(needed, masks_in(labels, ending), labels, ending)
+    reader = reader_of(dataset, str(truth[needed[0]]))
+    done = progress("comparing masks with the truth", len(needed))
+    dice: dict[str, Dice] = {name: {} for name in files}
+    for case in needed:
+        true = read_mask(reader, truth[case])
+        for name, found in files.items():
+            mask = read_mask(reader, found[case])
+            refuse_other_shape(found[case], mask, truth[case], true.shape)
+            dice[name][case] = dice_of(_label_manager(dataset), mask, true)
+        done()
+    models = [Model(name, predictions[name], found, dice[name]) for name, found in files.items()]
+    return Material(models, images_in(images, ending), truth, dataset, _window_of_any(predictions.values()))
+
+
+def _label_manager(dataset: Mapping[str, Any]) -> Any:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    return LabelManager(dataset["labels"], dataset.get("regions_class_order"))
+
+
+def _dataset_of(folders: Sequence[Path]) -> dict[str, Any]:
+    """The dataset.json that lies in one of the folders; where it lies in several, they must have the same labels."""
+    files = [file for folder in folders if (file := folder / "dataset.json").is_file()]
+    if not files:
+        raise UserError(
+            f"there is no dataset.json in {', '.join(map(str, folders))}: nnUNetv2_predict writes it beside its masks; "
+            f"copy it there"
+        )
+    first, *others = map(read_json, files)
+    for file, content in zip(files[1:], others, strict=True):
+        for key in ("labels", "regions_class_order", "file_ending"):
+            if content.get(key) != first.get(key):
+                raise UserError(
+                    f"{file} has other {key} than {files[0]}, {content.get(key)} and {first.get(key)}: show masks of "
+                    f"one data set"
+                )
+    return dict(first)
+
+
+def _files_of(cases: Sequence[str], files: Mapping[str, Path], folder: Path, ending: str) -> dict[str, Path]:
+    for case in cases:
+        if case not in files:
+            raise UserError(f"{folder} has no {case}{ending}: --labels needs the true mask of every case")
+    return {case: files[case] for case in cases}
+
+
+def _window_of_any(folders: Iterable[Path]) -> tuple[float, float] | None:
+    """That of the first plans that nnUNetv2_predict has left beside its masks."""
+    for file in (folder / "plans.json" for folder in folders):
+        if file.is_file():
+            plans = read_json(file)
+            every = (resolved(plans, name) for name in plans["configurations"])
+            return next((window_of(plans, c) for c in every if "normalization_schemes" in c), None)
+    return None

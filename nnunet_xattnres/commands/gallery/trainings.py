@@ -1,0 +1,84 @@
+"""A gallery of trained models, by the masks of their validation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_xattnres.commands.gallery.material import (
+    Material,
+    Model,
+    refuse_unknown,
+)
+from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.nnunet.find import common_folds, find_models
+from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
+from nnunet_xattnres.nnunet.plans import resolved
+from nnunet_xattnres.nnunet.results import Dice, read_dice
+
+
+def of_trainings(
+    results: Path,
+    raw: Path,
+    configuration: str,
+    trainers: Sequence[str],
+    plans: Sequence[str],
+    folds: Sequence[str] = (),
+    cases: Sequence[str] = (),
+) -> Material:
+    """Trained models, by the masks of their validation. Of repeats the first is shown.
+
+    Args:
+        results, raw: a data set's folders in nnUNet_results and nnUNet_raw.
+        folds: by default those that all models have.
+
+    Raises:
+        UserError: when a model, a fold or a file is missing, or the models were not validated on the same cases.
+    """
+    found = [(name, repeats[0]) for name, repeats in find_models(results, configuration, trainers, plans)]
+    folds = folds or common_folds([folder for _, folder in found])
+    dataset = read_json(found[0][1] / "dataset.json")
+    ending = str(dataset["file_ending"])
+    models = [_validated(name, folder, folds, ending) for name, folder in found]
+    there = set().union(*(model.dice for model in models))
+    refuse_unknown(cases, there, f"the validation of fold {', '.join(folds)}")
+    for model in models:
+        lacking = [case for case in cases or sorted(there) if case not in model.dice]
+        if lacking:
+            raise UserError(
+                f"{model.folder} was not validated on {lacking[0]}, which others were: name "
+                f"folds with the same split with -f, or cases that all have with --cases"
+            )
+    images, truth = _training_files(raw, dataset, ending)
+    content = read_json(found[0][1] / "plans.json")
+    window = window_of(content, resolved(content, configuration))
+    return Material(models, images, truth, dataset, window)
+
+
+def _validated(name: str, folder: Path, folds: Sequence[str], ending: str) -> Model:
+    dice: Dice = {}
+    files: dict[str, Path] = {}
+    for fold in folds:
+        validation = folder / f"fold_{fold}" / "validation"
+        for file, of_case in read_dice(validation / "summary.json").items():
+            case = file.removesuffix(ending)
+            dice[case], files[case] = of_case, validation / file
+    return Model(name, folder, files, dice)
+
+
+def _training_files(
+    raw: Path, dataset: Mapping[str, Any], ending: str
+) -> tuple[Mapping[str, list[str]], Mapping[str, Path]]:
+    """The images and the true masks, by case; dataset.json may list them, wherever they are."""
+    if "dataset" in dataset:
+        from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+        listed = get_filenames_of_train_images_and_targets(str(raw), dict(dataset))
+        return (
+            {case: files["images"] for case, files in listed.items()},
+            {case: Path(files["label"]) for case, files in listed.items()},
+        )
+    for name in ("imagesTr", "labelsTr"):
+        if not (raw / name).is_dir():
+            raise UserError(f"{raw / name} is missing: the gallery shows the images that the models were validated on")
+    return images_in(raw / "imagesTr", ending), masks_in(raw / "labelsTr", ending)

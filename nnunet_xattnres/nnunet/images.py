@@ -1,0 +1,48 @@
+"""Images as nnU-Net wants them: their files, and what of them a picture shows."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+
+def images_in(folder: Path, ending: str) -> dict[str, list[str]]:
+    """The files of every case of a folder, one for each channel: CASE_0000.nii.gz, CASE_0001.nii.gz."""
+    cases: dict[str, list[str]] = {}
+    for file in sorted(folder.iterdir()):
+        if found := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
+            cases.setdefault(found[1], []).append(str(file))
+    return cases
+
+
+def masks_in(folder: Path, ending: str) -> dict[str, Path]:
+    """The mask of every case of a folder."""
+    return {file.name.removesuffix(ending): file for file in sorted(folder.glob(f"*{ending}"))}
+
+
+def shown_channels(reader: type, image: NDArray[Any]) -> NDArray[Any]:
+    """The colours of a photograph, of all else the first channel.
+
+    Args:
+        reader: the class that has read it.
+        image: (channels, z, y, x).
+    """
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+
+    photograph = issubclass(reader, NaturalImage2DIO)
+    return image if photograph and len(image) == 3 else image[:1]
+
+
+def window_of(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> tuple[float, float] | None:
+    """To what nnU-Net clips a CT; None for other images.
+
+    Args:
+        plans: the content of a plans file.
+        configuration: one of its configurations, with what it inherits.
+    """
+    if configuration["normalization_schemes"][0] != "CTNormalization":
+        return None
+    intensities = plans["foreground_intensity_properties_per_channel"]["0"]
+    return intensities["percentile_00_5"], intensities["percentile_99_5"]

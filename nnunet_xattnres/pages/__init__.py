@@ -1,0 +1,1 @@
+"""What the commands' pages and pictures are made of: HTML, slices of images, figures."""
