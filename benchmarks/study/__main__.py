@@ -74,13 +74,16 @@ def merge(
 def overview(
     files: Annotated[list[Path], typer.Argument(help="The YAML files of some studies.")],
     picture: Annotated[Path | None, typer.Option(help="Where to draw the picture.")] = None,
+    figure1: Annotated[
+        Path | None, typer.Option(help="Where to draw bars as in the paper's Figure 1: a .png or a .pdf.")
+    ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Print one table of several studies, and draw one picture: those of docs/results.md."""
     from benchmarks.study.overview import overview as table_of
 
     with shown_to_the_user():
-        typer.echo(table_of([_open(file, results) for file in files], picture))
+        typer.echo(table_of([_open(file, results) for file in files], picture, figure1))
 
 
 def _open(file: Path, results: Path, raw: Path = Path(), work: Path = Path()) -> tuple[Study, Folders]:

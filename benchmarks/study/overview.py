@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from benchmarks.study.bars import draw_bars, half_width
 from benchmarks.study.curves import Groups
 from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
@@ -21,17 +21,20 @@ from nnunet_xattnres.common.files import replacing
 Panel = tuple[str, Mapping[str, Sequence[float]]]  # a title, and the Dice of every repeat of each trainer
 
 
-def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None) -> str:
+def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None, figure1: Path | None = None) -> str:
     """The Dice of every trainer after the longest schedule of each study, as a table in Markdown.
 
     Args:
         studies: each with the folders that hold its records.
         picture: where to draw all schedules of all studies; None for no picture.
+        figure1: where to draw the longest schedule of each study as the paper's Figure 1 does; None for no picture.
 
     Raises:
         UserError: for a study without a schedule of which two trainers have all folds.
     """
-    lines, panels = [], []
+    lines: list[list[str]] = []
+    panels: list[Panel] = []
+    longest_panels: list[Panel] = []
     for study, folders in studies:
         groups = grouped(study, read_records(study, folders))
         compared = {schedule: found for schedule in groups if (found := comparison_of(study, groups[schedule]))}
@@ -40,10 +43,13 @@ def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None) -> 
         panels += [_panel(study, groups, schedule, found) for schedule, found in compared.items()]
         longest = max(compared, key=lambda name: _iterations(study, name))
         rows = over_repeats(study, groups[longest], make_rows(compared[longest]))
+        longest_panels.append(_panel(study, groups, longest, compared[longest]))
         start = [study.name, f"{_iterations(study, longest):,}"]
         lines += [[*start, f"`{row.model}`", *result_of(row)] for row in rows if row.label == MEAN]
     if picture:
         _draw(panels, picture)
+    if figure1:
+        draw_bars(longest_panels, figure1)
     return markdown_table(("data", "iterations", "trainer", *RESULT), lines)
 
 
@@ -70,8 +76,9 @@ def _draw(panels: Sequence[Panel], path: Path) -> None:
         for name, found in by_trainer.items():
             y, color, values = names.index(name), colormaps["tab10"](names.index(name) % 10), np.array(found)
             axis.plot(values, np.full(len(values), y + 0.18), "o", color=color, markersize=4, alpha=0.6)
-            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
-            axis.errorbar(values.mean(), y - 0.12, xerr=half, fmt="D", color=color, markersize=5, capsize=3)
+            axis.errorbar(
+                values.mean(), y - 0.12, xerr=half_width(values), fmt="D", color=color, markersize=5, capsize=3
+            )
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("Dice", fontsize=9)
         axis.grid(axis="x", alpha=0.3)

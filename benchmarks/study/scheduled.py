@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from benchmarks.study.folders import class_name
 from nnunet_xattnres import nnunet_trainer as ours
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.training import comparators, emcad
 
 
 class nnUNetTrainerDoubleLR(nnUNetTrainer):
@@ -98,6 +99,10 @@ TRAINERS = {
         ours.nnUNetTrainerXAttnResDecoderReads,
         ours.nnUNetTrainerXAttnResGated,
         ours.nnUNetTrainerNoSkip,
+        comparators.nnUNetTrainerUNet3Plus,
+        comparators.nnUNetTrainerUCTransNet,
+        emcad.nnUNetTrainerEMCAD,
+        emcad.nnUNetTrainerEMCADXAttnRes,
         nnUNetTrainerWarmUp,
         nnUNetTrainerDoubleLR,
         nnUNetTrainerXAttnResDoubleLR,

@@ -35,7 +35,9 @@ def test_the_described_studies_can_run(path):
     assert {PLAIN, OURS, f"{OURS}Replace"} <= asked <= TRAINERS.keys()
     if "-full" in study.name or study.name.endswith("-small"):
         assert {f"{OURS}Gated", "nnUNetTrainerNoSkip"} <= asked
-    if "-full" in study.name:
+    if study.name.startswith("paper-"):
+        assert study.trainings() and study.device == "cuda" and not study.plans
+    elif "-full" in study.name:
         assert (study.device, study.plans, len(study.folds), study.mirroring) == ("cuda", None, 5, True)
     else:
         assert study.device == "cpu" and study.plans and not study.mirroring
@@ -44,6 +46,24 @@ def test_the_described_studies_can_run(path):
     if study.name in ("hippocampus-reliable", "hippocampus-end"):  # hippocampus-small again, with more of it
         small = read_study(HERE / "hippocampus-small.yaml")
         assert (study.dataset, study.configuration, study.plans) == (small.dataset, small.configuration, small.plans)
+
+
+def test_the_grid_of_the_paper_is_the_same_on_its_four_data_sets():
+    studies = {path.stem: read_study(path) for path in STUDIES if path.stem.startswith("paper-")}
+    assert {name: study.dataset for name, study in studies.items()} == {
+        "paper-synapse": "Dataset950_SynapseCT",
+        "paper-colondb": "Dataset951_CVCColonDB",
+        "paper-clinicdb": "Dataset952_CVCClinicDB",
+        "paper-isic2017": "Dataset953_ISIC2017",
+    }
+    ours = ("", "XAttnRes", "XAttnResReplace", "NoSkip", "EMCAD", "EMCADXAttnRes", "UNet3Plus", "UCTransNet")
+    for study in studies.values():
+        assert study.trainers == tuple(f"nnUNetTrainer{name}" for name in ours)
+        assert [(h.trainer, h.against) for h in study.hypotheses[:2]] == [
+            (OURS, PLAIN),
+            ("nnUNetTrainerEMCADXAttnRes", "nnUNetTrainerEMCAD"),
+        ]
+        assert replace(study, name="", dataset="") == replace(studies["paper-synapse"], name="", dataset="")
 
 
 def test_the_study_of_reliability_is_as_declared():

@@ -12,6 +12,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from benchmarks.study.__main__ import app
+from benchmarks.study.bars import axis_limits, draw_bars, half_width
 from benchmarks.study.curves import Reached, draw_curves, final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Schedule, Training, read_study
 from benchmarks.study.folders import RESULTS, Folders
@@ -340,6 +341,24 @@ def test_the_overview_takes_the_longest_schedule(study, folders, tmp_path):
     assert len(table.splitlines()) == 4 and (tmp_path / "study.png").stat().st_size > 1000
     with pytest.raises(UserError, match="nothing to compare yet"):
         overview([(study, Folders(folders.raw, folders.work, tmp_path / "empty"))], None)
+
+
+def test_figure_1_has_the_longest_schedule_and_its_intervals(study, folders, tmp_path, monkeypatch):
+    write_all_records(study, folders)
+    drawn = []
+    monkeypatch.setattr("benchmarks.study.overview.draw_bars", lambda panels, path: drawn.extend(panels))
+    overview([(study, folders)], None, tmp_path / "figure1.png")
+    ((title, values),) = drawn
+    assert title.startswith("little") and list(values) == [PLAIN, OURS]
+    for trainer, found in values.items():
+        trainings = [t for t in study.trainings() if (t.schedule, t.trainer) == ("long", trainer)]
+        assert found == pytest.approx([mean_dice(study, folders, t) for t in trainings])
+    draw_bars(drawn, tmp_path / "figure1.pdf")
+    assert (tmp_path / "figure1.pdf").read_bytes().startswith(b"%PDF")
+    interval = stats.t.interval(0.95, 2, np.mean([0.7, 0.8, 0.85]), stats.sem([0.7, 0.8, 0.85]))
+    assert half_width([0.7, 0.8, 0.85]) == pytest.approx((interval[1] - interval[0]) / 2) and half_width([0.7]) == 0
+    low, high = axis_limits([0.8, 0.9], [0.01, 0.02])
+    assert 0 < low < 0.79 and 0.92 < high <= 1 and axis_limits([0.1, 0.9], [0, 0]) == (0, pytest.approx(0.98))
 
 
 # --- what is committed
