@@ -9,6 +9,8 @@ from scipy import stats
 
 from nnunet_xattnres.common.files import replacing
 
+_PLAIN, _AHEAD, _BEHIND = "0.4", "#0072b2", "#e69f00"
+
 
 def half_width(values: Sequence[float]) -> float:
     """Of the 95% interval of the mean, by Student's t; 0 for a single value, which has none."""
@@ -32,13 +34,12 @@ def draw_bars(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path:
         means = [float(np.mean(values)) for values in by_trainer.values()]
         halves = [half_width(values) for values in by_trainer.values()]
         for y, (mean, half) in enumerate(zip(means, halves, strict=True)):
-            color = "0.55" if y == 0 else "#0072b2" if mean >= means[0] else "#e69f00"
+            color = _PLAIN if y == 0 else _AHEAD if mean >= means[0] else _BEHIND
             axis.barh(y, mean, color=color, height=0.7)
             if half:
                 axis.errorbar(mean, y, xerr=half, color="black", capsize=3, linewidth=1)
-            axis.annotate(
-                f"{mean:.3f}", (0, y), (4, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=8
-            )
+            style = {"va": "center", "fontsize": 8, "color": "black" if color == _BEHIND else "white"}
+            axis.annotate(f"{mean:.3f}", (0, y), (4, 0), ("axes fraction", "data"), "offset points", **style)
         axis.axvline(means[0], color="black", linestyle="--", linewidth=1)
         low, high = axis_limits(means, halves)
         axis.set_xlim(low, high)
