@@ -45,7 +45,7 @@ SMALL = {
     "nnUNetv2_predict": "-device cpu -npp 0 -nps 0 --disable_tta",
     "nnUNetv2_predict_from_modelfolder": "-device cpu -npp 0 -nps 0 --disable_tta",
     "nnunet-xattnres inspect": "-device cpu",
-    "nnunet-xattnres profile": "-device cpu --rounds 1",
+    "nnunet-xattnres profile": "-device cpu --rounds 1 -tr nnUNetTrainerXAttnRes",
 }
 _DEMO = "needs the demo's model; minutes"
 _TRIED = "a record of what was tried on real data, with trainers and plans that are not shipped"
@@ -58,6 +58,7 @@ NOT_RUN = {
     **{one.text: _DEMO for one in SHOWN if "Dataset900_XAttnResDemo" in one.text},
     **{one.text: _TRIED for one in SHOWN if "nnUNetPlansSmall" in one.text},
     **{one.text: "reads records of this repository" for one in SHOWN if "benchmarks/study/results" in one.text},
+    **{one.text: "needs weights from ImageNet" for one in SHOWN if "2d 0 -tr nnUNetTrainerEMCAD" in one.text},
     **{one.text: "lines of a program" for one in SHOWN if one.text.startswith("network.use_path(")},
 }
 if importlib.util.find_spec("monai") is None:

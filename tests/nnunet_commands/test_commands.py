@@ -43,7 +43,6 @@ def test_train_and_validate(workspace, resenc_plans, configuration, resenc):
         ("nnUNetTrainerXAttnResReplaceNoMirroring_quick", "2d", True),
         ("nnUNetTrainerXAttnResDecoderReads_quick", "2d", False),
         ("nnUNetTrainerNoSkip_quick", "3d_fullres", False),
-        ("nnUNetTrainerNoSkip_quick", "2d", True),
         *((f"{kind.trainer}_quick", "3d_fullres", False) for kind in OTHER_NETWORKS),
     ],
 )

@@ -1,6 +1,7 @@
 """A study with nnU-Net's own commands, killed in the middle."""
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -80,7 +81,8 @@ def test_a_study_that_is_killed_goes_on_and_ends_with_its_tables(empty_workspace
     assert len({row["case"] for row in rows}) == 1 and len(rows) == 2 * 2  # one case, two labels, two models
     page = (results / "RESULTS.md").read_text()
     assert "nnUNetv2_train 908 2d 0 -tr nnUNetTrainerXAttnRes_study" in page and "Not complete" not in page
-    assert (results / "trainings" / f"{TRAININGS[1]}.routing.csv").is_file()
+    records = [json.loads(line) for line in (results / "trainings.jsonl").read_text().splitlines()]
+    assert [bool(record["routing"]) for record in records] == [False, True]
 
 
 def trainings_that_run() -> list[str]:
