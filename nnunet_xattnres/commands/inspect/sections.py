@@ -71,8 +71,8 @@ def routing_section(rows: Rows, out: Path, each_label: bool) -> str:
     within = [row for row in rows if row["region"] != ALL]
     draw_routing(everywhere, out / "routing.png", "Mean weight of each source in each read")
     text = (
-        "The mean over all positions of all images, each counted by nnU-Net's Gaussian. Before training, all sources "
-        "of a read weigh the same: the uniform weight."
+        "The mean over all positions of all images, each counted by nnU-Net's Gaussian. Uniform is the weight that "
+        "the sources of a read have where all weigh the same, as before a training they do in reads of the history."
     )
     picture = chart(out / "routing.png", "Mean weight of each source in each read")
     parts = [kept(heading("What is read", text), picture)]
