@@ -2,6 +2,8 @@
 
 import ast
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +33,41 @@ class Masks(NamedTuple):
     spacing: tuple[float, ...]
 
 
+def reader_of(dataset: Mapping[str, Any], example: Path) -> Any:
+    """nnU-Net's reader of the data set.
+
+    Args:
+        dataset: the content of its dataset.json.
+        example: an image or a mask, to see which reader takes it.
+
+    Raises:
+        UserError: when none of nnU-Net's readers takes it.
+    """
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    try:
+        with redirect_stdout(StringIO()):
+            return determine_reader_writer_from_dataset_json(dict(dataset), str(example), verbose=False)()
+    except RuntimeError as error:
+        raise UserError(f"nnU-Net has no reader for {example}: {error}") from None
+
+
+def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """A mask, (z, y, x), and the size of a voxel along each axis.
+
+    Args:
+        reader: one of nnU-Net's.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        mask, properties = reader.read_seg(str(path))
+    except Exception as error:  # each of the libraries behind it has its own
+        raise UserError(f"{path} cannot be read as a mask: {type(error).__name__}: {error}") from None
+    return mask[0], tuple(map(float, properties["spacing"]))
+
+
 class Reader:
     """Reads masks with nnU-Net's reader of the data set.
 
@@ -45,14 +82,9 @@ class Reader:
             UserError: when none of nnU-Net's readers takes it.
         """
         from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-        try:
-            reader = determine_reader_writer_from_dataset_json(dict(dataset), str(example), verbose=False)
-        except RuntimeError as error:
-            raise UserError(f"nnU-Net has no reader for {example}: {error}") from None
-        self.pictures = issubclass(reader, NaturalImage2DIO)
-        self._reader = reader()
+        self._reader = reader_of(dataset, example)
+        self.pictures = isinstance(self._reader, NaturalImage2DIO)
 
     def read(self, files: Files) -> Masks:
         """Both masks of a case.
@@ -60,7 +92,7 @@ class Reader:
         Raises:
             UserError: when one cannot be read, or the two are not of the same shape.
         """
-        (prediction, _), (reference, spacing) = map(self._read_one, files)
+        (prediction, _), (reference, spacing) = (read_mask(self._reader, file) for file in files)
         if prediction.shape != reference.shape:
             raise UserError(
                 f"the masks of a case must have the same shape: {files.prediction} has {prediction.shape}, "
@@ -69,13 +101,6 @@ class Reader:
         if reference.shape[0] == 1:  # 2D: nnU-Net adds an axis of one slice
             return Masks(prediction[0], reference[0], spacing[1:])
         return Masks(prediction, reference, spacing)
-
-    def _read_one(self, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
-        try:
-            mask, properties = self._reader.read_seg(str(path))
-        except Exception as error:  # each of the libraries behind it has its own
-            raise UserError(f"{path} cannot be read as a mask: {type(error).__name__}: {error}") from None
-        return mask[0], tuple(map(float, properties["spacing"]))
 
 
 def mask_of(segmentation: NDArray[Any], key: str) -> NDArray[np.bool_]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.gallery.choice import Chosen
-from nnunet_xattnres.commands.gallery.material import Material, read_mask, reader_of, refuse_other_shape
+from nnunet_xattnres.commands.gallery.material import Material, refuse_other_shape
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.nnunet.images import shown_channels
+from nnunet_xattnres.nnunet.masks import read_mask, reader_of
 from nnunet_xattnres.pages.slices import fullest, limits_of
 
 
@@ -70,13 +72,13 @@ def read_case(material: Material, chosen: Chosen, z: int | None) -> Volume:
     if case not in material.truth:
         raise UserError(f"there is no true mask of {case}: name the folder that holds it with --labels")
     files = material.images[case]
-    reader = reader_of(material.dataset, files[0])
+    reader = reader_of(material.dataset, Path(files[0]))
     try:
         image, properties = reader.read_images(files)
     except Exception as error:  # of the libraries behind the readers
         raise UserError(f"{', '.join(files)} cannot be read: {type(error).__name__}: {error}") from None
-    truth = read_mask(reader, material.truth[case])
-    masks = {model.name: read_mask(reader, model.files[case]) for model in material.models}
+    truth, _ = read_mask(reader, material.truth[case])
+    masks = {model.name: read_mask(reader, model.files[case])[0] for model in material.models}
     refuse_other_shape(material.truth[case], truth, files[0], image.shape)
     for model in material.models:
         refuse_other_shape(model.files[case], masks[model.name], files[0], image.shape)

@@ -1,9 +1,7 @@
 """What a gallery shows: models with a mask and the Dice of every case, the images and the true masks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -71,36 +69,6 @@ def refuse_unknown(cases: Sequence[str], there: set[str], where: str) -> None:
         names = ", ".join([*sorted(there)[:5], *(["..."] if len(there) > 5 else [])])
         what = f"--cases {unknown[0]}: there is no such mask in {where}" if unknown else f"{where}: there is no mask"
         raise UserError(f"{what}" + (f"; there are {names}" if there else ""))
-
-
-def reader_of(dataset: Mapping[str, Any], example: str) -> Any:
-    """nnU-Net's reader of the data set.
-
-    Args:
-        example: a file that it must be able to read.
-
-    Raises:
-        UserError: when nnU-Net has none.
-    """
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    try:
-        with redirect_stdout(StringIO()):
-            return determine_reader_writer_from_dataset_json(dict(dataset), example, verbose=False)()
-    except RuntimeError as error:
-        raise UserError(f"{example} cannot be read: {error}") from None
-
-
-def read_mask(reader: Any, file: Path) -> NDArray[Any]:
-    """A mask, (z, y, x).
-
-    Raises:
-        UserError: when it cannot be read.
-    """
-    try:
-        return reader.read_seg(str(file))[0][0]
-    except Exception as error:  # of the libraries behind the readers
-        raise UserError(f"{file} cannot be read: {type(error).__name__}: {error}") from None
 
 
 def refuse_other_shape(file: Path, mask: NDArray[Any], other: Path | str, expected: tuple[int, ...]) -> None:

@@ -8,15 +8,13 @@ from nnunet_xattnres.commands.gallery.material import (
     Material,
     Model,
     Progress,
-    read_mask,
-    reader_of,
     refuse_other_shape,
     refuse_unknown,
 )
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
-from nnunet_xattnres.nnunet.masks import dice_of
+from nnunet_xattnres.nnunet.masks import dice_of, read_mask, reader_of
 from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.nnunet.results import Dice
 
@@ -51,13 +49,13 @@ def of_predictions(
                     f"cases that all have with --cases"
                 )
     truth = _files_of(needed, masks_in(labels, ending), labels, ending)
-    reader = reader_of(dataset, str(truth[needed[0]]))
+    reader = reader_of(dataset, truth[needed[0]])
     done = progress("comparing masks with the truth", len(needed))
     dice: dict[str, Dice] = {name: {} for name in files}
     for case in needed:
-        true = read_mask(reader, truth[case])
+        true, _ = read_mask(reader, truth[case])
         for name, found in files.items():
-            mask = read_mask(reader, found[case])
+            mask, _ = read_mask(reader, found[case])
             refuse_other_shape(found[case], mask, truth[case], true.shape)
             dice[name][case] = dice_of(_label_manager(dataset), mask, true)
         done()
