@@ -22,6 +22,13 @@ _OF_OPERATORS = [
 collect_ignore = _OF_OPERATORS if tuple(map(int, version("torch").split(".")[:2])) < (2, 4) else []
 
 
+def pytest_collection_modifyitems(config, items):
+    if "thorough" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="a variant: only with -m thorough"))
+
+
 @pytest.fixture
 def disk_full_at():
     """A limit on the size of a file, in bytes: what goes beyond it fails, as it does when the disk is full."""

@@ -23,8 +23,8 @@ def plans_with_network(workspace):
     ("trainer", "configuration"),
     [
         ("nnUNetTrainerDA5_quick", "3d_fullres"),
-        ("nnUNetTrainerNoMirroring_quick", "2d"),
         ("nnUNetTrainerDiceCELoss_noSmooth_quick", "2d"),
+        pytest.param("nnUNetTrainerNoMirroring_quick", "2d", marks=pytest.mark.thorough),
     ],
 )
 def test_any_trainer_of_nnunets_and_the_model_travels_in_a_zip(

@@ -19,8 +19,18 @@ TRAINER = "nnUNetTrainerXAttnRes_quick"
 OTHER_NETWORKS = [kind for kind in KINDS.values() if kind.trainer and not isinstance(kind.config, ReadConfig)]
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("resenc", [False, True], ids=["default plans", "ResEnc M plans"])
+thorough = pytest.mark.thorough
+
+
+@pytest.mark.parametrize(
+    ("configuration", "resenc"),
+    [
+        ("3d_fullres", False),
+        ("2d", True),
+        pytest.param("2d", False, marks=thorough),
+        pytest.param("3d_fullres", True, marks=thorough),
+    ],
+)
 def test_train_and_validate(workspace, resenc_plans, configuration, resenc):
     plans = resenc_plans if resenc else "nnUNetPlans"
     folder = workspace.train(901, configuration, TRAINER, plans)
@@ -41,8 +51,9 @@ def test_train_and_validate(workspace, resenc_plans, configuration, resenc):
     [
         ("nnUNetTrainerXAttnResReplace_quick", "3d_fullres", False),
         ("nnUNetTrainerXAttnResReplaceNoMirroring_quick", "2d", True),
-        ("nnUNetTrainerXAttnResDecoderReads_quick", "2d", False),
-        ("nnUNetTrainerNoSkip_quick", "3d_fullres", False),
+        pytest.param("nnUNetTrainerXAttnResDecoderReads_quick", "2d", False, marks=thorough),
+        pytest.param("nnUNetTrainerNoSkip_quick", "3d_fullres", False, marks=thorough),
+        pytest.param("nnUNetTrainerNoSkip_quick", "2d", True, marks=thorough),
         *((f"{kind.trainer}_quick", "3d_fullres", False) for kind in OTHER_NETWORKS),
     ],
 )

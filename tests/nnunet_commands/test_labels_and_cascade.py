@@ -54,7 +54,11 @@ def test_ignore_label(empty_workspace, copy_of_dataset):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "plans"), [(TRAINER, "nnUNetPlans"), ("nnUNetTrainer_quick", "nnUNetXAttnResPlans")]
+    ("trainer", "plans"),
+    [
+        (TRAINER, "nnUNetPlans"),
+        pytest.param("nnUNetTrainer_quick", "nnUNetXAttnResPlans", marks=pytest.mark.thorough),
+    ],
 )
 def test_cascade(empty_workspace, cascade, trainer, plans):
     if plans != "nnUNetPlans":
