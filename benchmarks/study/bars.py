@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.pages.figure import new_figure
 
 _PLAIN, _AHEAD, _BEHIND = "0.4", "#0072b2", "#e69f00"
 
@@ -24,12 +26,14 @@ def draw_bars(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path:
         panels: a title, and the Dice of every repeat of each trainer; the first trainer is the dashed line.
         path: the picture; its ending says of what kind it is.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     most = max(len(by_trainer) for _, by_trainer in panels)
-    figure = Figure(figsize=(2.2 + 3.2 * len(panels), 1.2 + 0.34 * most), layout="constrained")
-    FigureCanvasAgg(figure)
+    with new_figure(2.2 + 3.2 * len(panels), 1.2 + 0.34 * most) as figure:
+        _fill(figure, panels)
+        with replacing(path) as partial:
+            figure.savefig(partial, format=path.suffix[1:], dpi=130)
+
+
+def _fill(figure: Any, panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> None:
     for axis, (title, by_trainer) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         means = [float(np.mean(values)) for values in by_trainer.values()]
         halves = [half_width(values) for values in by_trainer.values()]
@@ -50,8 +54,6 @@ def draw_bars(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path:
         axis.tick_params(labelsize=8)
         axis.set_ylim(len(means) - 0.5, -0.5)
         axis.set_title(title, fontsize=9)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:], dpi=130)
 
 
 def axis_limits(means: Sequence[float], halves: Sequence[float]) -> tuple[float, float]:
