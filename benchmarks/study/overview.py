@@ -11,7 +11,7 @@ from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
 from benchmarks.study.records import read_records
 from benchmarks.study.repeats import dice_of_repeats
-from benchmarks.study.report import comparison_of, grouped, over_repeats
+from benchmarks.study.report import comparison_of, grouped, with_repeats
 from benchmarks.study.results_page import RESULT, result_of
 from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.table import MEAN, Comparison, make_rows
@@ -42,7 +42,7 @@ def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None, fig
             raise UserError(f"{study.name} has nothing to compare yet; run it first")
         panels += [_panel(study, groups, schedule, found) for schedule, found in compared.items()]
         longest = max(compared, key=lambda name: _iterations(study, name))
-        rows = over_repeats(study, groups[longest], make_rows(compared[longest]))
+        rows = with_repeats(study, groups[longest], make_rows(compared[longest]))
         longest_panels.append(_panel(study, groups, longest, compared[longest]))
         start = [study.name, f"{_iterations(study, longest):,}"]
         lines += [[*start, f"`{row.model}`", *result_of(row)] for row in rows if row.label == MEAN]

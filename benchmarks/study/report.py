@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import stdev
 
 from benchmarks.study.curves import Groups, draw_curves, usual_processor
 from benchmarks.study.description import Study
@@ -14,7 +13,7 @@ from benchmarks.study.results_page import results_page
 from nnunet_xattnres.commands.compare import write_comparison
 from nnunet_xattnres.commands.compare.fairness import refuse_unfair
 from nnunet_xattnres.commands.compare.models import Model
-from nnunet_xattnres.commands.compare.statistics import welch_interval
+from nnunet_xattnres.commands.compare.statistics import over_repeats
 from nnunet_xattnres.commands.compare.table import MEAN, Comparison, Row
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.results import Fold, Run
@@ -37,7 +36,7 @@ def write_report(study: Study, folders: Folders) -> Path | None:
         if comparison is not None:
             title = f"{study.name}, {schedule}: {study.dataset}, {study.configuration}"
             found = write_comparison(comparison, folders.results / schedule, title)
-            rows[schedule] = over_repeats(study, by_trainer, found)
+            rows[schedule] = with_repeats(study, by_trainer, found)
     path = folders.results / "RESULTS.md"
     with replacing(path) as partial:
         partial.write_text(results_page(study, groups, rows), encoding="utf-8")
@@ -79,8 +78,8 @@ def comparison_of(study: Study, by_trainer: Mapping[str, Sequence[Record]]) -> C
     return Comparison.of(models, notes)
 
 
-def over_repeats(study: Study, by_trainer: Mapping[str, Sequence[Record]], rows: Sequence[Row]) -> Sequence[Row]:
-    """``rows`` of a schedule's comparison; where the folds rotate, with the spread of single repeats.
+def with_repeats(study: Study, by_trainer: Mapping[str, Sequence[Record]], rows: Sequence[Row]) -> Sequence[Row]:
+    """``rows`` of a schedule's comparison; where the folds rotate, with the single repeats.
 
     That is for the rows of the mean over the labels: ``compare`` has that of rounds there.
     """
@@ -91,8 +90,8 @@ def over_repeats(study: Study, by_trainer: Mapping[str, Sequence[Record]], rows:
     for row in rows:
         if row.label == MEAN:
             here = values[row.model]
-            interval = None if row.model == first else welch_interval(values[first], here)
-            row = replace(row, spread=stdev(here) if len(here) > 1 else None, over_repeats=interval)
+            over = None if row.model == first else over_repeats(values[first], here)
+            row = replace(row, repeats=here, over_repeats=over)
         found.append(row)
     return found
 

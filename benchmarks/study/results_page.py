@@ -11,9 +11,10 @@ from benchmarks.study.hypotheses import hypotheses_section
 from benchmarks.study.records import Record
 from benchmarks.study.repeats import dice_of_repeats
 from nnunet_xattnres.commands.compare.report import markdown_table
+from nnunet_xattnres.commands.compare.statistics import ENOUGH_REPEATS
 from nnunet_xattnres.commands.compare.table import MEAN, Row
 
-RESULT = ("Dice", "difference", "95% over repeats", "95% over cases")
+RESULT = ("Dice", "range of repeats", "difference", "95% over repeats", "95% over cases")
 
 
 def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> str:
@@ -33,7 +34,10 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         markdown_table(("schedule", "trainer", "repeats", *RESULT), _dice(study, groups, rows)),
         "Dice: the mean over labels, cases and repeats, ± the standard deviation between repeats. The difference is to "
         f"{study.trainers[0]}. Its interval over repeats (95%, Welch's t) says whether other trainings would show it, "
-        f"the one over cases (95%, bootstrap) whether other cases would. Labels, p-values and costs: {pages}.",
+        "the one over cases (95%, bootstrap) whether other cases would. (?): the interval over repeats may mislead, "
+        f"for there are fewer than {ENOUGH_REPEATS} repeats of one of the two, or the repeats of one are far from a "
+        "normal distribution (Shapiro and Wilk, p < 0.05); look at the range of the repeats, too. Labels, "
+        f"p-values and costs: {pages}.",
         "## Learning curves",
         "![Dice on patches of the validation cases against iterations and minutes](curves.png)",
         "Every training thin, the mean of the repeats thick. The Dice is the one that nnU-Net estimates after every "
@@ -55,15 +59,18 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
 def result_of(row: Row) -> list[str]:
     """The cells of ``RESULT``."""
     spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-    cells = [f"{row.value:.3f}{spread}"]
+    between = "" if row.repeats_range is None else "{:.3f} to {:.3f}".format(*row.repeats_range)
+    cells = [f"{row.value:.3f}{spread}", between]
     if row.difference is None:
         return [*cells, "", "", ""]
-    over_cases = row.difference.low, row.difference.high
-    return [*cells, f"{row.difference.mean:+.3f}", _interval(row.over_repeats), _interval(over_cases)]
+    over, cases = row.over_repeats, _interval(row.difference.low, row.difference.high)
+    doubt = " (?)" if over is not None and over.doubt else ""
+    repeats = "" if over is None else f"{_interval(over.low, over.high)}{doubt}"
+    return [*cells, f"{row.difference.mean:+.3f}", repeats, cases]
 
 
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None or math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
 
 
 def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> list[list[str]]:
@@ -77,7 +84,8 @@ def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> li
             values = dice_of_repeats(study, by_trainer[study.trainers[0]])
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
             if values:
-                lines.append([schedule, study.trainers[0], str(len(values)), f"{mean(values):.3f}{spread}", "", "", ""])
+                cells = [f"{mean(values):.3f}{spread}", f"{min(values):.3f} to {max(values):.3f}", "", "", ""]
+                lines.append([schedule, study.trainers[0], str(len(values)), *cells])
     return lines
 
 

@@ -64,6 +64,7 @@ def compare(
             FILES,
             Wanted,
             compare_cases,
+            doubts,
             with_measures,
             write_comparison,
             write_page,
@@ -97,7 +98,7 @@ def compare(
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for table in tables_of(comparison, rows, console.width):
         console.print(table)
-    for note in comparison.notes:
+    for note in (*comparison.notes, *doubts(rows)):
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"wrote {', '.join(written)} in {escape(str(out))}", soft_wrap=True)
 

@@ -198,11 +198,12 @@ def test_results_md_has_the_numbers_of_the_records(study, folders):
         for trainer in (PLAIN, OURS)
     )
     assert cells(page, "long", PLAIN)[:2] == ["2", f"{np.mean(plain):.3f} ± {np.std(plain, ddof=1):.3f}"]
-    repeats, dice, difference, over_repeats, over_cases = cells(page, "long", OURS)[:5]
+    repeats, dice, between, difference, over_repeats, over_cases = cells(page, "long", OURS)[:6]
     assert (repeats, dice) == ("2", f"{np.mean(ours):.3f} ± {np.std(ours, ddof=1):.3f}")
+    assert between == f"{min(ours):.3f} to {max(ours):.3f}"
     assert difference == f"{np.mean(ours) - np.mean(plain):+.3f}"
     welch = stats.ttest_ind(ours, plain, equal_var=False).confidence_interval()
-    assert over_repeats == f"{welch.low:+.3f} to {welch.high:+.3f}"
+    assert over_repeats == f"{welch.low:+.3f} to {welch.high:+.3f} (?)"  # two repeats
     low, high = map(float, over_cases.split(" to "))
     assert low < np.mean(ours) - np.mean(plain) < high
     assert cells(page, "short", OURS)[:1] == ["1"]
@@ -304,15 +305,19 @@ def test_of_folds_that_rotate_rounds_are_compared_and_repeats_are_the_spread(stu
     )
     assert (len(plain), len(ours), len(alone)) == (5, 5, 2)
     assert cells(page, "long", PLAIN)[0] == "5" and f"± {np.std(plain, ddof=1):.3f}" in cells(page, "long", PLAIN)[1]
-    repeats, dice, _, over_repeats, _ = cells(page, "long", OURS)
+    repeats, dice, between, _, over_repeats, _ = cells(page, "long", OURS)
     welch = stats.ttest_ind(ours, plain, equal_var=False).confidence_interval()
     assert (repeats, over_repeats) == ("5", f"{welch.low:+.3f} to {welch.high:+.3f}")
-    assert dice.endswith(f"± {np.std(ours, ddof=1):.3f}")
+    assert dice.endswith(f"± {np.std(ours, ddof=1):.3f}") and between == f"{min(ours):.3f} to {max(ours):.3f}"
     line = cells(overview([(study, folders)], tmp_path / "study.png"), "little", "60", f"`{OURS}`")
-    assert (line[0], line[2]) == (dice, over_repeats)
+    assert (line[0], line[1], line[3]) == (dice, between, over_repeats)
 
     assert "The folds rotate" in page
-    assert cells(page, "twice", PLAIN)[:2] == ["2", f"{np.mean(alone):.3f} ± {np.std(alone, ddof=1):.3f}"]
+    assert cells(page, "twice", PLAIN)[:3] == [
+        "2",
+        f"{np.mean(alone):.3f} ± {np.std(alone, ddof=1):.3f}",
+        f"{min(alone):.3f} to {max(alone):.3f}",
+    ]
     assert not (folders.results / "twice").exists()  # there is nothing to compare
 
 

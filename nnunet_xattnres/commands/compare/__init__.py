@@ -12,7 +12,7 @@ from nnunet_xattnres.commands.compare.measuring import with_measures
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import write_html
 from nnunet_xattnres.commands.compare.picture import draw
-from nnunet_xattnres.commands.compare.report import write_csv, write_markdown
+from nnunet_xattnres.commands.compare.report import doubts, write_csv, write_markdown
 from nnunet_xattnres.commands.compare.screen import tables
 from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows, rows_of
 from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
@@ -29,6 +29,7 @@ __all__ = [
     "compare_cases",
     "compare_predictions",
     "compare_trainings",
+    "doubts",
     "tables",
     "with_measures",
     "write_comparison",

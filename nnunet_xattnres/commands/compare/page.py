@@ -22,6 +22,7 @@ from nnunet_xattnres.commands.compare.report import (
     COST_HEAD,
     cells,
     cost_lines,
+    doubts,
     head,
     left_out,
     method,
@@ -113,7 +114,7 @@ def _parts(comparison: Comparison, rows: Sequence[Row], title: str) -> Iterator[
     if cost:
         yield f"<h2>Cost</h2>{_table(COST_HEAD, cost)}"
     yield f'<h2>How the numbers were made</h2><p class="small">{escape(method(comparison))}</p>'
-    yield "".join(f'<p class="small">{escape(text)}</p>' for text in left_out(rows))
+    yield "".join(f'<p class="small">{escape(text)}</p>' for text in (*doubts(rows), *left_out(rows)))
     lines = [
         (run.folder.name, model.name, ", ".join(run.folds), str(len(run.dice)))
         for model in comparison.models
@@ -133,9 +134,12 @@ def _caption(comparison: Comparison, model: Model) -> str:
 def _labels(comparison: Comparison, rows: Sequence[Row], model: Model) -> str:
     """A line for each label, and one for their mean."""
     before, after = (rows_of(comparison, rows, of) for of in (comparison.models[0], model))
-    _, label, value, *others = head(comparison.measure)
-    lines = [[row.label, cells(old)[2], *cells(row)[2:]] for old, row in zip(before, after, strict=True)]
-    of_table, lines = without_empty((label, f"{value} before", value, *others), lines)
+    _, label, value, spread, between, *others = head(comparison.measure)
+    lines = []
+    for old, row in zip(map(cells, before), map(cells, after), strict=True):
+        lines.append([row[1], old[2], old[4], *row[2:]])
+    names = (label, f"{value} before", f"{between} before", value, spread, between, *others)
+    of_table, lines = without_empty(names, lines)
     return _folded(of_table, lines, "lines: the labels and their mean", mean_last=True)
 
 

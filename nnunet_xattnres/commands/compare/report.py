@@ -26,6 +26,7 @@ def head(measure: Measure) -> list[str]:
         "label",
         measure.title,
         "spread",
+        "range of repeats",
         "cases",
         "difference",
         "95% interval over cases",
@@ -39,15 +40,19 @@ def head(measure: Measure) -> list[str]:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Every number of the table of a measure, unrounded."""
     attributes = ("mean", "low", "high", "p", "p_holm", "better", "equal", "worse", "left_out")
-    names = ("difference", "interval_low", "interval_high", "repeats_low", "repeats_high", *attributes[3:])
+    of_run = ("model", "label", rows[0].measure.key, "spread_between_repeats", "lowest", "highest", "cases")
+    of_difference = ("difference", "interval_low", "interval_high", "repeats_low", "repeats_high", "repeats_doubt")
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["model", "label", rows[0].measure.key, "spread_between_repeats", "cases", *names])
+        writer.writerow([*of_run, *of_difference, *attributes[3:]])
         for row in rows:
             values = ["" if row.difference is None else getattr(row.difference, name) for name in attributes]
             spread = "" if row.spread is None else row.spread
-            repeats = row.over_repeats or ("", "")
-            writer.writerow([row.model, row.label, row.value, spread, row.n_cases, *values[:3], *repeats, *values[3:]])
+            between = ("", "") if row.repeats_range is None else row.repeats_range
+            start = [row.model, row.label, row.value, spread, *between, row.n_cases]
+            over = row.over_repeats
+            repeats = ("", "", "") if over is None else (over.low, over.high, over.doubt)
+            writer.writerow([*start, *values[:3], *repeats, *values[3:]])
 
 
 def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, title: str) -> None:
@@ -59,6 +64,7 @@ def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, titl
         *_markdown_sections(comparison, rows),
         *_markdown_published(comparison, rows),
         method(comparison),
+        *doubts(rows),
         *left_out(rows),
         *(("## Cost", markdown_table(COST_HEAD, cost)) if cost else ()),
     ]
@@ -94,10 +100,23 @@ def method(comparison: Comparison) -> str:
         f"10,000 bootstrap resamples of the cases; whether other cases would show the difference. Interval over "
         f"repeats: Welch's t, of the mean of each repeat; whether other trainings would show it on these cases "
         f"(only with two repeats of both models at least). p: Wilcoxon's signed-rank test over the cases, two-sided; "
-        f"Holm's correction over the labels. Spread: standard deviation between repeats; with repeats, a case's value "
-        f"is their mean. The row 'mean' is the mean over the labels; its better/equal/worse and its p are of each "
-        f"case's mean."
+        f"Holm's correction over the labels. Spread: standard deviation between repeats; range of repeats: from the "
+        f"lowest to the highest; with repeats, a case's value is their mean. The row 'mean' is the mean over the "
+        f"labels; its better/equal/worse and its p are of each case's mean."
     )
+
+
+def doubts(rows: Sequence[Row]) -> list[str]:
+    """Which intervals over repeats may mislead, and why: a sentence for each model, measure and reason."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if row.over_repeats is not None and row.over_repeats.doubt:
+            found.setdefault((row.model, row.measure.name, row.over_repeats.doubt), []).append(row.label)
+    return [
+        f"{model}, {name} of {', '.join(labels)}: the interval over repeats may mislead, for {doubt}. Look at the "
+        f"range of the repeats, too."
+        for (model, name, doubt), labels in found.items()
+    ]
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:
@@ -114,11 +133,13 @@ def cells(row: Row) -> list[str]:
     """A row as text, by ``head``; empty where a model is not compared."""
     d, measure = row.difference, row.measure
     spread = "" if row.spread is None else measure.number(row.spread)
-    left = [row.model, row.label, measure.number(row.value), spread, str(row.n_cases)]
+    between = "" if row.repeats_range is None else " to ".join(map(measure.number, row.repeats_range))
+    left = [row.model, row.label, measure.number(row.value), spread, between, str(row.n_cases)]
     if d is None:
         return [*left, "", "", "", "", "", ""]
     holm = "" if math.isnan(d.p_holm) else _p(d.p_holm)
-    over_repeats = "" if row.over_repeats is None else measure.interval(*row.over_repeats)
+    over = row.over_repeats
+    over_repeats = "" if over is None else measure.interval(over.low, over.high)
     left += [measure.signed(d.mean), measure.interval(d.low, d.high), over_repeats]
     return [*left, _p(d.p), holm, f"{d.better}/{d.equal}/{d.worse}"]
 

@@ -18,6 +18,8 @@ _HEAD = (  # behind the values of the two models
     "difference",
     "95% interval\nover cases",
     "95% interval\nover repeats",
+    "range of\nrepeats before",
+    "range of\nrepeats",
     "p\n(Holm)",
     "better/\nequal/\nworse",
 )
@@ -34,13 +36,13 @@ def tables(comparison: Comparison, rows: Sequence[Row], width: int) -> list[Rend
     found: list[RenderableType] = []
     for one in comparison.each():
         first, *others = one.models
-        before = [cells(row)[2] for row in rows_of(one, rows, first)]
+        before = [cells(row) for row in rows_of(one, rows, first)]
         title = fill(one.measure.title, 12)
         for model in others:
             lines = []
             for row, old in zip(rows_of(one, rows, model), before, strict=True):
-                _, label, value, _, _, difference, *intervals, p, holm, counts = cells(row)
-                lines.append((label, old, value, difference, *intervals, holm or p, counts))
+                _, label, value, _, between, _, difference, *intervals, p, holm, counts = cells(row)
+                lines.append((label, old[2], value, difference, *intervals, old[4], between, holm or p, counts))
             above = f"{model.name}\nagainst {first.name}" + (f"\n{one.measure.title}" if comparison.further else "")
             found.append(_group(above, ("label", f"{title}\nbefore", title, *_HEAD), lines, width))
     if comparison.published:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 N_RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
+ENOUGH_REPEATS = 5  # for Welch's t: fewer cannot show whether their distribution has one hump
 Array = NDArray[np.float64]
 
 
@@ -34,6 +35,20 @@ class Difference:
     equal: int
     worse: int
     left_out: int
+
+
+@dataclass(frozen=True)
+class OverRepeats:
+    """The difference between two models, from the repeats of both.
+
+    Attributes:
+        low, high: its 95% interval, by Welch's t.
+        doubt: in words, why this interval may mislead; empty where nothing speaks against it.
+    """
+
+    low: float
+    high: float
+    doubt: str = ""
 
 
 def foreground_mean(values: Array) -> float:
@@ -69,6 +84,32 @@ def compare_paired(first: Array, other: Array, direction: int = 1) -> list[Diffe
     corrected = holm([d.p for d in labels])
     labels = [Difference(**{**vars(d), "p_holm": p}) for d, p in zip(labels, corrected, strict=True)]
     return [*labels, _difference(per_case, np.column_stack(columns), direction)]
+
+
+def over_repeats(first: Sequence[float], other: Sequence[float]) -> OverRepeats | None:
+    """The difference between the repeats of two models, with what speaks against its interval.
+
+    Welch's t takes values that are distributed normally. Too few cannot show whether they are (fewer than
+    ``ENOUGH_REPEATS``); of more, Shapiro and Wilk's test says so at 5%.
+
+    S. S. Shapiro and M. B. Wilk, An analysis of variance test for normality, Biometrika 52 (1965) 591-611.
+
+    Args:
+        first, other: a value for each repeat.
+
+    Returns:
+        None where ``welch_interval`` finds none.
+    """
+    interval = welch_interval(first, other)
+    return None if interval is None else OverRepeats(*interval, _doubt(first, other))
+
+
+def _doubt(*samples: Sequence[float]) -> str:
+    if min(map(len, samples)) < ENOUGH_REPEATS:
+        return f"there are fewer than {ENOUGH_REPEATS} repeats of one of the two"
+    if any(len(set(values)) > 1 and stats.shapiro(values).pvalue < 1 - LEVEL for values in samples):
+        return "the repeats are far from a normal distribution (Shapiro and Wilk, p < 0.05)"
+    return ""
 
 
 def welch_interval(first: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:

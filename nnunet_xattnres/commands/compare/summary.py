@@ -1,7 +1,7 @@
 """What a comparison says, in plain words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nnunet_xattnres.commands.compare.measure import DICE, Measure
 from nnunet_xattnres.commands.compare.models import Model
@@ -32,7 +32,7 @@ def summary(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, str]
         if missing:
             verdict = f"Where both have {measure.one}: {verdict}"
             numbers += f" {missing} pairs are left out, in which a mask is empty: look at the Dice, too."
-        found.append((verdict, " ".join((numbers, over_cases, _over_repeats(row.over_repeats, measure)))))
+        found.append((verdict, " ".join((numbers, over_cases, *_over_repeats(row, means[first])))))
     return found
 
 
@@ -46,12 +46,12 @@ def _missing(comparison: Comparison, rows: Sequence[Row], model: Model) -> int:
 
 
 def _verdict(row: Row, d: Difference, first: str) -> str:
-    model, over_repeats = row.model, row.over_repeats
-    sides = {_side(d.low, d.high), *([] if over_repeats is None else [_side(*over_repeats)])}
+    model, over = row.model, row.over_repeats
+    sides = {_side(d.low, d.high), *([] if over is None else [_side(over.low, over.high)])}
     if len(sides) > 1 or sides == {0}:
         return f"No clear difference between {model} and {first}"
     better = "better" if sides == {row.measure.direction} else "worse"
-    if over_repeats is None:
+    if over is None or over.doubt:
         return f"These networks of {model} are {better} than those of {first}; other trainings may differ"
     return f"{model} is {better} than {first} on this data"
 
@@ -65,13 +65,19 @@ def _over_cases(d: Difference, measure: Measure) -> str:
     return f"{bounds} includes 0: other cases may show the opposite."
 
 
-def _over_repeats(bounds: tuple[float, float] | None, measure: Measure) -> str:
-    if bounds is None:
-        return "Whether other trainings would show it is not known: that takes two repeats of both at least."
-    text = f"The one over repeats, {measure.interval(*bounds)},"
-    if _side(*bounds):
-        return f"{text} does not include 0: other trainings would probably show it."
-    return f"{text} includes 0: other trainings may show the opposite."
+def _over_repeats(row: Row, first: Row) -> Iterator[str]:
+    over, measure = row.over_repeats, row.measure
+    if over is None:
+        yield "Whether other trainings would show it is not known: that takes two repeats of both at least."
+        return
+    bounds = f"The one over repeats, {measure.interval(over.low, over.high)},"
+    if _side(over.low, over.high):
+        yield f"{bounds} does not include 0: other trainings would probably show it."
+    else:
+        yield f"{bounds} includes 0: other trainings may show the opposite."
+    if over.doubt:
+        ranges = (f"{of.model} from {' to '.join(map(measure.number, of.repeats_range or ()))}" for of in (first, row))
+        yield f"This interval may mislead, for {over.doubt}. The repeats themselves: {', '.join(ranges)}."
 
 
 def _side(low: float, high: float) -> int:

@@ -12,9 +12,10 @@ from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.statistics import (
     Array,
     Difference,
+    OverRepeats,
     compare_paired,
     foreground_mean,
-    welch_interval,
+    over_repeats,
 )
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.nnunet.results import Run, label_names
@@ -84,22 +85,32 @@ class Row:
 
     Attributes:
         value: of the measure, the mean over the cases that have one.
-        spread: the standard deviation of ``value`` between repeats; None for a single run.
+        repeats: ``value`` of each run.
         n_cases: cases that have a value; for the mean over the labels, cases with any.
         difference: to the first model, with its interval over the cases; None for the first model itself.
-        over_repeats: the 95% interval of the difference between the repeats' means, by Welch's t; None where one of the
-            two models has a single run, or a run without a value, and for the first model itself.
+        over_repeats: the difference, with its interval over the repeats; None where one of the two models has a single
+            run, or a run without a value, and for the first model itself.
         measure: what ``value`` is of.
     """
 
     model: str
     label: str
     value: float
-    spread: float | None
+    repeats: Sequence[float]
     n_cases: int
     difference: Difference | None
-    over_repeats: tuple[float, float] | None
+    over_repeats: OverRepeats | None
     measure: Measure = DICE
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation between the repeats; None for a single run."""
+        return float(np.std(self.repeats, ddof=1)) if len(self.repeats) > 1 else None
+
+    @property
+    def repeats_range(self) -> tuple[float, float] | None:
+        """From the lowest repeat to the highest; None for a single run."""
+        return (float(np.min(self.repeats)), float(np.max(self.repeats))) if len(self.repeats) > 1 else None
 
     @property
     def is_mean(self) -> bool:
@@ -132,10 +143,10 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
                 model=model.name,
                 label=label,
                 value=foreground_mean(values[:, columns]),
-                spread=float(np.std(after, ddof=1)) if len(after) > 1 else None,
+                repeats=after,
                 n_cases=int((~np.isnan(values[:, columns])).any(axis=1).sum()),
                 difference=differences[i],
-                over_repeats=None if model is first else welch_interval(before, after),
+                over_repeats=None if model is first else over_repeats(before, after),
                 measure=measure,
             )
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.compare import compare_cases
 from nnunet_xattnres.commands.compare.picture import picture_of
-from nnunet_xattnres.commands.compare.statistics import holm, welch_interval
+from nnunet_xattnres.commands.compare.statistics import holm, over_repeats, welch_interval
 from nnunet_xattnres.commands.compare.table import make_rows
 from nnunet_xattnres.common.errors import UserError
 
@@ -103,6 +103,9 @@ def test_repeats(results, tmp_path):
     for trainer in (A, B):
         means = [np.mean([row[0] for row in runs[trainer, i].values()]) for i in range(3)]
         assert float(rows[trainer, "anterior"]["spread_between_repeats"]) == pytest.approx(np.std(means, ddof=1))
+        between = [float(rows[trainer, "anterior"][name]) for name in ("lowest", "highest")]
+        assert between == pytest.approx([min(means), max(means)])
+        assert f"| {min(means):.4f} to {max(means):.4f} |" in (tmp_path / "out" / "comparison.md").read_text()
         assert float(rows[trainer, "anterior"]["dice"]) == pytest.approx(np.mean(means))
     assert "One run of each" not in screen and "One fold only" in screen
     a, b = (np.mean([[r[0] for r in runs[t, i].values()] for i in range(3)], axis=0) for t in (A, B))
@@ -117,6 +120,9 @@ def test_repeats(results, tmp_path):
         assert (low + high) / 2 == pytest.approx(float(row["difference"]))
         assert f"| {low:+.4f} to {high:+.4f} |" in page and f"{low:+.4f} to {high:+.4f}" in screen
         assert rows[A, label]["repeats_low"] == rows[A, label]["repeats_high"] == ""
+        assert "fewer than 5 repeats" in row["repeats_doubt"] and rows[A, label]["repeats_doubt"] == ""
+    said = f"{B}, Dice of anterior, posterior, mean: the interval over repeats may mislead, for there are fewer than 5"
+    assert said in page and said in screen and page.count("may mislead") == 1
     assert "| 95% interval over cases | 95% interval over repeats |" in page
 
 
@@ -126,6 +132,26 @@ def test_a_single_run_has_no_interval_over_repeats(results, tmp_path):
     rows, _ = compared(tmp_path, "-tr", A, B)
     assert all(row["repeats_low"] == row["repeats_high"] == "" for row in rows.values())
     assert all(rows[B, label]["interval_low"] != "" for label in ("anterior", "posterior", "mean"))
+
+
+FIVE = [0.801, 0.812, 0.795, 0.806, 0.799]
+TWO_HUMPS = [0.78, 0.79, 0.785, 0.4, 0.39, 0.395, 0.788, 0.405, 0.392, 0.787]
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "doubt"),
+    [
+        (FIVE, FIVE[::-1], ""),
+        (FIVE[:4], TWO_HUMPS, "fewer than 5"),
+        (FIVE, TWO_HUMPS, "far from a normal"),
+        (TWO_HUMPS, FIVE, "far from a normal"),
+        ([0.8] * 5, FIVE, ""),  # no spread at all: nothing to test
+    ],
+)
+def test_an_interval_over_repeats_says_what_speaks_against_it(first, other, doubt):
+    found = over_repeats(first, other)
+    assert (found.low, found.high) == pytest.approx(welch_by_hand(first, other))
+    assert doubt in found.doubt and bool(doubt) == bool(found.doubt)
 
 
 def welch_by_hand(a, b):

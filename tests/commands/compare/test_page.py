@@ -1,6 +1,7 @@
 """The page, and the learning curves in it."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +12,7 @@ from nnunet_xattnres.commands.compare import compare_cases, write_comparison, wr
 from nnunet_xattnres.commands.compare.curves import figure_of_curves, mean_curve, window
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import LONG
+from nnunet_xattnres.commands.compare.statistics import OverRepeats
 from nnunet_xattnres.commands.compare.summary import summary
 from nnunet_xattnres.commands.compare.table import make_rows
 from nnunet_xattnres.nnunet.results import Fold, Run
@@ -88,9 +90,10 @@ def test_a_summary_in_plain_words_comes_first(results, tmp_path):
     text = page_of(tmp_path).text
     mean = rows[B, "mean"]
     said = (
-        f"{B} is better than {A} on this data. Mean Dice {float(mean['dice']):.4f} against "
-        f"{float(rows[A, 'mean']['dice']):.4f}, a difference of {float(mean['difference']):+.4f}. Of {LONG + 5} cases "
-        f"{mean['better']} are better, {mean['equal']} equal and {mean['worse']} worse. The 95% interval over cases, "
+        f"These networks of {B} are better than those of {A}; other trainings may differ. Mean Dice "
+        f"{float(mean['dice']):.4f} against {float(rows[A, 'mean']['dice']):.4f}, a difference of "
+        f"{float(mean['difference']):+.4f}. Of {LONG + 5} cases {mean['better']} are better, {mean['equal']} equal and "
+        f"{mean['worse']} worse. The 95% interval over cases, "
         f"{float(mean['interval_low']):+.4f} to {float(mean['interval_high']):+.4f}, does not include 0"
     )
     assert said in text
@@ -102,6 +105,12 @@ def test_a_summary_in_plain_words_comes_first(results, tmp_path):
     [
         ((0.1, 0.2), (0.05, 0.3), "two is better than one on this data"),
         ((-0.2, -0.1), (-0.3, -0.05), "two is worse than one on this data"),
+        (
+            (0.1, 0.2),
+            (0.05, 0.3, "luck"),
+            "These networks of two are better than those of one; other trainings may differ",
+        ),
+        ((0.1, 0.2), (-0.1, 0.3, "luck"), "No clear difference between two and one"),
         ((0.1, 0.2), None, "These networks of two are better than those of one; other trainings may differ"),
         ((-0.2, -0.1), None, "These networks of two are worse than those of one; other trainings may differ"),
         ((0.1, 0.2), (-0.1, 0.3), "No clear difference between two and one"),
@@ -117,11 +126,16 @@ def test_the_verdict_follows_from_both_intervals(tmp_path, cases, repeats, verdi
     for row in make_rows(comparison):
         if row.difference is not None:
             difference = row.difference.__class__(**{**vars(row.difference), "low": cases[0], "high": cases[1]})
-            row = row.__class__(**{**vars(row), "difference": difference, "over_repeats": repeats})
+            over = None if repeats is None else OverRepeats(*repeats)
+            row = replace(row, difference=difference, over_repeats=over)
+        row = replace(row, repeats=[0.4, 0.6])
         rows.append(row)
     ((found, text),) = summary(comparison, rows)
     assert found == verdict
     assert ("takes two repeats" in text) == (repeats is None)
+    doubtful = repeats is not None and len(repeats) == 3
+    said = "This interval may mislead, for luck. The repeats themselves: one from 0.4000 to 0.6000, two from 0.4000 to"
+    assert (said in text) == ("may mislead" in text) == doubtful
 
 
 def comparison_of(tmp_path, models=("one", "two"), labels=("liver",), dice=lambda model, case, label: 0.5):

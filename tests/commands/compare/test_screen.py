@@ -26,8 +26,8 @@ def test_every_number_is_whole_at_every_width(results, tmp_path, monkeypatch, wi
     rows = make_rows(compare_cases(tmp_path / "out" / "cases.csv"))
     for row in rows:
         if row.model != TRAINERS[0]:
-            _, _, dice, _, _, *rest = cells(row)
-            for number in filter(None, (dice, *rest[:3], rest[4] or rest[3], rest[5])):
+            _, _, dice, _, between, _, *rest = cells(row)
+            for number in filter(None, (dice, between, *rest[:3], rest[4] or rest[3], rest[5])):
                 assert any(number in line for line in lines), number
     for number in (" 23 ", " 10.0 ", " not known "):
         assert any(number in line for line in lines), number
@@ -43,7 +43,7 @@ def test_without_repeats_there_are_no_columns_of_them(results, tmp_path):
     assert "over cases" in screen and "over repeats" not in screen
     heads = page.split('<th scope="col">')
     assert any(head.startswith("95% interval over cases") for head in heads)
-    assert not any(head.startswith(("spread", "95% interval over repeats")) for head in heads)
+    assert not any(head.startswith(("spread", "range", "95% interval over repeats")) for head in heads)
 
 
 LONG = "liver_" * 10
@@ -51,7 +51,7 @@ LONG = "liver_" * 10
 
 @pytest.mark.parametrize(
     ("width", "n_tables", "label"),
-    [(60, 3, "liver"), (80, 2, "liver"), (160, 1, "liver"), (60, 4, LONG), (80, 3, LONG), (160, 1, LONG)],
+    [(60, 4, "liver"), (80, 3, "liver"), (160, 1, "liver"), (60, 6, LONG), (80, 4, LONG), (200, 1, LONG)],
 )
 def test_what_does_not_fit_beside_each_other_stands_below(tmp_path, width, n_tables, label):
     file = tmp_path / "cases.csv"
@@ -69,6 +69,6 @@ def test_what_does_not_fit_beside_each_other_stands_below(tmp_path, width, n_tab
     heads = [" ".join(column.header.split()) for table in found for column in table.columns]
     assert heads.count("label") == n_tables  # which line it is, is said in each
     assert [head for head in heads if head != "label"] == [
-        "Dice before", "Dice", "difference", "95% interval over cases", "95% interval over repeats", "p (Holm)",
-        "better/ equal/ worse",
+        "Dice before", "Dice", "difference", "95% interval over cases", "95% interval over repeats",
+        "range of repeats before", "range of repeats", "p (Holm)", "better/ equal/ worse",
     ]  # fmt: skip
