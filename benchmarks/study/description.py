@@ -1,7 +1,7 @@
 """What a study is: the content of its YAML file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class Schedule:
     Attributes:
         epochs, iterations, validation_iterations: of a training; of an epoch; of the validation after an epoch.
         repeats: trainings of each trainer on each fold, or on one of them where the study's folds rotate.
+        repeats_of: another number of them for some trainers.
         trainers: those of the study, unless it has its own. The study's first alone makes a check, of whether longer
             trainings change it.
     """
@@ -29,6 +30,10 @@ class Schedule:
     validation_iterations: int
     repeats: int
     trainers: tuple[str, ...] = ()
+    repeats_of: Mapping[str, int] = field(default_factory=dict)
+
+    def n_repeats(self, trainer: str) -> int:
+        return self.repeats_of.get(trainer, self.repeats)
 
 
 @dataclass(frozen=True)
@@ -89,14 +94,14 @@ class Study:
 
     def trainings(self) -> list[Training]:
         """All of them, so ordered that a study that is stopped early has something of everything."""
-        most = max(schedule.repeats for schedule in self.schedules.values())
+        most = max(s.n_repeats(trainer) for name, s in self.schedules.items() for trainer in self.trainers_of(name))
         return [
             Training(name, repeat, trainer, fold)
             for repeat in range(most)
             for fold in self.folds_of(repeat)
             for name, schedule in self.schedules.items()
-            if repeat < schedule.repeats
             for trainer in self.trainers_of(name)
+            if repeat < schedule.n_repeats(trainer)
         ]
 
     def settings(self, schedule: str) -> dict[str, Any]:
@@ -148,8 +153,8 @@ def _checked(content: Any, what: type, where: str, **known: Any) -> dict[str, An
     """The fields of a dataclass from what a YAML file has, lists as tuples."""
     if not isinstance(content, dict):
         raise UserError(f"{where} must be a mapping")
-    names = [field.name for field in fields(what)]
-    needed = [field.name for field in fields(what) if field.default is MISSING]
+    names = [f.name for f in fields(what)]
+    needed = [f.name for f in fields(what) if f.default is MISSING and f.default_factory is MISSING]
     content = {**content, **known}
     if unknown := [key for key in content if key not in names]:
         raise UserError(
@@ -162,10 +167,16 @@ def _checked(content: Any, what: type, where: str, **known: Any) -> dict[str, An
 
 def _check(study: Study, path: Path) -> None:
     for name, schedule in study.schedules.items():
-        for key, value in asdict(schedule).items():
-            if key != "trainers" and not (type(value) is int and value > 0):
-                raise UserError(f"{path}: schedules: {name}: {key} must be a whole number from 1, not {value!r}")
         trainers: Sequence[str] = study.trainers_of(name)
+        if not (isinstance(schedule.repeats_of, dict) and set(schedule.repeats_of) <= set(trainers)):
+            raise UserError(
+                f"{path}: schedules: {name}: repeats_of must be a mapping from some of its trainers to a number, not "
+                f"{schedule.repeats_of!r}"
+            )
+        numbers = {key: value for key, value in asdict(schedule).items() if key not in ("trainers", "repeats_of")}
+        for key, value in (*numbers.items(), *schedule.repeats_of.items()):
+            if not (type(value) is int and value > 0):
+                raise UserError(f"{path}: schedules: {name}: {key} must be a whole number from 1, not {value!r}")
         compared = len(trainers) > 1 or (schedule.trainers and len(study.trainers) > 1)  # the first alone is a check
         if not compared or len(set(trainers)) < len(trainers):
             raise UserError(f"{path}: {name}: name two trainers at least, each once; there is {', '.join(trainers)}")

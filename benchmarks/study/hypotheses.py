@@ -52,13 +52,15 @@ def outcomes(study: Study, groups: Groups) -> list[Outcome]:
 
 
 def _outcome(study: Study, by_trainer: Mapping[str, Sequence[Record]], hypothesis: Hypothesis) -> Outcome:
-    needed, plain = study.schedules[hypothesis.schedule].repeats, study.trainers[0]
+    schedule, plain = study.schedules[hypothesis.schedule], study.trainers[0]
     asked = [hypothesis.trainer, hypothesis.against]
     if hypothesis.outcome == "iterations_to_90":
         asked.append(plain)
     repeats = {trainer: complete_repeats(study, by_trainer.get(trainer, ())) for trainer in asked}
     lacking = ", ".join(
-        f"{len(found)} of {needed} repeats of {trainer}" for trainer, found in repeats.items() if len(found) < needed
+        f"{len(found)} of {schedule.n_repeats(trainer)} repeats of {trainer}"
+        for trainer, found in repeats.items()
+        if len(found) < schedule.n_repeats(trainer)
     )
     if hypothesis.outcome != "iterations_to_90":
         values = {trainer: [dice_of(repeat) for repeat in found] for trainer, found in repeats.items()}

@@ -101,6 +101,7 @@ TRAINERS = {
         ours.nnUNetTrainerNoSkip,
         comparators.nnUNetTrainerUNet3Plus,
         comparators.nnUNetTrainerUCTransNet,
+        comparators.nnUNetTrainerXAttnResBlock,
         emcad.nnUNetTrainerEMCAD,
         emcad.nnUNetTrainerEMCADXAttnRes,
         nnUNetTrainerWarmUp,

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,10 +93,13 @@ def test_the_studies_of_the_end_check_it_with_twice_the_iterations(name, iterati
     study = read_study(HERE / f"{name}.yaml")
     length = {key: schedule.epochs * schedule.iterations for key, schedule in study.schedules.items()}
     assert length == {"end": iterations, "twice": 2 * iterations}
-    assert study.trainers_of("end") == (PLAIN, OURS, f"{OURS}Replace", "nnUNetTrainerNoSkip")
+    five = [PLAIN, OURS, f"{OURS}Replace", "nnUNetTrainerNoSkip"]
+    three = ["nnUNetTrainerUNet3Plus", "nnUNetTrainerUCTransNet", f"{OURS}Block"]
+    assert study.trainers_of("end") == (*five, *three)
+    repeats = Counter(t.trainer for t in study.trainings() if t.schedule == "end")
+    assert repeats == dict.fromkeys(five, 5) | dict.fromkeys(three, 3)
     assert study.trainers_of("twice") == (PLAIN,)
-    assert [t.trainer for t in study.trainings()[:5]] == [*study.trainers, PLAIN]
-    assert len(study.trainings()) == 5 * 4 + 2
+    assert [t.trainer for t in study.trainings()[:8]] == [*study.trainers, PLAIN]
 
 
 def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
@@ -109,6 +113,12 @@ def test_trainings_come_repeat_by_repeat_and_have_names_of_their_own(study):
         "long-rep1-nnUNetTrainerXAttnRes-fold0",
     ]
     assert all("__" not in plans_name(t) for t in trainings)  # nnU-Net splits names of folders there
+
+
+def test_a_trainer_may_have_other_repeats_than_its_schedule(study):
+    study = replace(study, schedules={"long": Schedule(6, 10, 2, repeats=2, repeats_of={OURS: 3, PLAIN: 1})})
+    assert [(t.repeat, t.trainer) for t in study.trainings()] == [(0, PLAIN), (0, OURS), (1, OURS), (2, OURS)]
+    assert "repeats_of" not in study.settings("long")  # a training's record stays good when repeats are added
 
 
 def test_folds_that_rotate_are_trained_on_one_after_the_other(study):
@@ -147,6 +157,9 @@ CLAIM = (
         ("epochs: 2", "epoches: 2", "schedules: one: there is no 'epoches'"),
         ("Dataset907_Little", "Little", "DatasetXXX_NAME, not 'Little'"),
         ("repeats: 1}", "repeats: 1, trainers: [nnUNetTrainerNoSkip, nnUNetTrainer]}", "nnUNetTrainer must come first"),
+        ("repeats: 1}", "repeats: 1, repeats_of: 3}", "repeats_of must be a mapping from some of its trainers"),
+        ("repeats: 1}", "repeats: 1, repeats_of: {nnUNetTrainerNoSkip: 3}}", "repeats_of must be a mapping from some"),
+        ("repeats: 1}", "repeats: 1, repeats_of: {nnUNetTrainer: 0}}", "nnUNetTrainer must be a whole number from 1"),
         ("schedules:", "schedules: [", "cannot be read as a study"),
         ("device: cpu", "device: cpu\nrotate_folds: 2", "rotate_folds must be true or false, not 2"),
         ("repeats: 1}", "repeats: 1, trainers: [nnUNetTrainer]}", "no schedule has two trainers"),
