@@ -47,9 +47,9 @@ h1, h2, p, li, summary, figcaption { overflow-wrap: anywhere; max-width: 50rem }
 .notes { border-left: 4px solid #c80; background: #fff7e8; padding: .5rem 1rem; max-width: 48rem }
 .notes ul { margin: .3rem 0; padding-left: 1.2rem }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .8rem 0 }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .55rem; text-align: right; white-space: nowrap }
-thead th { white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888 }
-th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6rem }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .55rem; text-align: right }
+thead th { vertical-align: bottom; border-bottom: 2px solid #888 }
+th:first-child { text-align: left; overflow-wrap: anywhere; min-width: 6rem }
 tbody th { font-weight: normal } tr.mean > * { border-top: 2px solid #888; font-weight: bold }
 figure { margin: 1rem 0 } img { display: block; max-width: 100%; width: 50rem; height: auto }
 figcaption, .small { font-size: .85rem; color: #555 }
@@ -58,7 +58,7 @@ summary { cursor: pointer; color: #05a }
   table, tbody { display: block } thead { display: none }
   tr { display: block; border-bottom: 2px solid #bbb; padding: .4rem 0 } tr.mean > * { border-top: 0 }
   tbody th { display: block; border: 0; font-weight: bold }
-  td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem .55rem; white-space: normal }
+  td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem .55rem }
   td::before { content: attr(data-name); color: #555; text-align: left } td:empty { display: none }
 }
 @page { size: A4; margin: 15mm 14mm }

@@ -107,15 +107,18 @@ def method(comparison: Comparison) -> str:
 
 
 def doubts(rows: Sequence[Row]) -> list[str]:
-    """Which intervals over repeats may mislead, and why: a sentence for each model, measure and reason."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    """Which intervals over repeats may mislead, and why: a sentence for each measure and reason."""
+    labels: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row.over_repeats is not None and row.over_repeats.doubt:
-            found.setdefault((row.model, row.measure.name, row.over_repeats.doubt), []).append(row.label)
+            labels.setdefault((row.measure.name, row.over_repeats.doubt, row.model), []).append(row.label)
+    models: dict[tuple[str, str, str], list[str]] = {}
+    for (measure, doubt, model), of_model in labels.items():
+        models.setdefault((measure, doubt, ", ".join(of_model)), []).append(model)
     return [
-        f"{model}, {name} of {', '.join(labels)}: the interval over repeats may mislead, for {doubt}. Look at the "
+        f"{', '.join(names)}; {measure} of {of_model}: the interval over repeats may mislead, for {doubt}. Look at the "
         f"range of the repeats, too."
-        for (model, name, doubt), labels in found.items()
+        for (measure, doubt, of_model), names in models.items()
     ]
 
 

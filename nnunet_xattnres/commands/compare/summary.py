@@ -72,7 +72,7 @@ def _over_repeats(row: Row, first: Row) -> Iterator[str]:
         return
     bounds = f"The one over repeats, {measure.interval(over.low, over.high)},"
     if _side(over.low, over.high):
-        yield f"{bounds} does not include 0: other trainings would probably show it."
+        yield f"{bounds} does not include 0{'' if over.doubt else ': other trainings would probably show it'}."
     else:
         yield f"{bounds} includes 0: other trainings may show the opposite."
     if over.doubt:

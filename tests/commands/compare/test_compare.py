@@ -121,7 +121,7 @@ def test_repeats(results, tmp_path):
         assert f"| {low:+.4f} to {high:+.4f} |" in page and f"{low:+.4f} to {high:+.4f}" in screen
         assert rows[A, label]["repeats_low"] == rows[A, label]["repeats_high"] == ""
         assert "fewer than 5 repeats" in row["repeats_doubt"] and rows[A, label]["repeats_doubt"] == ""
-    said = f"{B}, Dice of anterior, posterior, mean: the interval over repeats may mislead, for there are fewer than 5"
+    said = f"{B}; Dice of anterior, posterior, mean: the interval over repeats may mislead, for there are fewer than 5"
     assert said in page and said in screen and page.count("may mislead") == 1
     assert "| 95% interval over cases | 95% interval over repeats |" in page
 
