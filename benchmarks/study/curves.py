@@ -52,8 +52,8 @@ def usual_processor(records: Iterable[Record]) -> str:
 def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
     """How long an iteration takes each trainer on the usual processor.
 
-    The median over all epochs there; validation on patches is in it. A training's own clock also shows what else the
-    machine did at the time.
+    The median over the epochs of the trainer's quietest training there; validation on patches is in it. The clocks of
+    the others also show what else the machine did at the time.
 
     Returns:
         The name of the processor, and the seconds of each trainer that has run on it.
@@ -64,8 +64,9 @@ def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
     for record in records:
         if record.processor == processor:
             iterations, seconds, _ = record.curve
-            durations.setdefault(record.training.trainer, []).extend(np.diff(seconds, prepend=0.0) / iterations[0])
-    return processor, {trainer: median(found) for trainer, found in durations.items()}
+            usual = median(np.diff(seconds, prepend=0.0) / iterations[0])
+            durations.setdefault(record.training.trainer, []).append(float(usual))
+    return processor, {trainer: min(found) for trainer, found in durations.items()}
 
 
 def _smooth(record: Record) -> list[float]:

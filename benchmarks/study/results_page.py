@@ -47,8 +47,9 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         f"The first epoch at which the curve reaches 90%, 95% and 99% of the end of {study.trainers[0]}'s on the same "
         "schedule (the mean of its repeats): iterations ± the standard deviation between repeats / minutes, over the "
         "trainings that get there, and how many of them do if not all. Minutes, here and in the picture, are "
-        f"iterations times the median duration of one of the trainer's, in seconds, {_speeds(groups)}. (A training's "
-        "own clock also shows what else the machine did; it is in `trainings.jsonl`.)",
+        f"iterations times the duration of one in the trainer's quietest training (the median over its epochs), in "
+        f"seconds, {_speeds(groups)}. (The clocks of the others also show what else the machine did; they are in "
+        "`trainings.jsonl`.)",
         *_routing(groups),
         "## How it was made",
         *_how(study, records),

@@ -153,7 +153,8 @@ def test_the_usual_duration_of_an_iteration_is_not_that_of_a_busy_hour():
     quiet, busy = record_of([0.5] * 5), record_of([0.5] * 3)
     busy.facts["curve"][2]["seconds"] = 3600.0
     ours = record_of([0.5], seconds_an_epoch=3.0, trainer=OURS)
-    groups = {"long": {PLAIN: [quiet]}, "short": {PLAIN: [busy], OURS: [ours]}}
+    night = record_of([0.5] * 7, seconds_an_epoch=9.0)  # all of it beside something else
+    groups = {"long": {PLAIN: [quiet, night]}, "short": {PLAIN: [busy], OURS: [ours]}}
     assert seconds_an_iteration(groups) == ("usual", {PLAIN: pytest.approx(0.2), OURS: pytest.approx(0.3)})
 
 
