@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -19,13 +20,13 @@ from benchmarks.study.folders import RESULTS, Folders
 from benchmarks.study.overview import overview
 from benchmarks.study.read_scale import scale_of
 from benchmarks.study.records import Record, _curve, _keep, merge_records, read_records
-from benchmarks.study.repeats import run_name
 from benchmarks.study.report import write_report
 from benchmarks.study.results_page import _reached
 from nnunet_xattnres.cli import app as package_app
 from nnunet_xattnres.common.errors import UserError
 
 COMMITTED = sorted(RESULTS.glob("*/*/cases.csv"))
+STUDIES = sorted({path.parts[-3] for path in COMMITTED})
 
 
 def mean_dice(study, folders, training):
@@ -246,7 +247,11 @@ def test_compare_makes_the_same_tables_from_the_cases(study, folders, tmp_path):
 def assert_compare_agrees(folder, out):
     result = CliRunner().invoke(package_app, ["compare", "--cases", str(folder / "cases.csv"), "-o", str(out)])
     assert result.exit_code == 0, result.output
-    (found, numbers), (expected, expected_numbers) = (read_cells(path / "comparison.csv") for path in (out, folder))
+    assert_same_cells(out / "comparison.csv", folder / "comparison.csv")
+
+
+def assert_same_cells(file, other):
+    (found, numbers), (expected, expected_numbers) = map(read_cells, (file, other))
     assert found == expected
     assert numbers == pytest.approx(expected_numbers, rel=1e-9, abs=1e-12, nan_ok=True)  # versions of numpy differ
 
@@ -371,28 +376,37 @@ def test_figure_1_has_the_longest_schedule_and_its_intervals(study, folders, tmp
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parts[-3]}-{path.parts[-2]}")
-def test_the_committed_tables_come_again_from_the_numbers_of_every_case(path, tmp_path):
+def test_compare_makes_the_committed_tables_again(path, tmp_path):
     assert_compare_agrees(path.parent, tmp_path)
-    study = read_study(RESULTS.parent / f"{path.parts[-3]}.yaml")
-    folders = Folders(tmp_path, tmp_path, path.parents[1])
-    with path.open(newline="") as file:
-        shown = {
-            (r["model"], r["run"], r["fold"], r["case"], r["label"]): float(r["dice"]) for r in csv.DictReader(file)
-        }
-    records = read_records(study, folders)
-    kept = {
-        (r.training.trainer, run_name(study, r.training), str(r.training.fold), case, label): dice
-        for r in records
-        if r.training.schedule == path.parts[-2]
-        for case, found in r.dice.items()
-        for label, dice in found.items()
-    }
-    assert shown.items() <= kept.items()
-    assert shown == kept or len(records) < len(study.trainings()), "only rounds of all folds are compared"
 
 
-def test_the_overview_of_what_is_committed():
-    files = [str(RESULTS.parent / f"{path.parts[-3]}.yaml") for path in COMMITTED]
-    for file in dict.fromkeys(files):
-        result = CliRunner().invoke(app, ["overview", file])
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_committed_report_comes_again_from_the_records(name, tmp_path, monkeypatch):
+    for drawing in ("benchmarks.study.report.draw_curves", "nnunet_xattnres.commands.compare.draw"):
+        monkeypatch.setattr(drawing, lambda *_: None)
+    study, folders = read_study(RESULTS.parent / f"{name}.yaml"), Folders(tmp_path, tmp_path, tmp_path / name)
+    folders.results.mkdir()
+    for file in ("trainings.jsonl", "dice.csv"):
+        shutil.copy(RESULTS / name / file, folders.results)
+    write_report(study, folders)
+    made, committed = (
+        {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in (".md", ".csv")}
+        for folder in (folders.results, RESULTS / name)
+    )
+    assert made.keys() == committed.keys()
+    for path in made:
+        if path.suffix == ".md":
+            assert made[path].read_text() == committed[path].read_text()
+        else:
+            assert_same_cells(made[path], committed[path])
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_studies():
+    lines = set()
+    for name in STUDIES:
+        result = CliRunner().invoke(app, ["overview", str(RESULTS.parent / f"{name}.yaml")])
         assert result.exit_code == 0 and "| `nnUNetTrainer` |" in result.output, result.output
+        lines |= {*result.output.splitlines(), *(RESULTS / name / "RESULTS.md").read_text().splitlines()}
+    page = (RESULTS.parents[2] / "docs" / "results.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(table) > 10 and [line for line in table if line not in lines] == []
