@@ -104,6 +104,10 @@ class Study:
             if repeat < schedule.n_repeats(trainer)
         ]
 
+    def iterations(self, schedule: str) -> int:
+        """Of a whole training."""
+        return self.schedules[schedule].epochs * self.schedules[schedule].iterations
+
     def settings(self, schedule: str) -> dict[str, Any]:
         """What the result of a training depends on, as JSON has it."""
         length = {key: value for key, value in asdict(self.schedules[schedule]).items() if isinstance(value, int)}

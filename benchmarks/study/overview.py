@@ -41,10 +41,10 @@ def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None, fig
         if not compared:
             raise UserError(f"{study.name} has nothing to compare yet; run it first")
         panels += [_panel(study, groups, schedule, found) for schedule, found in compared.items()]
-        longest = max(compared, key=lambda name: _iterations(study, name))
+        longest = max(compared, key=study.iterations)
         rows = with_repeats(study, groups[longest], make_rows(compared[longest]))
         longest_panels.append(_panel(study, groups, longest, compared[longest]))
-        start = [study.name, f"{_iterations(study, longest):,}"]
+        start = [study.name, f"{study.iterations(longest):,}"]
         lines += [[*start, f"`{row.model}`", *result_of(row)] for row in rows if row.label == MEAN]
     if picture:
         _draw(panels, picture)
@@ -55,11 +55,7 @@ def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None, fig
 
 def _panel(study: Study, groups: Groups, schedule: str, comparison: Comparison) -> Panel:
     values = {model.name: dice_of_repeats(study, groups[schedule][model.name]) for model in comparison.models}
-    return f"{study.name}\n{_iterations(study, schedule):,} iterations", values
-
-
-def _iterations(study: Study, schedule: str) -> int:
-    return study.schedules[schedule].epochs * study.schedules[schedule].iterations
+    return f"{study.name}\n{study.iterations(schedule):,} iterations", values
 
 
 def _draw(panels: Sequence[Panel], path: Path) -> None:

@@ -72,8 +72,7 @@ class Progress:
         return total / self.jobs
 
     def _iterations(self, training: Training) -> int:
-        schedule = self.study.schedules[training.schedule]
-        return schedule.epochs * schedule.iterations
+        return self.study.iterations(training.schedule)
 
     def _epoch(self, training: Training) -> int:
         log = self.folders.logs / f"{training.name}.log"

@@ -14,6 +14,7 @@ from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.statistics import ENOUGH_REPEATS
 from nnunet_xattnres.commands.compare.table import MEAN, Row
 
+CONVERGED = 0.01  # Dice that a longer training may change and still count as converged
 RESULT = ("Dice", "range of repeats", "difference", "95% over repeats", "95% over cases")
 
 
@@ -38,6 +39,7 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         f"for there are fewer than {ENOUGH_REPEATS} repeats of one of the two, or the repeats of one are far from a "
         "normal distribution (Shapiro and Wilk, p < 0.05); look at the range of the repeats, too. Labels, "
         f"p-values and costs: {pages}.",
+        *_convergence(study, groups),
         "## Learning curves",
         "![Dice on patches of the validation cases against iterations and minutes](curves.png)",
         "Every training thin, the mean of the repeats thick. The Dice is the one that nnU-Net estimates after every "
@@ -88,6 +90,26 @@ def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> li
                 cells = [f"{mean(values):.3f}{spread}", f"{min(values):.3f} to {max(values):.3f}", "", "", ""]
                 lines.append([schedule, study.trainers[0], str(len(values)), *cells])
     return lines
+
+
+def _convergence(study: Study, groups: Groups) -> list[str]:
+    """What the longer trainings of the first trainer alone change, a paragraph for each schedule of them."""
+    plain, found = study.trainers[0], []
+    dice = {name: dice_of_repeats(study, by_trainer.get(plain, ())) for name, by_trainer in groups.items()}
+    alone = {name for name in groups if len(study.trainers_of(name)) == 1}
+    for name in groups:
+        for longer in alone if name not in alone else ():
+            if dice[name] and dice[longer]:
+                values, more = dice[name], dice[longer]
+                change = mean(more) - mean(values)
+                converged = "has converged" if abs(change) < CONVERGED else "has not converged"
+                found.append(
+                    f"**Converged?** {plain}'s Dice is {mean(more):.3f} after {study.iterations(longer):,} iterations "
+                    f"(repeats: {len(more)}) and {mean(values):.3f} after {study.iterations(name):,} (repeats: "
+                    f"{len(values)}), a change of {change:+.3f}: with less than {CONVERGED} as the measure, a training "
+                    f"of {study.iterations(name):,} iterations {converged}."
+                )
+    return found
 
 
 def _about(study: Study, records: Sequence[Record]) -> list[str]:

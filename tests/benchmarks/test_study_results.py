@@ -327,6 +327,23 @@ def test_of_folds_that_rotate_rounds_are_compared_and_repeats_are_the_spread(stu
     assert not (folders.results / "twice").exists()  # there is nothing to compare
 
 
+@pytest.mark.parametrize(("gain", "verdict"), [(0.008, "has converged"), (-0.012, "has not"), (0.012, "has not")])
+def test_longer_trainings_say_whether_the_others_have_converged(study, folders, gain, verdict):
+    schedules = {"end": Schedule(6, 10, 2, repeats=2), "twice": Schedule(12, 10, 2, repeats=1, trainers=(PLAIN,))}
+    study = replace(study, schedules=schedules)
+    for training in study.trainings():
+        write_a_record(study, folders, training, {"end": 0.6, "twice": 0.6 + gain}[training.schedule])
+    page = write_report(study, folders).read_text()
+    end, twice = (
+        np.mean([mean_dice(study, folders, t) for t in study.trainings() if (t.schedule, t.trainer) == (name, PLAIN)])
+        for name in ("end", "twice")
+    )
+    assert (
+        f"{PLAIN}'s Dice is {twice:.3f} after 120 iterations (repeats: 1) and {end:.3f} after 60 (repeats: 2)" in page
+    )
+    assert f"a change of {twice - end:+.3f}" in page and f"a training of 60 iterations {verdict}" in page
+
+
 def test_the_picture_has_a_point_for_every_repeat(study, folders, tmp_path, monkeypatch):
     study = rotating(study)
     for training in study.trainings():
