@@ -46,7 +46,7 @@ class Progress:
             self.console.print(f"[red]{escape(error)}[/]", highlight=False, soft_wrap=True)
         elif started is not None:
             took = time.monotonic() - started
-            self.seconds.setdefault(training.trainer, took / self._iterations(training))
+            self.seconds.setdefault(training.trainer, took / self.study.iterations(training.schedule))
             counted = f"{self.n_all - len(self.missing)} of {self.n_all}"
             self.console.print(f"{counted}  {training.name}  {took / 60:.1f} min", highlight=False, soft_wrap=True)
 
@@ -70,9 +70,6 @@ class Progress:
             epochs = schedule.epochs - (self._epoch(training) if training in self.running else 0)
             total += epochs * schedule.iterations * self.seconds.get(training.trainer, usual)
         return total / self.jobs
-
-    def _iterations(self, training: Training) -> int:
-        return self.study.iterations(training.schedule)
 
     def _epoch(self, training: Training) -> int:
         log = self.folders.logs / f"{training.name}.log"
