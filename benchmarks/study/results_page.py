@@ -115,7 +115,8 @@ def _convergence(study: Study, groups: Groups) -> list[str]:
 def _about(study: Study, records: Sequence[Record]) -> list[str]:
     n_all, first = len(study.trainings()), records[0]
     cases = f"{first.facts['training_cases']} training and {len(first.dice)} validation cases a fold"
-    parts = [f"{study.dataset}, {study.configuration}; folds {', '.join(map(str, study.folds))}, {cases}."]
+    folds = f"fold{'s' if len(study.folds) > 1 else ''} {', '.join(map(str, study.folds))}"
+    parts = [f"{study.dataset}, {study.configuration}; {folds}, {cases}."]
     if study.rotate_folds:
         parts.append(
             "The folds rotate: each repeat of every trainer is trained on one of them, the next repeat on the next. So "
