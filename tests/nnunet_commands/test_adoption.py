@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import assert_same_masks, read_masks
+from helpers.workspace import assert_same_masks, read_masks
 
 pytestmark = pytest.mark.nnunet
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from conftest import assert_same_masks, read_masks
 from helpers.networks import KINDS
+from helpers.workspace import assert_same_masks, read_masks
 
 from nnunet_xattnres.reads.config import ReadConfig
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import wait_for
+from helpers.workspace import wait_for
 
 pytestmark = [pytest.mark.nnunet, pytest.mark.skipif(os.name == "nt", reason="signals and permissions of Unix")]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPE, edit_json, shrink
+from helpers.workspace import SHAPE, edit_json, shrink
 
 from nnunet_xattnres.commands.demo.synthetic import write_dataset
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SHAPE, wait_for
+from helpers.workspace import SHAPE, wait_for
 
 from nnunet_xattnres.commands.demo.synthetic import write_dataset
 
