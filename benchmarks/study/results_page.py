@@ -11,7 +11,7 @@ from benchmarks.study.hypotheses import hypotheses_section
 from benchmarks.study.records import Record
 from benchmarks.study.repeats import dice_of_repeats
 from nnunet_xattnres.commands.compare.report import markdown_table
-from nnunet_xattnres.commands.compare.statistics import ENOUGH_REPEATS
+from nnunet_xattnres.commands.compare.statistics import NOT_NORMAL, TOO_FEW
 from nnunet_xattnres.commands.compare.table import MEAN, Row
 
 CONVERGED = 0.01  # Dice that a longer training may change and still count as converged
@@ -36,9 +36,7 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         "Dice: the mean over labels, cases and repeats, ± the standard deviation between repeats. The difference is to "
         f"{study.trainers[0]}. Its interval over repeats (95%, Welch's t) says whether other trainings would show it, "
         "the one over cases (95%, bootstrap) whether other cases would. (?): the interval over repeats may mislead, "
-        f"for there are fewer than {ENOUGH_REPEATS} repeats of one of the two, or the repeats of one are far from a "
-        "normal distribution (Shapiro and Wilk, p < 0.05); look at the range of the repeats, too. Labels, "
-        f"p-values and costs: {pages}.",
+        f"for {TOO_FEW}, or {NOT_NORMAL}; look at the range of the repeats, too. Labels, p-values and costs: {pages}.",
         *_convergence(study, groups),
         "## Learning curves",
         "![Dice on patches of the validation cases against iterations and minutes](curves.png)",
@@ -61,15 +59,19 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
 
 def result_of(row: Row) -> list[str]:
     """The cells of ``RESULT``."""
-    spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-    between = "" if row.repeats_range is None else "{:.3f} to {:.3f}".format(*row.repeats_range)
-    cells = [f"{row.value:.3f}{spread}", between]
+    cells = _value(row.value, row.spread, row.repeats_range)
     if row.difference is None:
         return [*cells, "", "", ""]
     over, cases = row.over_repeats, _interval(row.difference.low, row.difference.high)
     doubt = " (?)" if over is not None and over.doubt else ""
     repeats = "" if over is None else f"{_interval(over.low, over.high)}{doubt}"
     return [*cells, f"{row.difference.mean:+.3f}", repeats, cases]
+
+
+def _value(value: float, spread: float | None, between: tuple[float, float] | None) -> list[str]:
+    """The first two cells of ``RESULT``."""
+    deviation = "" if spread is None else f" ± {spread:.3f}"
+    return [f"{value:.3f}{deviation}", "" if between is None else "{:.3f} to {:.3f}".format(*between)]
 
 
 def _interval(low: float, high: float) -> str:
@@ -85,9 +87,9 @@ def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> li
                 lines.append([schedule, row.model, str(repeats), *result_of(row)])
         if len(study.trainers_of(schedule)) == 1:  # the first alone, which is compared with nothing
             values = dice_of_repeats(study, by_trainer[study.trainers[0]])
-            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
             if values:
-                cells = [f"{mean(values):.3f}{spread}", f"{min(values):.3f} to {max(values):.3f}", "", "", ""]
+                spread, between = (stdev(values), (min(values), max(values))) if len(values) > 1 else (None, None)
+                cells = [*_value(mean(values), spread, between), "", "", ""]
                 lines.append([schedule, study.trainers[0], str(len(values)), *cells])
     return lines
 

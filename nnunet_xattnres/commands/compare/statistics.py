@@ -10,6 +10,8 @@ from scipy import stats
 
 N_RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
 ENOUGH_REPEATS = 5  # for Welch's t: fewer cannot show whether their distribution has one hump
+TOO_FEW = f"there are fewer than {ENOUGH_REPEATS} repeats of one of the two"
+NOT_NORMAL = "the repeats of one of the two are far from a normal distribution (Shapiro and Wilk, p < 0.05)"
 Array = NDArray[np.float64]
 
 
@@ -106,9 +108,9 @@ def over_repeats(first: Sequence[float], other: Sequence[float]) -> OverRepeats 
 
 def _doubt(*samples: Sequence[float]) -> str:
     if min(map(len, samples)) < ENOUGH_REPEATS:
-        return f"there are fewer than {ENOUGH_REPEATS} repeats of one of the two"
+        return TOO_FEW
     if any(len(set(values)) > 1 and stats.shapiro(values).pvalue < 1 - LEVEL for values in samples):
-        return "the repeats are far from a normal distribution (Shapiro and Wilk, p < 0.05)"
+        return NOT_NORMAL
     return ""
 
 
