@@ -8,6 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
+TO_SECTION = re.compile(r"\[[^\]]*\]\(([^)#:]*)#([^)]*)\)")  # of a file here
+PAGES = [
+    "README.md",
+    *(str(path.relative_to(ROOT)) for folder in ("docs", "benchmarks") for path in (ROOT / folder).rglob("*.md")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +24,32 @@ def build():
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_every_link_leads_to_a_file(page):
-    text = re.sub("```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)  # a call is no link
-    targets = LINK.findall(text)
-    missing = [t for t in targets if not t.startswith("http") and not ((ROOT / page).parent / t).exists()]
-    assert targets and not missing
+def text_of(path):
+    """Without code: a call is no link, a comment no heading."""
+    return re.sub("```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def sections(path):
+    """As GitHub names them in links."""
+    headings = re.findall(r"^#+ (.*)$", text_of(path), flags=re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_section(page):
+    text, folder = text_of(ROOT / page), (ROOT / page).parent
+    missing = [t for t in LINK.findall(text) if not t.startswith("http") and not (folder / t).exists()]
+    missing += [
+        f"{file}#{section}"
+        for file, section in TO_SECTION.findall(text)
+        if section not in sections(folder / file if file else ROOT / page)
+    ]
+    assert not missing
+
+
+def test_the_readme_has_links():
+    assert len(LINK.findall(text_of(ROOT / "README.md"))) > 10
+    assert len(TO_SECTION.findall(text_of(ROOT / "README.md"))) > 0
 
 
 def test_on_an_index_page_links_and_pictures_lead_into_the_repository(build):

@@ -1,5 +1,7 @@
 """What a study is: the content of its YAML file."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -109,7 +111,7 @@ class Study:
         return self.schedules[schedule].epochs * self.schedules[schedule].iterations
 
     def settings(self, schedule: str) -> dict[str, Any]:
-        """What the result of a training depends on, as JSON has it."""
+        """What the result of a training depends on, and what was declared before it, as JSON has it."""
         length = {key: value for key, value in asdict(self.schedules[schedule]).items() if isinstance(value, int)}
         del length["repeats"]
         return {
@@ -119,8 +121,16 @@ class Study:
             "gpu_memory_target": self.gpu_memory_target,
             "plans": dict(self.plans or {}),
             "mirroring": self.mirroring,
+            "hypotheses": self._declared(),
             **length,
         }
+
+    def _declared(self) -> str | None:
+        """How many hypotheses there are, and a digest of them; None for a study without any."""
+        if not self.hypotheses:
+            return None
+        text = json.dumps([asdict(hypothesis) for hypothesis in self.hypotheses], sort_keys=True)
+        return f"{len(self.hypotheses)}, SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def read_study(path: Path) -> Study:

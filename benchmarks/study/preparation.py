@@ -1,13 +1,14 @@
 """Before a study's trainings: planning and preprocessing by nnU-Net, the splits, and plans for every schedule."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from benchmarks.study.description import Study
 from benchmarks.study.folders import PLANS, Folders, leashed, planning_arguments, plans_name
+from benchmarks.study.records import Record
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json, write_json
 
@@ -20,7 +21,7 @@ def prepare(study: Study, folders: Folders, run: Run) -> None:
 
     Raises:
         UserError: when there is no such device or no raw data, or the work folder holds data that were prepared for
-            other settings.
+            other settings, or trainings that were begun with them.
     """
     if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[study.device]:
         raise UserError(
@@ -43,9 +44,34 @@ def prepare(study: Study, folders: Folders, run: Run) -> None:
         )
     _write_splits(study, folders)
     planned = read_json(preprocessed / f"{PLANS}.json")
-    for training in study.trainings():
-        path, plans = preprocessed / f"{plans_name(training)}.json", _plans(study, training.schedule, planned)
-        write_json({**plans, "plans_name": path.stem}, path)
+    plans = {t: {**_plans(study, t.schedule, planned), "plans_name": plans_name(t)} for t in study.trainings()}
+    for training, its_plans in plans.items():
+        begun = folders.model(study, training) / "plans.json"  # nnU-Net's copy of those that it trains with
+        if begun.is_file() and read_json(begun) != its_plans:
+            raise UserError(
+                f"{begun.parent} was trained with other plans than {study.name} now has; name another work folder with "
+                f"--work, or move this one away"
+            )
+    for its_plans in plans.values():
+        write_json(its_plans, preprocessed / f"{its_plans['plans_name']}.json")
+
+
+def refuse_other_data(study: Study, folders: Folders, recorded: Iterable[Record]) -> None:
+    """Before anything is trained: the prepared data must be those of the trainings that have a record.
+
+    Raises:
+        UserError: when a fold has other cases now.
+    """
+    splits = read_json(folders.preprocessed(study) / "splits_final.json")
+    ending = read_json(folders.raw / study.dataset / "dataset.json")["file_ending"]
+    for record in recorded:
+        fold = record.training.fold
+        cases = {case.removesuffix(ending) for case in record.dice}
+        if cases != set(splits[fold]["val"]) or record.facts["training_cases"] != len(splits[fold]["train"]):
+            raise UserError(
+                f"fold {fold} of {folders.raw / study.dataset} has other cases than the trainings that have a record "
+                f"({folders.records}): name the raw data that they had with --raw, or another folder with --results"
+            )
 
 
 def _write_splits(study: Study, folders: Folders) -> None:

@@ -2,12 +2,13 @@
 
 import csv
 import json
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from benchmarks.machine import describe_machine
 from benchmarks.study.description import Study, Training
@@ -21,7 +22,6 @@ from nnunet_xattnres.training.routing_log import TABLE
 
 _ROUTING = ("epoch", "read", "source", "mean_weight")
 _DICE = ("training", "case", "label", "dice")
-_WRITING = threading.Lock()  # the trainings of a study are recorded by several threads of one process
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def merge_records(study: Study, folders: Folders, other: Path) -> list[str]:
         The names of the trainings that are new here.
 
     Raises:
-        UserError: when it has no records, or one of other settings.
+        UserError: when it has no records, or one of other settings or other validation cases.
     """
     theirs = Folders(folders.raw, folders.work, other)
     records = read_records(study, theirs)
@@ -129,11 +129,16 @@ def merge_records(study: Study, folders: Folders, other: Path) -> list[str]:
 
 
 def _keep(folders: Folders, new: Iterable[Record]) -> None:
-    """Add records to those that there are, also of trainings that the study no longer has; whole or not at all."""
-    with _WRITING:
-        records = {record.training.name: record for record in (*_kept(folders), *new)}
+    """Add records to those that there are, also of trainings that the study no longer has; whole or not at all.
+
+    Several threads of a study, and other runs and merges into the same folder, do this one after the other. A training
+    that has a record keeps it.
+    """
+    folders.results.mkdir(parents=True, exist_ok=True)
+    with FileLock(folders.results / "records.lock"):
+        records = {record.training.name: record for record in (*new, *_kept(folders))}
         ordered = [records[name] for name in sorted(records)]
-        folders.results.mkdir(parents=True, exist_ok=True)
+        _refuse_other_cases(ordered, folders.records)
         with replacing(folders.dice) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([_DICE, *(row for record in ordered for row in _dice_rows(record))])
         lines = [json.dumps({**record.facts, "routing": _routing_rows(record)}) for record in ordered]
@@ -194,5 +199,17 @@ def _refuse_other_settings(study: Study, record: Record, path: Path) -> None:
         if then.get(key) != value:
             raise UserError(
                 f"{path} has {record.training.name} with {key} {then.get(key)}, and {study.name} now says {value}. "
-                f"Give the changed study another name, or move {path.parent} away."
+                f"Give the changed study another name, or move {path.parent} and the study's work folder away."
+            )
+
+
+def _refuse_other_cases(records: Iterable[Record], path: Path) -> None:
+    """All trainings on a fold have the same validation cases, or they are not of the same data."""
+    first: dict[int, Record] = {}
+    for record in records:
+        other = first.setdefault(record.training.fold, record)
+        if record.dice.keys() != other.dice.keys():
+            raise UserError(
+                f"{record.training.name} was validated on other cases than {other.training.name}, and {path} has one "
+                f"set of them for each fold: their raw data or splits differ"
             )

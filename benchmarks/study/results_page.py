@@ -11,7 +11,7 @@ from benchmarks.study.hypotheses import hypotheses_section
 from benchmarks.study.records import Record
 from benchmarks.study.repeats import dice_of_repeats
 from nnunet_xattnres.commands.compare.report import markdown_table
-from nnunet_xattnres.commands.compare.statistics import NOT_NORMAL, TOO_FEW
+from nnunet_xattnres.commands.compare.statistics import NOT_NORMAL, TOO_FEW, welch_interval
 from nnunet_xattnres.commands.compare.table import MEAN, Row
 
 CONVERGED = 0.01  # Dice that a longer training may change and still count as converged
@@ -101,15 +101,20 @@ def _convergence(study: Study, groups: Groups) -> list[str]:
     alone = {name for name in groups if len(study.trainers_of(name)) == 1}
     for name in groups:
         for longer in alone if name not in alone else ():
-            if dice[name] and dice[longer]:
+            if dice[name] and dice[longer] and study.iterations(longer) > study.iterations(name):
                 values, more = dice[name], dice[longer]
-                change = mean(more) - mean(values)
+                change, interval = mean(more) - mean(values), welch_interval(values, more)
+                over = "" if interval is None else f" (95% over repeats, Welch's t: {_interval(*interval)})"
                 converged = "has converged" if abs(change) < CONVERGED else "has not converged"
+                unsure = (
+                    "" if interval and max(map(abs, interval)) < CONVERGED else ", as far as so few repeats can say"
+                )
                 found.append(
                     f"**Converged?** {plain}'s Dice is {mean(more):.3f} after {study.iterations(longer):,} iterations "
                     f"(repeats: {len(more)}) and {mean(values):.3f} after {study.iterations(name):,} (repeats: "
-                    f"{len(values)}), a change of {change:+.3f}: with less than {CONVERGED} as the measure, a training "
-                    f"of {study.iterations(name):,} iterations {converged}."
+                    f"{len(values)}), a change of {change:+.3f}{over}. With less than {CONVERGED} as the measure, its "
+                    f"training {converged} after {study.iterations(name):,} iterations{unsure}. The other trainers "
+                    "have not been trained for longer."
                 )
     return found
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.study.description import Study, Training
 from benchmarks.study.folders import Folders, leashed, training_arguments
-from benchmarks.study.preparation import prepare
+from benchmarks.study.preparation import prepare, refuse_other_data
 from benchmarks.study.progress import Progress
 from benchmarks.study.records import is_finished, read_records, write_record
 from nnunet_xattnres.common.errors import UserError
@@ -51,6 +51,7 @@ def run_study(study: Study, folders: Folders, *, jobs: int, threads: int, consol
         if not missing:
             return []
         prepare(study, folders, runner.run)
+        refuse_other_data(study, folders, recorded)
         progress = Progress(study, folders, jobs, console, recorded, missing)
         with ThreadPoolExecutor(jobs) as pool:
             futures: dict[Future[None], Training] = {pool.submit(runner.train, t, progress): t for t in missing}

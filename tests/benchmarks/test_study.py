@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.plans import make_plans
-from helpers.study import CASES, OURS, PLAIN
+from helpers.study import CASES, OURS, PLAIN, rewrite_records, write_a_record
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import benchmarks.study
 from benchmarks.study.declared import Hypothesis
 from benchmarks.study.description import Schedule, read_study
 from benchmarks.study.folders import PLANS, class_name, plans_name
-from benchmarks.study.preparation import prepare
+from benchmarks.study.preparation import prepare, refuse_other_data
+from benchmarks.study.records import read_records
 from benchmarks.study.scheduled import TRAINERS
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import write_json
@@ -278,6 +280,37 @@ def test_the_plans_of_a_training_are_nnunets_with_the_changes_and_the_schedule(s
     assert len(commands) == 1  # preprocessed already
     with pytest.raises(UserError, match="name another with --work"):
         prepare(replace(study, planner="nnUNetPlannerResEncM"), folders, lambda command, name: None)
+
+
+def test_what_is_left_of_trainings_with_other_plans_is_refused(study, folders):
+    planned(study, folders)
+    prepare(study, folders, lambda command, name: None)
+    training = study.trainings()[0]
+    its_plans = folders.preprocessed(study) / f"{plans_name(training)}.json"
+    (model := folders.model(study, training)).mkdir(parents=True)
+    shutil.copyfile(its_plans, model / "plans.json")
+    prepare(study, folders, lambda command, name: None)
+    longer = replace(study.schedules["long"], epochs=12)
+    for changed in (replace(study, plans={"batch_size": 4}), replace(study, schedules={"long": longer})):
+        before = its_plans.read_text()
+        with pytest.raises(UserError, match=f"{model} was trained with other plans than little now has"):
+            prepare(changed, folders, lambda command, name: None)
+        assert its_plans.read_text() == before
+
+
+@pytest.mark.parametrize("part", ["val", "train"])
+def test_other_data_than_the_records_have_are_refused(study, folders, part):
+    planned(study, folders)
+    prepare(study, folders, lambda command, name: None)
+    path = folders.preprocessed(study) / "splits_final.json"
+    splits = json.loads(path.read_text())
+    write_a_record(study, folders, study.trainings()[0], cases=[f"{case}.nii.gz" for case in splits[0]["val"]])
+    rewrite_records(folders, lambda facts: facts | {"training_cases": len(splits[0]["train"])})
+    refuse_other_data(study, folders, read_records(study, folders))
+    splits[0][part].pop()
+    write_json(splits, path)
+    with pytest.raises(UserError, match=r"fold 0 of .* has other cases than the trainings that have a record"):
+        refuse_other_data(study, folders, read_records(study, folders))
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,20 @@
 import csv
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from helpers.networks import make_input, make_network
-from helpers.study import CASES, OURS, PLAIN, rewrite_records, write_a_record, write_all_records
+from helpers.study import CASES, OURS, PLAIN, remove_records, rewrite_records, write_a_record, write_all_records
 from scipy import stats
 from typer.testing import CliRunner
 
 from benchmarks.study.__main__ import app
 from benchmarks.study.bars import axis_limits, draw_bars, half_width
 from benchmarks.study.curves import Reached, draw_curves, final_dice, seconds_an_iteration, time_to_reach
+from benchmarks.study.declared import Hypothesis
 from benchmarks.study.description import Schedule, Training, read_study
 from benchmarks.study.folders import RESULTS, Folders
 from benchmarks.study.overview import overview
@@ -109,10 +111,11 @@ def test_what_is_kept_is_read_again_to_the_last_digit_and_nothing_gets_lost(stud
     for training in (*study.trainings(), former):
         write_a_record(study, folders, training)
     before, lines = read_records(study, folders), folders.records.read_text().splitlines()
-    again, twice = (replace(before[0], dice={"a": {"organ": float("nan"), "duct": 1 / 3}}), before[1])
-    _keep(folders, [again, twice])
+    remove_records(folders, **asdict(before[0].training))
+    new = replace(before[0], dice={case: {"organ": float("nan"), "duct": 1 / 3} for case in CASES})
+    _keep(folders, [new, replace(before[1], dice={})])  # the second has a record, and keeps it
     after = read_records(study, folders)
-    assert after[1:] == before[1:] and str(after[0].dice) == "{'a': {'organ': nan, 'duct': 0.3333333333333333}}"
+    assert after[1:] == before[1:] and str(after[0].dice[CASES[0]]) == "{'organ': nan, 'duct': 0.3333333333333333}"
     assert sorted(lines) == sorted(folders.records.read_text().splitlines())
     assert f"\n{former.name}," in folders.dice.read_text()
 
@@ -130,6 +133,39 @@ def test_merging_takes_what_is_missing_and_leaves_the_rest(study, folders, tmp_p
     assert merge_records(study, folders, theirs.results) == []
     with pytest.raises(UserError, match="has no record of little"):
         merge_records(study, folders, tmp_path / "nowhere")
+
+
+def test_merging_refuses_trainings_of_other_cases(study, folders, tmp_path):
+    theirs = Folders(folders.raw, folders.work, tmp_path / "theirs")
+    first, other, *_ = study.trainings()
+    write_a_record(study, folders, first)
+    write_a_record(study, theirs, other, cases=CASES[1:])
+    before = folders.records.read_text()
+    with pytest.raises(UserError, match=f"{other.name} was validated on other cases than {first.name}"):
+        merge_records(study, folders, theirs.results)
+    assert folders.records.read_text() == before
+
+
+def test_records_that_are_kept_at_the_same_time_are_all_kept(study, folders, tmp_path):
+    """By two runs with other work folders, or a run and a merge: each reads all, adds its own and writes all."""
+    theirs = Folders(folders.raw, folders.work, tmp_path / "theirs")
+    write_all_records(study, theirs)
+    records = read_records(study, theirs)
+    with ThreadPoolExecutor(len(records)) as pool:
+        list(pool.map(lambda record: _keep(folders, [record]), records))
+    assert read_records(study, folders) == records
+
+
+@pytest.mark.parametrize("now", ["no hypothesis", "another", "one of two"])
+def test_other_hypotheses_than_before_the_trainings_are_refused(study, folders, now):
+    first = Hypothesis("it helps", "long", "final_dice", OURS, PLAIN, "welch")
+    second = replace(first, words="it varies less", outcome="spread", test="brown_forsythe")
+    declared = replace(study, hypotheses=(first, second))
+    write_all_records(declared, folders)
+    assert read_records(declared, folders)
+    changed = {"no hypothesis": (), "another": (first, replace(second, words="more")), "one of two": (first,)}[now]
+    with pytest.raises(UserError, match=r"with hypotheses 2, SHA-256 .*, and little now says"):
+        read_records(replace(study, hypotheses=changed), folders)
 
 
 # --- curves
@@ -327,21 +363,27 @@ def test_of_folds_that_rotate_rounds_are_compared_and_repeats_are_the_spread(stu
     assert not (folders.results / "twice").exists()  # there is nothing to compare
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize(("gain", "verdict"), [(0.008, "has converged"), (-0.012, "has not"), (0.012, "has not")])
-def test_longer_trainings_say_whether_the_others_have_converged(study, folders, gain, verdict):
-    schedules = {"end": Schedule(6, 10, 2, repeats=2), "twice": Schedule(12, 10, 2, repeats=1, trainers=(PLAIN,))}
-    study = replace(study, schedules=schedules)
+def test_longer_trainings_say_whether_the_others_have_converged(study, folders, gain, verdict, repeats):
+    end, longer = Schedule(6, 10, 2, repeats=2), Schedule(12, 10, 2, repeats=repeats, trainers=(PLAIN,))
+    study = replace(study, schedules={"end": end, "twice": longer, "short": replace(longer, epochs=3)})
     for training in study.trainings():
-        write_a_record(study, folders, training, {"end": 0.6, "twice": 0.6 + gain}[training.schedule])
+        level = {"end": 0.6, "twice": 0.6 + gain, "short": 0.5}[training.schedule]
+        write_a_record(study, folders, training, level)
     page = write_report(study, folders).read_text()
     end, twice = (
-        np.mean([mean_dice(study, folders, t) for t in study.trainings() if (t.schedule, t.trainer) == (name, PLAIN)])
+        [mean_dice(study, folders, t) for t in study.trainings() if (t.schedule, t.trainer) == (name, PLAIN)]
         for name in ("end", "twice")
     )
-    assert (
-        f"{PLAIN}'s Dice is {twice:.3f} after 120 iterations (repeats: 1) and {end:.3f} after 60 (repeats: 2)" in page
-    )
-    assert f"a change of {twice - end:+.3f}" in page and f"a training of 60 iterations {verdict}" in page
+    assert page.count("**Converged?**") == 1  # a shorter training says nothing
+    assert f"{PLAIN}'s Dice is {np.mean(twice):.3f} after 120 iterations (repeats: {repeats}) and " in page
+    interval = ""
+    if repeats > 1:
+        low, high = stats.ttest_ind(twice, end, equal_var=False).confidence_interval()
+        interval = f" (95% over repeats, Welch's t: {low:+.3f} to {high:+.3f})"
+    assert f"a change of {np.mean(twice) - np.mean(end):+.3f}{interval}. With" in page
+    assert f"its training {verdict}" in page and "after 60 iterations, as far as so few repeats can say." in page
 
 
 def test_the_picture_has_a_point_for_every_repeat(study, folders, tmp_path, monkeypatch):

@@ -37,9 +37,14 @@ def nnunet(study, folders, monkeypatch):
 
     monkeypatch.setattr(running, "leashed", leashed)
     monkeypatch.setattr(running, "prepare", lambda *_: None)
-    monkeypatch.setattr(
-        running, "write_record", lambda study, folders, training: write_a_record(study, folders, training)
-    )
+    monkeypatch.setattr(running, "refuse_other_data", lambda *_: None)
+    recording = threading.Lock()  # trainings end at the same time
+
+    def record(study, folders, training):
+        with recording:
+            write_a_record(study, folders, training)
+
+    monkeypatch.setattr(running, "write_record", record)
     return NNUNet
 
 
