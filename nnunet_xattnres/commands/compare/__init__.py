@@ -53,11 +53,12 @@ def compare_trainings(
         results: a data set's folder in nnUNet_results.
         configuration: ``3d_fullres``, for example.
         trainers, plans: their names; the first trainer on the first plans is what the others are compared with.
-        folds: by default those that all models have.
+        folds: by default as ``common_folds``.
         allowed: differences, of ``CHECKS``, that do not stop the comparison.
 
     Raises:
-        UserError: when a model or a fold is missing, a file cannot be read, or something differs that must not.
+        UserError: when a model or a fold is missing, a file cannot be read, a case is in two folds, or something
+            differs that must not.
     """
     found = find_models(results, configuration, trainers, plans)
     if len(found) < 2:

@@ -14,7 +14,7 @@ from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.find import common_folds, find_models
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
 from nnunet_xattnres.nnunet.plans import resolved
-from nnunet_xattnres.nnunet.results import Dice, read_dice
+from nnunet_xattnres.nnunet.results import Dice, of_all_folds, read_dice
 
 
 def of_trainings(
@@ -30,10 +30,11 @@ def of_trainings(
 
     Args:
         results, raw: a data set's folders in nnUNet_results and nnUNet_raw.
-        folds: by default those that all models have.
+        folds: by default as ``common_folds``.
 
     Raises:
-        UserError: when a model, a fold or a file is missing, or the models were not validated on the same cases.
+        UserError: when a model, a fold or a file is missing, a case is in two folds, or the models were not
+            validated on the same cases.
     """
     found = [(name, repeats[0]) for name, repeats in find_models(results, configuration, trainers, plans)]
     folds = folds or common_folds([folder for _, folder in found])
@@ -56,14 +57,14 @@ def of_trainings(
 
 
 def _validated(name: str, folder: Path, folds: Sequence[str], ending: str) -> Model:
-    dice: Dice = {}
-    files: dict[str, Path] = {}
+    dice: dict[str, Dice] = {}
+    files: dict[str, dict[str, Path]] = {}
     for fold in folds:
         validation = folder / f"fold_{fold}" / "validation"
-        for file, of_case in read_dice(validation / "summary.json").items():
-            case = file.removesuffix(ending)
-            dice[case], files[case] = of_case, validation / file
-    return Model(name, folder, files, dice)
+        found = read_dice(validation / "summary.json")
+        dice[fold] = {file.removesuffix(ending): of_case for file, of_case in found.items()}
+        files[fold] = {file.removesuffix(ending): validation / file for file in found}
+    return Model(name, folder, of_all_folds(folder, files), of_all_folds(folder, dice))
 
 
 def _training_files(

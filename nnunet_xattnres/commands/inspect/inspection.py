@@ -42,7 +42,7 @@ class Inspection:
     Attributes:
         model_folder: TRAINER__PLANS__CONFIGURATION in nnUNet_results.
         images: a folder of images, or one of them.
-        folds: all that are trained, if none is named.
+        folds: if none is named, all that are trained; ``all`` only where it is the only one.
         checkpoint: the name of the file in each fold.
         mirroring: predict with it; the weights are those of the unmirrored pass.
         maps: reads of which to write the weight of each source at each voxel.

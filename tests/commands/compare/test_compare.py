@@ -278,6 +278,7 @@ def test_repeats_and_a_label_that_no_case_has(tmp_path):
     ("change_lines", "message"),
     [
         (lambda lines: [*lines, lines[0]], "line 14: x, one is given a second time for first, r0, fold 0"),
+        (lambda lines: [*lines, "first,r0,all,x,one,1"], "line 14: x of first, r0 is in fold all and in fold 0"),
         (lambda lines: [*lines[:2], "first,r0,0,y,one,good", *lines[3:]], "line 4: the Dice 'good' is no number"),
         (lambda lines: [*lines[:2], "first,r0,0,y,one,inf", *lines[3:]], "line 4: the Dice 'inf' is no number"),
         (lambda lines: [*lines[:2], "first,r0,0,y,one", *lines[3:]], "line 4 has not as many cells"),

@@ -131,33 +131,61 @@ def test_the_picture_has_what_was_read(data):
         assert (np.abs(pixels * 255 - color).max(axis=-1) < 2).sum() > 100
 
 
+def write_training(results, trainer, dice, fold=0):
+    """A fold with the masks of its validation; ``case_3``, for example, has ``truth_of(3)``."""
+    model = write_fold(results, trainer, fold, dice)
+    plans = json.loads((model / "plans.json").read_text())
+    for configuration in plans["configurations"].values():
+        configuration["normalization_schemes"] = ["ZScoreNormalization"]
+    (model / "plans.json").write_text(json.dumps(plans))
+    for case in dice:
+        write_volume(truth_of(int(case[-1])), model / f"fold_{fold}/validation/{case}.nii.gz")
+
+
+def write_raw(raw, cases):
+    for case in cases:
+        write_volume(np.ones(SIZE, dtype=np.int16), raw / f"imagesTr/{case}_0000.nii.gz")
+        write_volume(truth_of(int(case[-1])), raw / f"labelsTr/{case}.nii.gz")
+
+
+def show(tmp_path, *arguments):
+    """A gallery of trainings."""
+    line = ["gallery", "-d", "4", "-c", "2d", "-tr", A, B, "-o", str(tmp_path / "out"), *arguments]
+    return CliRunner().invoke(app, line)
+
+
 def test_trained_models_by_their_validation(results, tmp_path):
     values = {f"case_{i}": (0.9 - 0.1 * i, 0.8) for i in range(4)}
     for trainer, worse in ((A, 0.3), (B, 0.0)):
-        model = write_fold(results, trainer, 0, {case: (a - worse, b) for case, (a, b) in values.items()})
-        plans = json.loads((model / "plans.json").read_text())
-        for configuration in plans["configurations"].values():
-            configuration["normalization_schemes"] = ["ZScoreNormalization"]
-        (model / "plans.json").write_text(json.dumps(plans))
-        for i, case in enumerate(values):
-            write_volume(truth_of(i), model / f"fold_0/validation/{case}.nii.gz")
+        write_training(results, trainer, {case: (a - worse, b) for case, (a, b) in values.items()})
     raw = tmp_path / "nnUNet_raw" / results.name
-    for i, case in enumerate(values):
-        write_volume(np.ones(SIZE, dtype=np.int16), raw / f"imagesTr/{case}_0000.nii.gz")
-        write_volume(truth_of(i), raw / f"labelsTr/{case}.nii.gz")
-    line = ["gallery", "-d", "4", "-c", "2d", "-tr", A, B, "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*line, "--rows", "2"])
+    write_raw(raw, values)
+    done = show(tmp_path, "--rows", "2")
     assert done.exit_code == 0, done.output
     page = (tmp_path / "out/gallery.html").read_text()
     first = re.search(r"<summary>(case_\d)", page)[1]
     a, b = values[first]
     assert captions(page)[2:4] == [f"{A}: {(a - 0.3 + b) / 2:.3f}", f"{B}: {(a + b) / 2:.3f}"]  # nnU-Net's numbers
-    assert "name another, or replace it with --force" in refused(CliRunner().invoke(app, line))
-    done = CliRunner().invoke(app, [*line, "--force", "--cases", "case_9"])
+    assert "name another, or replace it with --force" in refused(show(tmp_path))
+    done = show(tmp_path, "--force", "--cases", "case_9")
     assert "--cases case_9: there is no such mask in the validation of fold 0; there are case_0" in refused(done)
     (raw / "imagesTr/case_2_0000.nii.gz").unlink()
-    done = CliRunner().invoke(app, [*line, "--force", "--cases", "case_2"])
+    done = show(tmp_path, "--force", "--cases", "case_2")
     assert "there is no image case_2_0000.nii.gz" in refused(done)
+
+
+def test_fold_all_does_not_stand_in_for_the_others(results, tmp_path):
+    """It was trained on the cases that it is validated on, and has every case of the others."""
+    for trainer in (A, B):
+        write_training(results, trainer, {"case_0": (0.5, 0.5)})
+        write_training(results, trainer, {"case_1": (0.5, 0.5)}, fold=1)
+        write_training(results, trainer, {"case_0": (1.0, 1.0), "case_1": (1.0, 1.0)}, fold="all")
+    write_raw(tmp_path / "nnUNet_raw" / results.name, ["case_0", "case_1"])
+    done = show(tmp_path)
+    assert done.exit_code == 0, done.output
+    assert captions((tmp_path / "out/gallery.html").read_text())[2:4] == [f"{A}: 0.500", f"{B}: 0.500"]
+    text = refused(show(tmp_path, "--force", "-f", "0", "-f", "all"))
+    assert f"{A}__nnUNetPlans__2d: case_0 was validated in fold 0 and in fold all" in text and "-f" in text
 
 
 def test_photographs_in_colour(tmp_path):
