@@ -33,23 +33,34 @@ class Masks(NamedTuple):
     spacing: tuple[float, ...]
 
 
-def reader_of(dataset: Mapping[str, Any], example: Path) -> Any:
-    """nnU-Net's reader of the data set.
+def reader_of(plans: Mapping[str, Any], dataset: Mapping[str, Any], example: Path) -> Any:
+    """nnU-Net's reader of the data set: the one that read it for the training.
+
+    nnU-Net's planner takes the first reader that takes one image of the data set. Another image may ask for another
+    one, so an example is used only where the plans name none.
 
     Args:
+        plans: the content of the model's plans.json, or nothing where there is none.
         dataset: the content of its dataset.json.
         example: an image or a mask, to see which reader takes it.
 
     Raises:
-        UserError: when none of nnU-Net's readers takes it.
+        UserError: when nnU-Net has no reader of that name, or none that takes the example.
     """
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    from nnunetv2.imageio.reader_writer_registry import (
+        determine_reader_writer_from_dataset_json,
+        recursive_find_reader_writer_by_name,
+    )
 
+    name = plans.get("image_reader_writer")
     try:
         with redirect_stdout(StringIO()):
+            if name is not None:
+                return recursive_find_reader_writer_by_name(name)()
             return determine_reader_writer_from_dataset_json(dict(dataset), str(example), verbose=False)()
     except RuntimeError as error:
-        raise UserError(f"nnU-Net has no reader for {example}: {error}") from None
+        what = f"called {name}, which the plans name" if name is not None else f"for {example}"
+        raise UserError(f"nnU-Net has no reader {what}: {error}") from None
 
 
 def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
@@ -75,15 +86,11 @@ class Reader:
         pictures: whether they are pictures, such as PNG, in which the size of a pixel is not known.
     """
 
-    def __init__(self, dataset: Mapping[str, Any], example: Path) -> None:
-        """``dataset``: the content of its dataset.json; ``example``: a mask, to see which reader takes it.
-
-        Raises:
-            UserError: when none of nnU-Net's readers takes it.
-        """
+    def __init__(self, plans: Mapping[str, Any], dataset: Mapping[str, Any], example: Path) -> None:
+        """Arguments and errors are those of ``reader_of``."""
         from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 
-        self._reader = reader_of(dataset, example)
+        self._reader = reader_of(plans, dataset, example)
         self.pictures = isinstance(self._reader, NaturalImage2DIO)
 
     def read(self, files: Files) -> Masks:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from nnunet_xattnres.commands.gallery.choice import Chosen
 from nnunet_xattnres.commands.gallery.material import Material, refuse_other_shape
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.nnunet.images import shown_channels
-from nnunet_xattnres.nnunet.masks import read_mask, reader_of
+from nnunet_xattnres.nnunet.masks import read_mask
 from nnunet_xattnres.pages.slices import fullest, limits_of
 
 
@@ -71,8 +70,7 @@ def read_case(material: Material, chosen: Chosen, z: int | None) -> Volume:
         raise UserError(f"there is no image {case}_0000{ending}: name the folder that holds it with --images")
     if case not in material.truth:
         raise UserError(f"there is no true mask of {case}: name the folder that holds it with --labels")
-    files = material.images[case]
-    reader = reader_of(material.dataset, Path(files[0]))
+    files, reader = material.images[case], material.reader
     try:
         image, properties = reader.read_images(files)
     except Exception as error:  # of the libraries behind the readers

@@ -44,6 +44,7 @@ class Material:
         images: the files of every case, one for each channel.
         truth: the true mask of every case.
         dataset: the content of dataset.json.
+        reader: nnU-Net's, of images and masks.
         window: what of a CT becomes black and white; None for other images.
     """
 
@@ -51,6 +52,7 @@ class Material:
     images: Mapping[str, list[str]]
     truth: Mapping[str, Path]
     dataset: Mapping[str, Any]
+    reader: Any
     window: tuple[float, float] | None
 
     @property

@@ -13,6 +13,7 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.find import common_folds, find_models
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
+from nnunet_xattnres.nnunet.masks import reader_of
 from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.nnunet.results import Dice, of_all_folds, read_dice
 
@@ -52,8 +53,9 @@ def of_trainings(
             )
     images, truth = _training_files(raw, dataset, ending)
     content = read_json(found[0][1] / "plans.json")
+    reader = reader_of(content, dataset, next(iter(models[0].files.values())))
     window = window_of(content, resolved(content, configuration))
-    return Material(models, images, truth, dataset, window)
+    return Material(models, images, truth, dataset, reader, window)
 
 
 def _validated(name: str, folder: Path, folds: Sequence[str], ending: str) -> Model:

@@ -4,13 +4,14 @@ import csv
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from importlib import metadata, util
 
 import numpy as np
 import pytest
 import SimpleITK
-from helpers.trainings import DATASET, A, B, invoke, write_fold
+from helpers.trainings import DATASET, A, B, invoke, shear, write_fold
 from skimage.io import imsave
 from test_surfaces import both_ways
 
@@ -198,6 +199,42 @@ def test_regions_and_the_ignore_label(results, tmp_path):
         ways = both_ways(*(np.isin(mask, members) for mask in looked_at), SPACING)
         assert found["a", name] == pytest.approx(max(np.percentile(w, 95) for w in ways), rel=1e-5)
     assert 0 < found["a", "core"] <= 2.5
+
+
+def name_reader(model, reader):
+    plans = json.loads((model / "plans.json").read_text())
+    (model / "plans.json").write_text(json.dumps(plans | {"image_reader_writer": reader}))
+
+
+def test_masks_are_read_as_the_images_were_for_the_training(results, tmp_path):
+    """The first case, from which the reader could be guessed, is an ordinary one."""
+    masks, labels = masks_by_hand(1), tmp_path / "labels"
+    for trainer in (A, B):
+        name_reader(train(results, trainer, masks), "NibabelIO")
+    truth = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations"
+    folders = [results / f"{trainer}__nnUNetPlans__2d" / "fold_0" / "validation" for trainer in (A, B)]
+    for folder in (*folders, truth):
+        shear(folder / "missed.nii.gz")
+    run(tmp_path, "--as-published", "synapse")
+    found = values(tmp_path, "synapse_hd95")
+    assert found["missed", "liver"] == found["both", "liver"] == 1
+
+    shutil.copytree(truth, labels)
+    for folder in folders:
+        for file in ("dataset.json", "plans.json"):
+            shutil.copy(folder.parents[1] / file, folder)
+    named = (f"{name}={folder}" for name, folder in zip((A, B), folders))
+    done = invoke(tmp_path, "--predictions", *named, "--labels", labels, "--as-published", "synapse")
+    assert done.exit_code == 0, done.output
+    assert values(tmp_path, "synapse_hd95") == found
+
+
+def test_a_reader_that_nnunet_does_not_have(results, tmp_path):
+    for trainer in (A, B):
+        name_reader(train(results, trainer, masks_by_hand(1)), "MyIO")
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse")
+    assert done.exit_code == 1
+    assert "nnU-Net has no reader called MyIO, which the plans name" in " ".join(done.output.split())
 
 
 def test_as_published(results, tmp_path):

@@ -7,7 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK
-from helpers.trainings import A, B, write_fold
+from helpers.trainings import A, B, shear, write_fold
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -118,7 +119,7 @@ def test_the_picture_has_what_was_read(data):
     ]
     files = {"case_1": [str(data / "images/case_1_0000.nii.gz")]}
     content = json.loads((data / "good/dataset.json").read_text())
-    material = Material(models, files, {"case_1": data / "labels/case_1.nii.gz"}, content, (0.0, 100.0))
+    material = Material(models, files, {"case_1": data / "labels/case_1.nii.gz"}, content, SimpleITKIO(), (0.0, 100.0))
     volume = cells.read_case(material, cells.Chosen("case_1"), None)
     row = cells.row_of(volume, {"good": 0.6, "bad": float("nan")})
     assert (row.z, row.n_slices, row.aspect) == (2, 6, 1.0) and row.picture.shape == (20, 16, 3)
@@ -186,6 +187,27 @@ def test_fold_all_does_not_stand_in_for_the_others(results, tmp_path):
     assert captions((tmp_path / "out/gallery.html").read_text())[2:4] == [f"{A}: 0.500", f"{B}: 0.500"]
     text = refused(show(tmp_path, "--force", "-f", "0", "-f", "all"))
     assert f"{A}__nnUNetPlans__2d: case_0 was validated in fold 0 and in fold all" in text and "-f" in text
+
+
+def test_masks_are_read_as_the_images_were_for_the_training(data, results):
+    """Of case_1, which is tilted, after case_0, which is not."""
+    for folder in ("images", "labels", "good", "bad"):
+        shear(next((data / folder).glob("case_1*")))
+    plans = {"image_reader_writer": "NibabelIO"}
+    (data / "bad/plans.json").write_text(json.dumps(plans))
+    done = invoke(data, "--cases", "case_0", "case_1")
+    assert done.exit_code == 0, done.output
+
+    for trainer in (A, B):
+        write_training(results, trainer, dict.fromkeys(["case_0", "case_1"], (0.5, 0.5)))
+        model = results / f"{trainer}__nnUNetPlans__2d"
+        shear(model / "fold_0/validation/case_1.nii.gz")
+        rewrite(model / "plans.json", lambda content: content.update(plans))
+    raw = data / "nnUNet_raw" / results.name
+    write_raw(raw, ["case_0", "case_1"])
+    shear(raw / "labelsTr/case_1.nii.gz")
+    done = show(data, "--force")
+    assert done.exit_code == 0, done.output
 
 
 def test_photographs_in_colour(tmp_path):
