@@ -63,8 +63,8 @@ def reader_of(plans: Mapping[str, Any], dataset: Mapping[str, Any], example: Pat
         raise UserError(f"nnU-Net has no reader {what}: {error}") from None
 
 
-def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """A mask, (z, y, x), and the size of a voxel along each axis.
+def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...] | None]:
+    """A mask, (z, y, x), and the size of a voxel along each axis; None where it is not known.
 
     Args:
         reader: one of nnU-Net's.
@@ -72,11 +72,20 @@ def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]
     Raises:
         UserError: when it cannot be read.
     """
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
     try:
-        mask, properties = reader.read_seg(str(path))
+        with redirect_stdout(StringIO()):  # that a TIFF has no spacing matters to some callers only
+            mask, properties = reader.read_seg(str(path))
     except Exception as error:  # each of the libraries behind it has its own
         raise UserError(f"{path} cannot be read as a mask: {type(error).__name__}: {error}") from None
-    return mask[0], tuple(map(float, properties["spacing"]))
+    # nnU-Net keeps the spacing of a TIFF in a file beside it, and goes on with (1, 1, 1) without that file
+    known = not isinstance(reader, Tiff3DIO) or _spacing_file(path).is_file()
+    return mask[0], tuple(map(float, properties["spacing"])) if known else None
+
+
+def _spacing_file(tiff: Path) -> Path:
+    return tiff.with_suffix(".json")
 
 
 class Reader:
@@ -94,16 +103,22 @@ class Reader:
         self.pictures = isinstance(self._reader, NaturalImage2DIO)
 
     def read(self, files: Files) -> Masks:
-        """Both masks of a case.
+        """Both masks of a case, with the spacing of the true one if it is known, else that of the prediction.
 
         Raises:
-            UserError: when one cannot be read, or the two are not of the same shape.
+            UserError: when one cannot be read, the two are not of the same shape, or no spacing is known.
         """
-        (prediction, _), (reference, spacing) = (read_mask(self._reader, file) for file in files)
+        (prediction, of_prediction), (reference, of_reference) = (read_mask(self._reader, file) for file in files)
         if prediction.shape != reference.shape:
             raise UserError(
                 f"the masks of a case must have the same shape: {files.prediction} has {prediction.shape}, "
                 f"{files.reference} has {reference.shape}"
+            )
+        spacing = of_reference or of_prediction  # nnU-Net copies true masks in TIFF without theirs
+        if spacing is None:
+            raise UserError(
+                f"the size of a voxel of {files.prediction} is not known: neither {_spacing_file(files.prediction)} "
+                f"nor {_spacing_file(files.reference)} exists, and nnU-Net keeps it there"
             )
         if reference.shape[0] == 1:  # 2D: nnU-Net adds an axis of one slice
             return Masks(prediction[0], reference[0], spacing[1:])
