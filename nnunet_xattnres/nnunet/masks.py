@@ -1,4 +1,4 @@
-"""Masks: as nnU-Net reads them, where those of a validation lie, what their values are called, and their Dice."""
+"""Masks: as nnU-Net reads them, where those of a validation lie, and their Dice."""
 
 import ast
 from collections.abc import Mapping
@@ -173,19 +173,6 @@ def _first(paths: list[Path], what: str, way_out: str) -> Path:
         if path.is_file():
             return path
     raise UserError(f"the {what} is missing, it is none of {', '.join(map(str, paths))}: {way_out}")
-
-
-def values_in_masks(labels: Mapping[str, Any]) -> dict[int, str]:
-    """What the values in a mask are called, without the background; of overlapping regions all that hold the value.
-
-    Args:
-        labels: as in a dataset.json.
-    """
-    held: dict[int, list[str]] = {}
-    for name, value in labels.items():
-        for number in value if isinstance(value, list) else [value]:
-            held.setdefault(int(number), []).append(name)
-    return {value: " and ".join(held[value]) for value in sorted(held) if value}
 
 
 def dice_of(labels: Any, mask: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:

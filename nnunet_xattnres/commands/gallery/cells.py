@@ -21,6 +21,7 @@ class Volume:
 
     Attributes:
         window: what of the image becomes black and white.
+        truth: with one value for each class, as the predictions.
         predictions: by the names of the models.
         z: the slice that shows at first.
     """
@@ -70,13 +71,13 @@ def read_case(material: Material, chosen: Chosen, z: int | None) -> Volume:
         raise UserError(f"there is no image {case}_0000{ending}: name the folder that holds it with --images")
     if case not in material.truth:
         raise UserError(f"there is no true mask of {case}: name the folder that holds it with --labels")
-    files, reader = material.images[case], material.reader
+    files, reader, classes = material.images[case], material.reader, material.classes
     try:
         image, properties = reader.read_images(files)
     except Exception as error:  # of the libraries behind the readers
         raise UserError(f"{', '.join(files)} cannot be read: {type(error).__name__}: {error}") from None
-    truth, _ = read_mask(reader, material.truth[case])
-    masks = {model.name: read_mask(reader, model.files[case])[0] for model in material.models}
+    truth = classes.merged(read_mask(reader, material.truth[case])[0])
+    masks = {model.name: classes.merged(read_mask(reader, model.files[case])[0]) for model in material.models}
     refuse_other_shape(material.truth[case], truth, files[0], image.shape)
     for model in material.models:
         refuse_other_shape(model.files[case], masks[model.name], files[0], image.shape)

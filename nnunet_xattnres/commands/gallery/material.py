@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.numbers import mean_of
+from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.results import Dice
 
 Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
@@ -54,6 +55,10 @@ class Material:
     dataset: Mapping[str, Any]
     reader: Any
     window: tuple[float, float] | None
+
+    @property
+    def classes(self) -> Classes:
+        return Classes.of(self.dataset["labels"])
 
     @property
     def cases(self) -> list[str]:

@@ -155,6 +155,25 @@ def show(tmp_path, *arguments):
     return CliRunner().invoke(app, line)
 
 
+def test_values_of_the_same_regions_are_one_class(data):
+    """nnU-Net predicts 2 in whole and 1 in core; the truth may also have 3, which is in both as 1 is."""
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [1, 3]}
+    rewrite(data / "good/dataset.json", lambda content: content.update(labels=labels, regions_class_order=[2, 1]))
+    truth, mask = np.zeros(SIZE, dtype=np.uint8), np.zeros(SIZE, dtype=np.uint8)
+    truth[2, 4:16, 2:14], truth[2, 6:14, 4:12], truth[2, 6:10, 4:12] = 2, 1, 3
+    mask[2, 4:16, 2:14], mask[2, 6:14, 4:12] = 2, 1
+    write_volume(truth, data / "labels/case_1.nii.gz")
+    for folder in ("good", "bad"):
+        write_volume(mask, data / f"{folder}/case_1.nii.gz")
+    done = invoke(data, "--cases", "case_1")
+    assert done.exit_code == 0, done.output
+    page = (data / "out/gallery.html").read_text()
+    assert captions(page)[1:] == ["truth", "good: 1.000", "bad: 1.000"]
+    assert re.findall(r"</i>([^<]+)</li>", page) == ["whole and core", "whole"]
+    sheets = re.findall('href="(data:image/png[^"]+)"', page)
+    assert len(sheets) == 3 and len(set(sheets)) == 1  # the same classes: the same colours and outlines
+
+
 def test_trained_models_by_their_validation(results, tmp_path):
     values = {f"case_{i}": (0.9 - 0.1 * i, 0.8) for i in range(4)}
     for trainer, worse in ((A, 0.3), (B, 0.0)):

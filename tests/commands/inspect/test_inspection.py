@@ -1,10 +1,13 @@
 """What the command writes, computed here a second time from the network itself."""
 
+import base64
 import csv
+import io
 import json
 import math
 import re
 
+import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK
@@ -255,6 +258,28 @@ def test_regions(tmp_path, images):
     assert (tmp_path / "out" / "routing_1-2_whole.png").is_file() and (
         tmp_path / "out" / "routing_2_core.png"
     ).is_file()
+
+
+def test_values_of_the_same_regions_have_one_colour(tmp_path, images):
+    """The truth has 2 and 3, which are in the same regions, and nnU-Net predicts 2 there."""
+    model = make_model(tmp_path, labels=REGIONS)
+    dataset = json.loads((model / "dataset.json").read_text())
+    dataset["labels"] = {"background": 0, "whole": [1, 2, 3], "core": [2, 3]}
+    (model / "dataset.json").write_text(json.dumps(dataset))
+    image = SimpleITK.ReadImage(str(images / "case_0_0000.nii.gz"))
+    values = np.ones(image.GetSize()[::-1], dtype=np.uint8)
+    values[:, 2:], values[:, 6:] = 2, 3
+    mask = SimpleITK.GetImageFromArray(values)
+    mask.CopyInformation(image)
+    (tmp_path / "labels").mkdir()
+    SimpleITK.WriteImage(mask, str(tmp_path / "labels" / "case_0.nii.gz"))
+    inspected(tmp_path / "out", model, "-i", images / "case_0_0000.nii.gz", "-gt", tmp_path / "labels")
+    page = (tmp_path / "out" / "report.html").read_text()
+    legend = {name: color for color, name in re.findall(r'<i style="background:(#\w+)"></i>([^<]+)</li>', page)}
+    assert list(legend) == ["whole", "whole and core"]
+    truth = base64.b64decode(re.findall(r'href="data:image/png;base64,([^"]+)"', page)[-1])
+    pixels = (matplotlib.image.imread(io.BytesIO(truth), format="png") * 255).round().astype(np.uint8).reshape(-1, 4)
+    assert {f"#{bytes(rgb).hex()}" for rgb in np.unique(pixels[pixels[:, 3] > 0, :3], axis=0)} == set(legend.values())
 
 
 def rename(model, **names):
