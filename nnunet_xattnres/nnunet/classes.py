@@ -13,10 +13,12 @@ class Classes:
 
     Attributes:
         names: of each class, by the value that stands for it; the background is none of them.
+        ignored: the value of nnU-Net's ignore label, where nobody has looked; None where there is none.
         same: further values of the same class, by which nnU-Net's prediction and the truth may differ, and that value.
     """
 
     names: Mapping[int, str]
+    ignored: int | None
     same: Mapping[int, int]
 
     @classmethod
@@ -31,7 +33,9 @@ class Classes:
             if number:
                 values.setdefault(tuple(held[number]), []).append(number)
         names = {first: " and ".join(regions) for regions, (first, *_) in values.items()}
-        return cls(names, {other: first for first, *others in values.values() for other in others})
+        return cls(
+            names, labels.get("ignore"), {other: first for first, *others in values.values() for other in others}
+        )
 
     def merged(self, mask: NDArray[Any]) -> NDArray[Any]:
         """The mask with one value for each class."""

@@ -34,8 +34,8 @@ def show(
         UserError: when a file is missing or cannot be read, shapes differ, or there is no such slice or case.
     """
     chosen = [Chosen(case) for case in dict.fromkeys(cases)] or choose(material.models, n)
-    names = material.classes.names
-    colors = colors_of(list(names), material.dataset["labels"].get("ignore"))
+    classes = material.classes
+    colors = colors_of(list(classes.names), classes.ignored)
     done = progress("drawing", len(chosen))
     rows, parts = [], []
     for number, one in enumerate(chosen):
@@ -45,6 +45,6 @@ def show(
         done()
     out.mkdir(parents=True, exist_ok=True)
     page, *pictures = (out / name for name in FILES)
-    draw(rows, names, colors, pictures)
-    write_gallery(page, material, parts, {names[value]: color for value, color in colors.items()})
+    draw(rows, classes, colors, pictures)
+    write_gallery(page, material, parts, {classes.names[value]: color for value, color in colors.items()})
     return chosen

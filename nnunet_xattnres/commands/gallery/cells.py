@@ -85,7 +85,7 @@ def read_case(material: Material, chosen: Chosen, z: int | None) -> Volume:
         raise UserError(f"--slice {z}: {case} has the slices 0 to {len(truth) - 1}")
     image = np.nan_to_num(np.asarray(shown_channels(type(reader), image), dtype=np.float32))
     window = material.window or limits_of(image)
-    shown = fullest([truth, *masks.values()]) if z is None else z
+    shown = fullest([truth, *masks.values()], classes.ignored) if z is None else z
     return Volume(chosen, image, properties["spacing"], window, truth, masks, shown)
 
 

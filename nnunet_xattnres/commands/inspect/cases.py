@@ -17,7 +17,7 @@ from nnunet_xattnres.commands.inspect.truth import dice_of, read_reference
 from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.images import shown_channels, window_of
 from nnunet_xattnres.nnunet.results import label_names
-from nnunet_xattnres.pages.slices import colors_of
+from nnunet_xattnres.pages.slices import colors_of, fullest
 from nnunet_xattnres.pages.viewer import Case, case_html
 from nnunet_xattnres.reads.history import source_names
 
@@ -59,7 +59,7 @@ def predict_each(
     names, sources = label_names(predictor.dataset_json["labels"]), source_names(predictor.network)
     routing, seen = RoutingWatcher(predictor.label_manager), Seen()
     classes = Classes.of(predictor.dataset_json["labels"])
-    colors = colors_of(list(classes.names), predictor.label_manager.ignore_label)
+    colors = colors_of(list(classes.names), classes.ignored)
     seen.colors = {classes.names[value]: color for value, color in colors.items()}
     for number, (case, files) in enumerate(cases.items()):
         mask, maps, picture, properties = _predict(predictor, case, files, reads, routing, out)
@@ -73,7 +73,8 @@ def predict_each(
         spacing = properties["spacing"]
         masks = {"prediction": classes.merged(mask)} | ({} if truth is None else {"truth": classes.merged(truth)})
         shown_image = shown_channels(predictor.plans_manager.image_reader_writer_class, picture)
-        view = Case(case, shown_image, spacing, window, masks, named, maps)
+        first = fullest(list(masks.values()), classes.ignored)
+        view = Case(case, shown_image, spacing, window, masks, first, named, maps)
         seen.cases.append(case_html(view, number, len(cases), colors, opened=number < _OPEN))
         if number == 0:  # one is enough as a file: it takes longer than a small image's maps
             for read, (_, weights) in maps.items():

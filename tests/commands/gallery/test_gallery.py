@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from helpers.trainings import A, B, shear, write_fold
+from matplotlib.axes import Axes
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from typer.testing import CliRunner
 
@@ -16,6 +17,8 @@ from nnunet_xattnres.commands.gallery import cells, figure
 from nnunet_xattnres.commands.gallery.choice import choose
 from nnunet_xattnres.commands.gallery.material import Material, Model
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.classes import Classes
+from nnunet_xattnres.pages.slices import IGNORED
 
 SIZE, SPACING = (6, 20, 16), (1.0, 1.0, 3.0)  # (z, y, x), and of x, y and z
 LABELS = {"background": 0, "big": 1, "small": 2}
@@ -126,10 +129,51 @@ def test_the_picture_has_what_was_read(data):
     assert np.array_equal(row.truth, truth_of(1)[2])
     assert np.array_equal(row.predictions["good"][0], shifted(truth_of(1), 1)[2])
     assert row.picture.max() == 1 and row.picture.min() == 1  # voxels from 640 on: above the window
-    figure.draw([row], {1: "big", 2: "small"}, {1: "#e69f00", 2: "#56b4e9"}, [data / "one.png"])
+    figure.draw([row], Classes.of(LABELS), {1: "#e69f00", 2: "#56b4e9"}, [data / "one.png"])
     pixels = matplotlib.image.imread(data / "one.png")[..., :3]
     for color in ((0xE6, 0x9F, 0x00), (0x56, 0xB4, 0xE9)):
         assert (np.abs(pixels * 255 - color).max(axis=-1) < 2).sum() > 100
+
+
+def test_where_nobody_has_looked(data, monkeypatch):
+    """The last slice is all of the ignore label: it has the most voxels, and nothing to show."""
+    contour, drawn = Axes.contour, []
+
+    def watched(*arguments, **named):
+        drawn.append(named["colors"])
+        return contour(*arguments, **named)
+
+    monkeypatch.setattr(Axes, "contour", watched)
+    truth = truth_of(1)
+    truth[5], truth[2, :, 14:] = 3, 3
+    write_volume(truth, data / "labels/case_1.nii.gz")
+    labels = LABELS | {"ignore": 3}
+    rewrite(data / "good/dataset.json", lambda content: content.update(labels=labels))
+    done = invoke(data, "--cases", "case_1")
+    assert done.exit_code == 0, done.output
+    assert "slice <output>2</output>" in (data / "out/gallery.html").read_text()
+    colors = ["#e69f00", "#56b4e9"]
+    of_a_model = ["white", "white", *colors]
+    assert drawn == [*colors, IGNORED, *of_a_model, *of_a_model]  # in the column of the truth it is grey
+
+
+def test_values_of_the_same_regions_are_one_class(data):
+    """nnU-Net predicts 2 in whole and 1 in core; the truth may also have 3, which is in both as 1 is."""
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [1, 3]}
+    rewrite(data / "good/dataset.json", lambda content: content.update(labels=labels, regions_class_order=[2, 1]))
+    truth, mask = np.zeros(SIZE, dtype=np.uint8), np.zeros(SIZE, dtype=np.uint8)
+    truth[2, 4:16, 2:14], truth[2, 6:14, 4:12], truth[2, 6:10, 4:12] = 2, 1, 3
+    mask[2, 4:16, 2:14], mask[2, 6:14, 4:12] = 2, 1
+    write_volume(truth, data / "labels/case_1.nii.gz")
+    for folder in ("good", "bad"):
+        write_volume(mask, data / f"{folder}/case_1.nii.gz")
+    done = invoke(data, "--cases", "case_1")
+    assert done.exit_code == 0, done.output
+    page = (data / "out/gallery.html").read_text()
+    assert captions(page)[1:] == ["truth", "good: 1.000", "bad: 1.000"]
+    assert re.findall(r"</i>([^<]+)</li>", page) == ["whole and core", "whole"]
+    sheets = re.findall('href="(data:image/png[^"]+)"', page)
+    assert len(sheets) == 3 and len(set(sheets)) == 1  # the same classes: the same colours and outlines
 
 
 def write_training(results, trainer, dice, fold=0):
@@ -153,25 +197,6 @@ def show(tmp_path, *arguments):
     """A gallery of trainings."""
     line = ["gallery", "-d", "4", "-c", "2d", "-tr", A, B, "-o", str(tmp_path / "out"), *arguments]
     return CliRunner().invoke(app, line)
-
-
-def test_values_of_the_same_regions_are_one_class(data):
-    """nnU-Net predicts 2 in whole and 1 in core; the truth may also have 3, which is in both as 1 is."""
-    labels = {"background": 0, "whole": [1, 2, 3], "core": [1, 3]}
-    rewrite(data / "good/dataset.json", lambda content: content.update(labels=labels, regions_class_order=[2, 1]))
-    truth, mask = np.zeros(SIZE, dtype=np.uint8), np.zeros(SIZE, dtype=np.uint8)
-    truth[2, 4:16, 2:14], truth[2, 6:14, 4:12], truth[2, 6:10, 4:12] = 2, 1, 3
-    mask[2, 4:16, 2:14], mask[2, 6:14, 4:12] = 2, 1
-    write_volume(truth, data / "labels/case_1.nii.gz")
-    for folder in ("good", "bad"):
-        write_volume(mask, data / f"{folder}/case_1.nii.gz")
-    done = invoke(data, "--cases", "case_1")
-    assert done.exit_code == 0, done.output
-    page = (data / "out/gallery.html").read_text()
-    assert captions(page)[1:] == ["truth", "good: 1.000", "bad: 1.000"]
-    assert re.findall(r"</i>([^<]+)</li>", page) == ["whole and core", "whole"]
-    sheets = re.findall('href="(data:image/png[^"]+)"', page)
-    assert len(sheets) == 3 and len(set(sheets)) == 1  # the same classes: the same colours and outlines
 
 
 def test_trained_models_by_their_validation(results, tmp_path):

@@ -260,15 +260,15 @@ def test_regions(tmp_path, images):
     ).is_file()
 
 
-def test_values_of_the_same_regions_have_one_colour(tmp_path, images):
-    """The truth has 2 and 3, which are in the same regions, and nnU-Net predicts 2 there."""
+def test_the_truth_on_the_page(tmp_path, images):
+    """It has 2 and 3, which are in the same regions, and nnU-Net predicts 2 for both; a slice is to be ignored."""
     model = make_model(tmp_path, labels=REGIONS)
     dataset = json.loads((model / "dataset.json").read_text())
-    dataset["labels"] = {"background": 0, "whole": [1, 2, 3], "core": [2, 3]}
+    dataset["labels"] = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "ignore": 4}
     (model / "dataset.json").write_text(json.dumps(dataset))
     image = SimpleITK.ReadImage(str(images / "case_0_0000.nii.gz"))
-    values = np.ones(image.GetSize()[::-1], dtype=np.uint8)
-    values[:, 2:], values[:, 6:] = 2, 3
+    values = np.zeros(image.GetSize()[::-1], dtype=np.uint8)
+    values[:, :3], values[:, 3:6], values[:, 6:8], values[9] = 1, 2, 3, 4
     mask = SimpleITK.GetImageFromArray(values)
     mask.CopyInformation(image)
     (tmp_path / "labels").mkdir()
@@ -276,10 +276,16 @@ def test_values_of_the_same_regions_have_one_colour(tmp_path, images):
     inspected(tmp_path / "out", model, "-i", images / "case_0_0000.nii.gz", "-gt", tmp_path / "labels")
     page = (tmp_path / "out" / "report.html").read_text()
     legend = {name: color for color, name in re.findall(r'<i style="background:(#\w+)"></i>([^<]+)</li>', page)}
-    assert list(legend) == ["whole", "whole and core"]
+    assert list(legend) == ["whole", "whole and core", "ignore"]
     truth = base64.b64decode(re.findall(r'href="data:image/png;base64,([^"]+)"', page)[-1])
     pixels = (matplotlib.image.imread(io.BytesIO(truth), format="png") * 255).round().astype(np.uint8).reshape(-1, 4)
     assert {f"#{bytes(rgb).hex()}" for rgb in np.unique(pixels[pixels[:, 3] > 0, :3], axis=0)} == set(legend.values())
+    prediction = SimpleITK.GetArrayFromImage(
+        SimpleITK.ReadImage(str(tmp_path / "out" / "predictions" / "case_0.nii.gz"))
+    )
+    values[9] = 0
+    fullest = ((prediction > 0).sum(axis=(1, 2)) + (values > 0).sum(axis=(1, 2))).argmax()
+    assert f"slice <output>{fullest}</output>" in page
 
 
 def rename(model, **names):
