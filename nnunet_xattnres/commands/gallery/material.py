@@ -1,7 +1,7 @@
 """What a gallery shows: models with a mask and the Dice of every case, the images and the true masks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ class Model:
     def mean(self, case: str) -> float:
         """The mean Dice over the labels of a case that have one."""
         return mean_of(list(self.dice[case].values()))
+
+    def only(self, cases: Sequence[str]) -> "Model":
+        """The same model with these cases."""
+        files = {case: self.files[case] for case in cases}
+        return replace(self, files=files, dice={case: self.dice[case] for case in cases})
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def of_trainings(
     Args:
         results, raw: a data set's folders in nnUNet_results and nnUNet_raw.
         folds: by default as ``common_folds``.
+        cases: those that are needed; all that there are if none is named.
 
     Raises:
         UserError: when a model, a fold or a file is missing, a case is in two folds, or the models were not
@@ -44,13 +45,15 @@ def of_trainings(
     models = [_validated(name, folder, folds, ending) for name, folder in found]
     there = set().union(*(model.dice for model in models))
     refuse_unknown(cases, there, f"the validation of fold {', '.join(folds)}")
+    taken = list(cases) or sorted(there)
     for model in models:
-        lacking = [case for case in cases or sorted(there) if case not in model.dice]
+        lacking = [case for case in taken if case not in model.dice]
         if lacking:
             raise UserError(
                 f"{model.folder} was not validated on {lacking[0]}, which others were: name "
                 f"folds with the same split with -f, or cases that all have with --cases"
             )
+    models = [model.only(taken) for model in models]
     images, truth = _training_files(raw, dataset, ending)
     content = read_json(found[0][1] / "plans.json")
     reader = reader_of(content, dataset, next(iter(models[0].files.values())))

@@ -233,6 +233,18 @@ def test_fold_all_does_not_stand_in_for_the_others(results, tmp_path):
     assert f"{A}__nnUNetPlans__2d: case_0 was validated in fold 0 and in fold all" in text and "-f" in text
 
 
+def test_cases_that_all_models_have(results, tmp_path):
+    write_training(results, A, {"case_0": (0.5, 0.5), "case_1": (0.6, 0.6)})
+    write_training(results, B, {"case_1": (0.7, 0.7), "case_2": (0.5, 0.5)})
+    write_raw(tmp_path / "nnUNet_raw" / results.name, ["case_0", "case_1", "case_2"])
+    assert "or cases that all have with --cases" in refused(show(tmp_path))
+    done = show(tmp_path, "--cases", "case_1")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out/gallery.html").read_text()
+    assert captions(page)[2:4] == [f"{A}: 0.600", f"{B}: 0.700"] and "(1 cases, of which 1 are shown above)" in page
+    assert "case_0" not in page and "case_2" not in page
+
+
 def test_masks_are_read_as_the_images_were_for_the_training(data, results):
     """Of case_1, which is tilted, after case_0, which is not."""
     for folder in ("images", "labels", "good", "bad"):
