@@ -323,6 +323,7 @@ def test_words_that_do_not_fit_are_named(data):
     assert "--cases case_99: there is no such mask" in refused(invoke(data, "--cases", "case_99"))
     assert "nowhere is no folder" in refused(invoke(data, predictions=["good=good", "bad=nowhere"]))
     assert "name one of them: --predictions" in refused(invoke(data, "-d", 4))
+    assert "name one of them: --rows" in refused(invoke(data, "--rows", 2, "--cases", "case_1"))
     done = CliRunner().invoke(app, ["gallery", "-o", str(data / "out")])
     assert "name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions" in refused(done)
 
