@@ -550,15 +550,21 @@ def test_a_failure_leaves_nothing(tmp_path, images, model, monkeypatch):
 def test_force_replaces_an_inspection_and_nothing_else(tmp_path, images, model):
     out = tmp_path / "out"
     inspected(out, model, "-i", images, "--maps", "d1", "--each-label")
-    (out / "thesis.tex").write_text("years")
+    others = ["thesis.tex", "dice.xlsx", "routing_notes.md", "routing_1_thesis.png", "knockout-ideas.txt"]
+    for name in others:
+        (out / name).write_text("years")
     assert "replace it with --force" in invoke(model, "-i", images, "-o", out).output
     done = invoke(model, "-i", images, "-o", out, "--force")
     assert done.exit_code == 0, done.output
-    assert not (out / "maps").exists() and not list(out.glob("routing_*.png"))  # nothing that the new page lacks
-    assert (out / "thesis.tex").read_text() == "years" and (out / "report.html").is_file()
+    # nothing that the new page lacks
+    assert not (out / "maps").exists() and not (out / "routing_1_anterior.png").exists()
+    assert all((out / name).read_text() == "years" for name in others) and (out / "report.html").is_file()
 
     mine = tmp_path / "mine" / "predictions"
     mine.mkdir(parents=True)
+    done = invoke(model, "-i", images, "-o", mine.parent, "--force")
+    assert done.exit_code == 1 and "holds no inspection that could be replaced" in " ".join(done.output.split())
+    (mine.parent / "routing.json").write_text('{"of": "something else"}')
     done = invoke(model, "-i", images, "-o", mine.parent, "--force")
     assert done.exit_code == 1 and "holds no inspection that could be replaced" in " ".join(done.output.split())
     assert mine.is_dir()
