@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nnunet_xattnres.commands.compare import Comparison
 
 _Work = TypeVar("_Work")
+_ONE_OF_THEM = "name one of them: --cases, or --predictions, or a data set (-d) and trainers (-tr)"
 
 
 def compare(
@@ -79,7 +80,7 @@ def compare(
             refuse_existing(out / file, force)
         if cases is not None:
             if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
-                raise UserError("name one of them: --cases, or --predictions, or a data set (-d) and trainers (-tr)")
+                raise UserError(_ONE_OF_THEM)
             if wanted is not None:
                 raise UserError(
                     f"{cases} has the Dice only: for --metrics and --as-published name a data set (-d) and trainers "
@@ -87,8 +88,12 @@ def compare(
                 )
             comparison, title = compare_cases(cases, allow or ()), f"From {cases.name}"
         elif predictions:
+            if any((dataset, configuration, trainers, plans, folds)):
+                raise UserError(_ONE_OF_THEM)
             comparison, title = _of_predictions(predictions, labels, allow or ())
         else:
+            if labels:
+                raise UserError("--labels is for --predictions; with -d the true masks are the data set's own")
             comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or ())
         if wanted is not None:
             comparison = with_measures(comparison, wanted, labels if predictions else None, _progress)

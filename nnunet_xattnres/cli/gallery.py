@@ -16,6 +16,8 @@ from nnunet_xattnres.common.files import refuse_existing
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.gallery.material import Material
 
+_ROWS = 6  # of the picture
+
 
 def gallery(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the page and the pictures.")],
@@ -28,7 +30,9 @@ def gallery(
     plans: Plans = None,
     folds: Folds = None,
     cases: Annotated[list[str] | None, typer.Option("--cases", help="Some, by name; else they are chosen.")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="How many cases to choose.")] = 6,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help=f"How many cases to choose; {_ROWS} by default.")
+    ] = None,
     slice_: Annotated[
         int | None, typer.Option("--slice", min=0, help="Which; by default the one with the most foreground.")
     ] = None,
@@ -49,6 +53,8 @@ def gallery(
 
         for file in FILES:
             refuse_existing(out / file, force)
+        if rows and cases:
+            raise UserError("name one of them: --rows, for as many cases to be chosen, or --cases")
         with shown_progress(console) as begin:
             if predictions:
                 if any((dataset, configuration, trainers, plans, folds)):
@@ -60,7 +66,7 @@ def gallery(
                 if images or labels:
                     raise UserError("--images and --labels are for --predictions; with -d they are the data set's own")
                 material = _of_trainings(dataset, configuration, trainers, plans, folds, cases)
-            chosen = show(material, out, rows, cases or (), slice_, begin)
+            chosen = show(material, out, rows or _ROWS, cases or (), slice_, begin)
     for one in chosen:
         console.print(f"  {escape(one.case)}" + (f" ({one.why})" if one.why else ""))
     console.print(f"wrote {', '.join(FILES)} in {escape(str(out))}")

@@ -18,7 +18,10 @@ def inspect(
     model_folder: ModelFolder,
     images: Annotated[Path, typer.Option("-i", "--images", help="A folder of images, or one of them.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A new or empty folder for what is found.")],
-    folds: Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default all.")] = None,
+    folds: Annotated[
+        list[str] | None,
+        typer.Option("-f", "--folds", help="Some; by default all; fold all only if it is the only one."),
+    ] = None,
     checkpoint: Checkpoint = "checkpoint_final.pth",
     device: Annotated[
         Device | None,

@@ -51,7 +51,10 @@ ModelFolder = Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLA
 Checkpoint = Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Plans = Annotated[list[str] | None, typer.Option("-p", "--plans", help="Some; nnUNetPlans by default.")]
-Folds = Annotated[list[str] | None, typer.Option("-f", "--folds", help="Some; by default what all have.")]
+Folds = Annotated[
+    list[str] | None,
+    typer.Option("-f", "--folds", help="Some; by default what all have; fold all only if it is the only one."),
+]
 Predictions = Annotated[
     list[str] | None, typer.Option("--predictions", help="NAME=FOLDER for some, in the place of trained models.")
 ]

@@ -60,6 +60,9 @@ def find_models(
 def common_folds(folders: Sequence[Path]) -> list[str]:
     """The validated folds that all model folders have.
 
+    Fold ``all`` is among them only where it is the only one: its cases are those of the others, and it was trained on
+    them.
+
     Raises:
         UserError: when there is none.
     """
@@ -67,7 +70,7 @@ def common_folds(folders: Sequence[Path]) -> list[str]:
     if not common:
         have = "; ".join(f"{folder.name}: {', '.join(folds_of(folder)) or 'none'}" for folder in folders)
         raise UserError(f"these models have no validated fold in common: {have}")
-    return sorted(common, key=by_number)
+    return sorted(common - {"all"} or common, key=by_number)
 
 
 def _of_configuration(results: Path, configuration: str) -> list[_Folder]:

@@ -1,4 +1,4 @@
-"""Masks: as nnU-Net reads them, where those of a validation lie, what their values are called, and their Dice."""
+"""Masks: as nnU-Net reads them, where those of a validation lie, and their Dice."""
 
 import ast
 from collections.abc import Mapping
@@ -33,27 +33,38 @@ class Masks(NamedTuple):
     spacing: tuple[float, ...]
 
 
-def reader_of(dataset: Mapping[str, Any], example: Path) -> Any:
-    """nnU-Net's reader of the data set.
+def reader_of(plans: Mapping[str, Any], dataset: Mapping[str, Any], example: Path) -> Any:
+    """nnU-Net's reader of the data set: the one that read it for the training.
+
+    nnU-Net's planner takes the first reader that takes one image of the data set. Another image may ask for another
+    one, so an example is used only where the plans name none.
 
     Args:
+        plans: the content of the model's plans.json, or nothing where there is none.
         dataset: the content of its dataset.json.
         example: an image or a mask, to see which reader takes it.
 
     Raises:
-        UserError: when none of nnU-Net's readers takes it.
+        UserError: when nnU-Net has no reader of that name, or none that takes the example.
     """
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    from nnunetv2.imageio.reader_writer_registry import (
+        determine_reader_writer_from_dataset_json,
+        recursive_find_reader_writer_by_name,
+    )
 
+    name = plans.get("image_reader_writer")
     try:
         with redirect_stdout(StringIO()):
+            if name is not None:
+                return recursive_find_reader_writer_by_name(name)()
             return determine_reader_writer_from_dataset_json(dict(dataset), str(example), verbose=False)()
     except RuntimeError as error:
-        raise UserError(f"nnU-Net has no reader for {example}: {error}") from None
+        what = f"called {name}, which the plans name" if name is not None else f"for {example}"
+        raise UserError(f"nnU-Net has no reader {what}: {error}") from None
 
 
-def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """A mask, (z, y, x), and the size of a voxel along each axis.
+def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...] | None]:
+    """A mask, (z, y, x), and the size of a voxel along each axis; None where it is not known.
 
     Args:
         reader: one of nnU-Net's.
@@ -61,11 +72,20 @@ def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...]]
     Raises:
         UserError: when it cannot be read.
     """
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
     try:
-        mask, properties = reader.read_seg(str(path))
+        with redirect_stdout(StringIO()):  # that a TIFF has no spacing matters to some callers only
+            mask, properties = reader.read_seg(str(path))
     except Exception as error:  # each of the libraries behind it has its own
         raise UserError(f"{path} cannot be read as a mask: {type(error).__name__}: {error}") from None
-    return mask[0], tuple(map(float, properties["spacing"]))
+    # nnU-Net keeps the spacing of a TIFF in a file beside it, and goes on with (1, 1, 1) without that file
+    known = not isinstance(reader, Tiff3DIO) or _spacing_file(path).is_file()
+    return mask[0], tuple(map(float, properties["spacing"])) if known else None
+
+
+def _spacing_file(tiff: Path) -> Path:
+    return tiff.with_suffix(".json")
 
 
 class Reader:
@@ -75,28 +95,30 @@ class Reader:
         pictures: whether they are pictures, such as PNG, in which the size of a pixel is not known.
     """
 
-    def __init__(self, dataset: Mapping[str, Any], example: Path) -> None:
-        """``dataset``: the content of its dataset.json; ``example``: a mask, to see which reader takes it.
-
-        Raises:
-            UserError: when none of nnU-Net's readers takes it.
-        """
+    def __init__(self, plans: Mapping[str, Any], dataset: Mapping[str, Any], example: Path) -> None:
+        """Arguments and errors are those of ``reader_of``."""
         from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 
-        self._reader = reader_of(dataset, example)
+        self._reader = reader_of(plans, dataset, example)
         self.pictures = isinstance(self._reader, NaturalImage2DIO)
 
     def read(self, files: Files) -> Masks:
-        """Both masks of a case.
+        """Both masks of a case, with the spacing of the true one if it is known, else that of the prediction.
 
         Raises:
-            UserError: when one cannot be read, or the two are not of the same shape.
+            UserError: when one cannot be read, the two are not of the same shape, or no spacing is known.
         """
-        (prediction, _), (reference, spacing) = (read_mask(self._reader, file) for file in files)
+        (prediction, of_prediction), (reference, of_reference) = (read_mask(self._reader, file) for file in files)
         if prediction.shape != reference.shape:
             raise UserError(
                 f"the masks of a case must have the same shape: {files.prediction} has {prediction.shape}, "
                 f"{files.reference} has {reference.shape}"
+            )
+        spacing = of_reference or of_prediction  # nnU-Net copies true masks in TIFF without theirs
+        if spacing is None:
+            raise UserError(
+                f"the size of a voxel of {files.prediction} is not known: neither {_spacing_file(files.prediction)} "
+                f"nor {_spacing_file(files.reference)} exists, and nnU-Net keeps it there"
             )
         if reference.shape[0] == 1:  # 2D: nnU-Net adds an axis of one slice
             return Masks(prediction[0], reference[0], spacing[1:])
@@ -151,19 +173,6 @@ def _first(paths: list[Path], what: str, way_out: str) -> Path:
         if path.is_file():
             return path
     raise UserError(f"the {what} is missing, it is none of {', '.join(map(str, paths))}: {way_out}")
-
-
-def values_in_masks(labels: Mapping[str, Any]) -> dict[int, str]:
-    """What the values in a mask are called, without the background; of overlapping regions all that hold the value.
-
-    Args:
-        labels: as in a dataset.json.
-    """
-    held: dict[int, list[str]] = {}
-    for name, value in labels.items():
-        for number in value if isinstance(value, list) else [value]:
-            held.setdefault(int(number), []).append(name)
-    return {value: " and ".join(held[value]) for value in sorted(held) if value}
 
 
 def dice_of(labels: Any, mask: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from nnunet_xattnres.nnunet.training_log import Epoch, TrainingLog, read_log
 
 Values = dict[str, dict[str, float]]  # case -> label -> value; NaN where there is none
 Dice = Values  # NaN where neither mask has the label
+OfCase = TypeVar("OfCase")
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,34 @@ class Run:
         return self.values("dice")
 
     def values(self, measure: str) -> Values:
-        """Of all folds together, as ``Fold.values``."""
-        return {case: values for fold in self.folds.values() for case, values in fold.values(measure).items()}
+        """Of all folds together, as ``Fold.values``.
+
+        Raises:
+            UserError: for a case of two folds.
+        """
+        return of_all_folds(self.folder, {name: fold.values(measure) for name, fold in self.folds.items()})
+
+
+def of_all_folds(folder: Path, folds: Mapping[str, Mapping[str, OfCase]]) -> dict[str, OfCase]:
+    """What is known of the cases of each fold, as one.
+
+    Args:
+        folder: of the model, for the message.
+
+    Raises:
+        UserError: for a case of two folds, of which only one could count.
+    """
+    found: dict[str, OfCase] = {}
+    fold_of: dict[str, str] = {}
+    for fold, cases in folds.items():
+        for case, of_case in cases.items():
+            if case in found:
+                raise UserError(
+                    f"{folder}: {case} was validated in fold {fold_of[case]} and in fold {fold}: name folds with -f "
+                    f"that have no case in common"
+                )
+            found[case], fold_of[case] = of_case, fold
+    return found
 
 
 def folds_of(folder: Path) -> list[str]:

@@ -83,9 +83,14 @@ class Layout:
         return grid.reshape(self.rows * height, self.columns * width, -1)
 
 
-def fullest(masks: Sequence[NDArray[Any]]) -> int:
-    """The slice with the most foreground in all masks, (z, y, x), together; the middle one without any."""
-    foreground = np.sum([(mask > 0).sum(axis=(1, 2)) for mask in masks], axis=0)
+def fullest(masks: Sequence[NDArray[Any]], ignored: int | None = None) -> int:
+    """The slice with the most foreground in all masks, (z, y, x), together; the middle one without any.
+
+    Args:
+        ignored: nnU-Net's ignore label, which is no foreground.
+    """
+    background = [0] if ignored is None else [0, ignored]
+    foreground = np.sum([np.isin(mask, background, invert=True).sum(axis=(1, 2)) for mask in masks], axis=0)
     return int(foreground.argmax()) if foreground.any() else len(foreground) // 2
 
 

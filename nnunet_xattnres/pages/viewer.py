@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_xattnres.common.numbers import mean_of
-from nnunet_xattnres.pages.slices import Layout, fullest, heat_sheet, image_sheet, labels_sheet
+from nnunet_xattnres.pages.slices import Layout, heat_sheet, image_sheet, labels_sheet
 
 Mask = NDArray[Any]
 
@@ -21,9 +21,9 @@ class Case:
     Attributes:
         window: what of the image becomes black and white; None for its percentiles.
         masks: what stands below each, and the mask; one at least.
+        first: the slice that shows at first.
         dice: of the labels, by their names; empty without a truth.
         maps: of some reads: the names of the sources and the weight of each at each voxel.
-        first: the slice that shows at first; None for the one with the most foreground.
     """
 
     name: str
@@ -31,16 +31,16 @@ class Case:
     spacing: Sequence[float]
     window: tuple[float, float] | None
     masks: Mapping[str, Mask]
-    dice: Mapping[str, float]
+    first: int
+    dice: Mapping[str, float] = field(default_factory=dict)
     maps: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]] = field(default_factory=dict)
-    first: int | None = None
 
 
 def case_html(case: Case, number: int, cases: int, colors: Mapping[int, str], *, opened: bool) -> str:
     """A part of the page that folds; ``number`` is that of the case among ``cases``."""
     size = case.image.shape[1:]
     layout = Layout.of(size, case.spacing, cases)
-    z = fullest(list(case.masks.values())) if case.first is None else case.first
+    z = case.first
     image = f'<image id="image{number}" {_place(layout)} href="{image_sheet(case.image, layout, case.window)}"/>'
     again = f'<use href="#image{number}"/>'
     panels = [_panel("image", image, layout, z)]

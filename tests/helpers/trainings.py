@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import nibabel
 import numpy as np
 import torch
 from typer.testing import CliRunner
@@ -68,6 +69,14 @@ def write_fold(results, trainer, fold, dice, *, plans="nnUNetPlans", configurati
         folder / "checkpoint_final.pth",
     )
     return model
+
+
+def shear(path):
+    """As of a tilted gantry: SimpleITK does not read it, and nnU-Net trains on it with nibabel."""
+    image = nibabel.load(path)
+    affine = image.affine.copy()
+    affine[1, 2] += 0.5
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), path)
 
 
 def invoke(tmp_path, *arguments):

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from nnunet_xattnres.pages import slices
-from nnunet_xattnres.pages.slices import IGNORED, Layout, colors_of, heat_sheet, image_sheet, labels_sheet
+from nnunet_xattnres.pages.slices import IGNORED, Layout, colors_of, fullest, heat_sheet, image_sheet, labels_sheet
 from nnunet_xattnres.pages.viewer import Case, case_html
 
 SIZE, SPACING = (7, 20, 30), (2.0, 1.0, 1.5)
@@ -112,6 +112,7 @@ def case(**changes):
         "spacing": SPACING,
         "window": None,
         "masks": {"prediction": prediction, "truth": truth},
+        "first": 5,
         "maps": {"d2": (["e1", "e2", "d1"], maps)},
         "dice": {"big & round": 0.75, "other": float("nan")},
     }
@@ -125,7 +126,7 @@ def test_a_case_on_the_page():
     assert [text.split(":")[0] for text in captions[3:]] == ["e1", "e2", "d1"]
     assert sum(float(text.split(":")[1]) for text in captions[3:]) == pytest.approx(1, abs=0.02)
     assert "case &lt;1&gt;" in html and "Dice 0.750 (big &amp; round 0.750, other nan)" in html
-    # one slice shows without the script: that with the most foreground; the slider is for the script to show
+    # one slice shows without the script; the slider is for the script to show
     layout = Layout.of(SIZE, SPACING, 5)
     views = set(re.findall('viewBox="(.*?)"', html))
     assert views == {layout.view(5)} and "slice <output>5</output> of 0 to 6" in html
@@ -134,10 +135,19 @@ def test_a_case_on_the_page():
     assert html.count('<use href="#image3"/>') == 2 + 3
 
 
-def test_the_middle_slice_without_foreground_and_no_slider_for_one_slice():
+def test_the_slice_with_the_most_foreground():
+    one, other = np.zeros(SIZE, dtype=np.float32), np.zeros(SIZE, dtype=np.float32)
+    assert fullest([one, other]) == 3  # the middle one
+    one[1, :4], other[2, :3], one[2, :2] = 1, 2, 2
+    assert fullest([one]) == 1 and fullest([one, other]) == 2
+    one[6] = 3
+    assert fullest([one, other]) == 6 and fullest([one, other], ignored=3) == 2
+
+
+def test_no_slider_for_one_slice():
     nothing = np.zeros(SIZE, dtype=np.uint8)
     html = case_html(case(masks={"prediction": nothing}, maps={}, dice={}), 0, 1, {}, opened=False)
-    assert "slice <output>3</output>" in html and "truth" not in html and "Dice" not in html
-    flat = case(image=np.zeros((1, 1, 20, 30)), masks={"prediction": np.zeros((1, 20, 30))}, maps={}, dice={})
+    assert "slice <output>5</output>" in html and "truth" not in html and "Dice" not in html
+    flat = case(image=np.zeros((1, 1, 20, 30)), masks={"prediction": np.zeros((1, 20, 30))}, first=0, maps={}, dice={})
     html = case_html(flat, 0, 1, {}, opened=False)
     assert "<input" not in html and "slice" not in html

@@ -19,6 +19,7 @@ from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.find import common_folds, find_models
+from nnunet_xattnres.nnunet.masks import reader_of
 from nnunet_xattnres.nnunet.results import Fold, Run, read_dice, read_run
 
 __all__ = [
@@ -53,11 +54,12 @@ def compare_trainings(
         results: a data set's folder in nnUNet_results.
         configuration: ``3d_fullres``, for example.
         trainers, plans: their names; the first trainer on the first plans is what the others are compared with.
-        folds: by default those that all models have.
+        folds: by default as ``common_folds``.
         allowed: differences, of ``CHECKS``, that do not stop the comparison.
 
     Raises:
-        UserError: when a model or a fold is missing, a file cannot be read, or something differs that must not.
+        UserError: when a model or a fold is missing, a file cannot be read, a case is in two folds, or something
+            differs that must not.
     """
     found = find_models(results, configuration, trainers, plans)
     if len(found) < 2:
@@ -161,22 +163,27 @@ FILES = ("comparison.md", PAGE, CURVES, *_files_of((DICE.key, *KEYS), (DICE.key,
 
 
 def _evaluated(folder: Path, labels: Path, processes: int) -> Run:
-    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     files = folder / "dataset.json", folder / "plans.json"
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} is missing: nnUNetv2_predict writes it beside its predictions; copy it there")
-    dataset = read_json(files[0])
+    dataset, plans = map(read_json, files)
     ending = str(dataset["file_ending"])
     true, predicted = ({f.name for f in d.glob(f"*{ending}")} for d in (labels, folder))
     if not predicted or true != predicted:
         only = sorted(true ^ predicted)[:3] or ["none at all"]
         raise UserError(f"{folder} and {labels} do not hold the same cases (*{ending}): {', '.join(only)}")
+    reader = reader_of(plans, dataset, labels / min(true))
+    manager = PlansManager(plans).get_label_manager(dataset)
+    keys = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     with tempfile.TemporaryDirectory() as temporary:
         summary = Path(temporary) / "summary.json"
         try:
-            compute_metrics_on_folder2(str(labels), str(folder), *map(str, files), str(summary), processes)
+            folders = str(labels), str(folder)
+            compute_metrics_on_folder(*folders, str(summary), reader, ending, keys, manager.ignore_label, processes)
         except (RuntimeError, ValueError, AssertionError) as error:
             raise UserError(f"nnU-Net cannot evaluate {folder} against {labels}: {error}") from None
         dice = read_dice(summary)

@@ -51,6 +51,12 @@ def read_cases(path: Path) -> list[Model]:
                 f"{path}, line {line}: {case}, {label} is given a second time for {model}, {run}, fold {fold}; "
                 f"remove one of the two"
             )
+        other = next((name for name, cases in found[model][run].items() if name != fold and case in cases), None)
+        if other is not None:
+            raise UserError(
+                f"{path}, line {line}: {case} of {model}, {run} is in fold {fold} and in fold {other}; "
+                f"remove one of the two"
+            )
         dice[label] = _dice(text, f"{path}, line {line}")
     if len(found) < 2:
         raise UserError(f"{path} has {f'only the model {next(iter(found))!r}' if found else 'no lines'}: it takes two")

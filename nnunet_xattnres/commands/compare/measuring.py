@@ -54,7 +54,8 @@ def with_measures(
         if case in comparison.cases
     ]
     run = comparison.models[0].runs[0]
-    reader = Reader(read_json(run.folder / "dataset.json"), jobs[0].files.reference)
+    plans, dataset = (read_json(run.folder / name) for name in ("plans.json", "dataset.json"))
+    reader = Reader(plans, dataset, jobs[0].files.reference)
     ignore = run.labels.get("ignore")
     further, published = wanted.measures(reader.pictures), wanted.published()
     measures = {**further, **published}

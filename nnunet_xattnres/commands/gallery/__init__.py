@@ -10,7 +10,6 @@ from nnunet_xattnres.commands.gallery.material import Material, Progress
 from nnunet_xattnres.commands.gallery.page import part_of, write_gallery
 from nnunet_xattnres.commands.gallery.predictions import of_predictions
 from nnunet_xattnres.commands.gallery.trainings import of_trainings
-from nnunet_xattnres.nnunet.masks import values_in_masks
 from nnunet_xattnres.pages.slices import colors_of
 
 __all__ = ["FILES", "of_predictions", "of_trainings", "show"]
@@ -35,9 +34,8 @@ def show(
         UserError: when a file is missing or cannot be read, shapes differ, or there is no such slice or case.
     """
     chosen = [Chosen(case) for case in dict.fromkeys(cases)] or choose(material.models, n)
-    labels = material.dataset["labels"]
-    names = values_in_masks(labels)
-    colors = colors_of(list(names), labels.get("ignore"))
+    classes = material.classes
+    colors = colors_of(list(classes.names), classes.ignored)
     done = progress("drawing", len(chosen))
     rows, parts = [], []
     for number, one in enumerate(chosen):
@@ -47,6 +45,6 @@ def show(
         done()
     out.mkdir(parents=True, exist_ok=True)
     page, *pictures = (out / name for name in FILES)
-    draw(rows, names, colors, pictures)
-    write_gallery(page, material, parts, {names[value]: color for value, color in colors.items()})
+    draw(rows, classes, colors, pictures)
+    write_gallery(page, material, parts, {classes.names[value]: color for value, color in colors.items()})
     return chosen

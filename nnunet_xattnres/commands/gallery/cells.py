@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from nnunet_xattnres.commands.gallery.choice import Chosen
 from nnunet_xattnres.commands.gallery.material import Material, refuse_other_shape
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.nnunet.images import shown_channels
-from nnunet_xattnres.nnunet.masks import read_mask, reader_of
+from nnunet_xattnres.nnunet.masks import read_mask
 from nnunet_xattnres.pages.slices import fullest, limits_of
 
 
@@ -22,6 +21,7 @@ class Volume:
 
     Attributes:
         window: what of the image becomes black and white.
+        truth: with one value for each class, as the predictions.
         predictions: by the names of the models.
         z: the slice that shows at first.
     """
@@ -71,14 +71,13 @@ def read_case(material: Material, chosen: Chosen, z: int | None) -> Volume:
         raise UserError(f"there is no image {case}_0000{ending}: name the folder that holds it with --images")
     if case not in material.truth:
         raise UserError(f"there is no true mask of {case}: name the folder that holds it with --labels")
-    files = material.images[case]
-    reader = reader_of(material.dataset, Path(files[0]))
+    files, reader, classes = material.images[case], material.reader, material.classes
     try:
         image, properties = reader.read_images(files)
     except Exception as error:  # of the libraries behind the readers
         raise UserError(f"{', '.join(files)} cannot be read: {type(error).__name__}: {error}") from None
-    truth, _ = read_mask(reader, material.truth[case])
-    masks = {model.name: read_mask(reader, model.files[case])[0] for model in material.models}
+    truth = classes.merged(read_mask(reader, material.truth[case])[0])
+    masks = {model.name: classes.merged(read_mask(reader, model.files[case])[0]) for model in material.models}
     refuse_other_shape(material.truth[case], truth, files[0], image.shape)
     for model in material.models:
         refuse_other_shape(model.files[case], masks[model.name], files[0], image.shape)
@@ -86,7 +85,7 @@ def read_case(material: Material, chosen: Chosen, z: int | None) -> Volume:
         raise UserError(f"--slice {z}: {case} has the slices 0 to {len(truth) - 1}")
     image = np.nan_to_num(np.asarray(shown_channels(type(reader), image), dtype=np.float32))
     window = material.window or limits_of(image)
-    shown = fullest([truth, *masks.values()]) if z is None else z
+    shown = fullest([truth, *masks.values()], classes.ignored) if z is None else z
     return Volume(chosen, image, properties["spacing"], window, truth, masks, shown)
 
 

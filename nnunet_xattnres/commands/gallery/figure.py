@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.gallery.cells import Row
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.pages.figure import new_figure
 
 if TYPE_CHECKING:
@@ -21,18 +22,19 @@ _WIDTH = 1.9  # inches, of a column
 _HIGHEST = 1.6  # a row may be so much higher than wide
 
 
-def draw(rows: Sequence[Row], names: Mapping[int, str], colors: Mapping[int, str], paths: Sequence[Path]) -> None:
+def draw(rows: Sequence[Row], classes: Classes, colors: Mapping[int, str], paths: Sequence[Path]) -> None:
     """Draw the picture into each of the files; their names say of what kind they are.
 
     Args:
         rows: one at least, all of the same models.
-        names, colors: of the values in a mask.
+        colors: of the values in a mask.
     """
     from matplotlib import rc_context
     from matplotlib.lines import Line2D
 
     titles = ["image", "truth", *rows[0].predictions]
     heights = [min(_HIGHEST, row.aspect * row.truth.shape[0] / row.truth.shape[1]) for row in rows]
+    white = {value: "white" for value in colors if value != classes.ignored}
     size = 1.0 + _WIDTH * len(titles), 1.0 + _WIDTH * sum(heights)
     with new_figure(*size) as figure, rc_context({"pdf.fonttype": 42}):  # letters stay letters
         figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -46,10 +48,11 @@ def draw(rows: Sequence[Row], names: Mapping[int, str], colors: Mapping[int, str
                 axis.set(xticks=[], yticks=[], autoscale_on=False)  # a contour along the border moves it by a pixel
             _contours(line[1], row.truth, colors)
             for axis, (mask, dice) in zip(line[2:], row.predictions.values(), strict=True):
-                _contours(axis, row.truth, dict.fromkeys(colors, "white"), width=0.7)
+                _contours(axis, row.truth, white, width=0.7)
                 _contours(axis, mask, colors)
                 _write(axis, "n/a" if math.isnan(dice) else f"{dice:.3f}")
-        lines = {names[value]: Line2D([], [], color=colors[value], linewidth=2) for value in _drawn(rows, colors)}
+        drawn = _drawn(rows, colors)
+        lines = {classes.names[value]: Line2D([], [], color=colors[value], linewidth=2) for value in drawn}
         lines["truth, beside a model"] = Line2D([], [], color="white", linewidth=1.2)
         legend = figure.legend(lines.values(), lines, loc="outside lower center", ncols=5, fontsize=8)
         legend.get_frame().set_facecolor("0.75")

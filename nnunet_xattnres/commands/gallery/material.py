@@ -1,7 +1,7 @@
 """What a gallery shows: models with a mask and the Dice of every case, the images and the true masks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.numbers import mean_of
+from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.results import Dice
 
 Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
@@ -34,6 +35,11 @@ class Model:
         """The mean Dice over the labels of a case that have one."""
         return mean_of(list(self.dice[case].values()))
 
+    def only(self, cases: Sequence[str]) -> "Model":
+        """The same model with these cases."""
+        files = {case: self.files[case] for case in cases}
+        return replace(self, files=files, dice={case: self.dice[case] for case in cases})
+
 
 @dataclass(frozen=True)
 class Material:
@@ -44,6 +50,7 @@ class Material:
         images: the files of every case, one for each channel.
         truth: the true mask of every case.
         dataset: the content of dataset.json.
+        reader: nnU-Net's, of images and masks.
         window: what of a CT becomes black and white; None for other images.
     """
 
@@ -51,7 +58,12 @@ class Material:
     images: Mapping[str, list[str]]
     truth: Mapping[str, Path]
     dataset: Mapping[str, Any]
+    reader: Any
     window: tuple[float, float] | None
+
+    @property
+    def classes(self) -> Classes:
+        return Classes.of(self.dataset["labels"])
 
     @property
     def cases(self) -> list[str]:

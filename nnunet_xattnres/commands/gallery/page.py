@@ -20,7 +20,7 @@ def part_of(volume: Volume, models: Sequence[Model], number: int, cases: int, co
     masks = {"truth": volume.truth}
     masks |= {f"{model.name}: {model.mean(chosen.case):.3f}": volume.predictions[model.name] for model in models}
     name = f"{chosen.case} ({chosen.why})" if chosen.why else chosen.case
-    case = Case(name, volume.image, volume.spacing, volume.window, masks, {}, first=volume.z)
+    case = Case(name, volume.image, volume.spacing, volume.window, masks, volume.z)
     return case_html(case, number, cases, colors, opened=number < _OPEN)
 
 

@@ -49,7 +49,9 @@ def of_predictions(
                     f"cases that all have with --cases"
                 )
     truth = _files_of(needed, masks_in(labels, ending), labels, ending)
-    reader = reader_of(dataset, truth[needed[0]])
+    shown, plans = images_in(images, ending), _plans_of_any(predictions.values())
+    example = shown[needed[0]][0] if needed[0] in shown else truth[needed[0]]
+    reader = reader_of(plans, dataset, Path(example))
     done = progress("comparing masks with the truth", len(needed))
     dice: dict[str, Dice] = {name: {} for name in files}
     for case in needed:
@@ -60,7 +62,7 @@ def of_predictions(
             dice[name][case] = dice_of(_label_manager(dataset), mask, true)
         done()
     models = [Model(name, predictions[name], found, dice[name]) for name, found in files.items()]
-    return Material(models, images_in(images, ending), truth, dataset, _window_of_any(predictions.values()))
+    return Material(models, shown, truth, dataset, reader, _window_of_any(plans))
 
 
 def _label_manager(dataset: Mapping[str, Any]) -> Any:
@@ -95,11 +97,13 @@ def _files_of(cases: Sequence[str], files: Mapping[str, Path], folder: Path, end
     return {case: files[case] for case in cases}
 
 
-def _window_of_any(folders: Iterable[Path]) -> tuple[float, float] | None:
-    """That of the first plans that nnUNetv2_predict has left beside its masks."""
-    for file in (folder / "plans.json" for folder in folders):
-        if file.is_file():
-            plans = read_json(file)
-            every = (resolved(plans, name) for name in plans["configurations"])
-            return next((window_of(plans, c) for c in every if "normalization_schemes" in c), None)
-    return None
+def _plans_of_any(folders: Iterable[Path]) -> Mapping[str, Any]:
+    """The first plans that nnUNetv2_predict has left beside its masks; empty without any."""
+    files = (folder / "plans.json" for folder in folders)
+    return next((read_json(file) for file in files if file.is_file()), {})
+
+
+def _window_of_any(plans: Mapping[str, Any]) -> tuple[float, float] | None:
+    """That of the first configuration that says how images are normalised."""
+    every = (resolved(plans, name) for name in plans.get("configurations", ()))
+    return next((window_of(plans, c) for c in every if "normalization_schemes" in c), None)

@@ -13,8 +13,9 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.find import common_folds, find_models
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
+from nnunet_xattnres.nnunet.masks import reader_of
 from nnunet_xattnres.nnunet.plans import resolved
-from nnunet_xattnres.nnunet.results import Dice, read_dice
+from nnunet_xattnres.nnunet.results import Dice, of_all_folds, read_dice
 
 
 def of_trainings(
@@ -30,10 +31,12 @@ def of_trainings(
 
     Args:
         results, raw: a data set's folders in nnUNet_results and nnUNet_raw.
-        folds: by default those that all models have.
+        folds: by default as ``common_folds``.
+        cases: those that are needed; all that there are if none is named.
 
     Raises:
-        UserError: when a model, a fold or a file is missing, or the models were not validated on the same cases.
+        UserError: when a model, a fold or a file is missing, a case is in two folds, or the models were not
+            validated on the same cases.
     """
     found = [(name, repeats[0]) for name, repeats in find_models(results, configuration, trainers, plans)]
     folds = folds or common_folds([folder for _, folder in found])
@@ -42,28 +45,31 @@ def of_trainings(
     models = [_validated(name, folder, folds, ending) for name, folder in found]
     there = set().union(*(model.dice for model in models))
     refuse_unknown(cases, there, f"the validation of fold {', '.join(folds)}")
+    taken = list(cases) or sorted(there)
     for model in models:
-        lacking = [case for case in cases or sorted(there) if case not in model.dice]
+        lacking = [case for case in taken if case not in model.dice]
         if lacking:
             raise UserError(
                 f"{model.folder} was not validated on {lacking[0]}, which others were: name "
                 f"folds with the same split with -f, or cases that all have with --cases"
             )
+    models = [model.only(taken) for model in models]
     images, truth = _training_files(raw, dataset, ending)
     content = read_json(found[0][1] / "plans.json")
+    reader = reader_of(content, dataset, next(iter(models[0].files.values())))
     window = window_of(content, resolved(content, configuration))
-    return Material(models, images, truth, dataset, window)
+    return Material(models, images, truth, dataset, reader, window)
 
 
 def _validated(name: str, folder: Path, folds: Sequence[str], ending: str) -> Model:
-    dice: Dice = {}
-    files: dict[str, Path] = {}
+    dice: dict[str, Dice] = {}
+    files: dict[str, dict[str, Path]] = {}
     for fold in folds:
         validation = folder / f"fold_{fold}" / "validation"
-        for file, of_case in read_dice(validation / "summary.json").items():
-            case = file.removesuffix(ending)
-            dice[case], files[case] = of_case, validation / file
-    return Model(name, folder, files, dice)
+        found = read_dice(validation / "summary.json")
+        dice[fold] = {file.removesuffix(ending): of_case for file, of_case in found.items()}
+        files[fold] = {file.removesuffix(ending): validation / file for file in found}
+    return Model(name, folder, of_all_folds(folder, files), of_all_folds(folder, dice))
 
 
 def _training_files(

@@ -14,10 +14,10 @@ from nnunet_xattnres.commands.inspect.pictures import draw_overlay
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, Watcher, mask_of, preprocess, watched
 from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, routing_rows
 from nnunet_xattnres.commands.inspect.truth import dice_of, read_reference
+from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.images import shown_channels, window_of
-from nnunet_xattnres.nnunet.masks import values_in_masks
 from nnunet_xattnres.nnunet.results import label_names
-from nnunet_xattnres.pages.slices import colors_of
+from nnunet_xattnres.pages.slices import colors_of, fullest
 from nnunet_xattnres.pages.viewer import Case, case_html
 from nnunet_xattnres.reads.history import source_names
 
@@ -58,9 +58,9 @@ def predict_each(
     """
     names, sources = label_names(predictor.dataset_json["labels"]), source_names(predictor.network)
     routing, seen = RoutingWatcher(predictor.label_manager), Seen()
-    shown = values_in_masks(predictor.dataset_json["labels"])
-    colors = colors_of(list(shown), predictor.label_manager.ignore_label)
-    seen.colors = {shown[value]: color for value, color in colors.items()}
+    classes = Classes.of(predictor.dataset_json["labels"])
+    colors = colors_of(list(classes.names), classes.ignored)
+    seen.colors = {classes.names[value]: color for value, color in colors.items()}
     for number, (case, files) in enumerate(cases.items()):
         mask, maps, picture, properties = _predict(predictor, case, files, reads, routing, out)
         truth = read_reference(predictor, references[case]) if references else None
@@ -70,9 +70,11 @@ def predict_each(
         ]
         named = {names.get(key, key): value for key, value in dice.items()}
         window = window_of(predictor.plans_manager.plans, predictor.configuration_manager.configuration)
-        spacing, masks = properties["spacing"], {"prediction": mask} | ({} if truth is None else {"truth": truth})
+        spacing = properties["spacing"]
+        masks = {"prediction": classes.merged(mask)} | ({} if truth is None else {"truth": classes.merged(truth)})
         shown_image = shown_channels(predictor.plans_manager.image_reader_writer_class, picture)
-        view = Case(case, shown_image, spacing, window, masks, named, maps)
+        first = fullest(list(masks.values()), classes.ignored)
+        view = Case(case, shown_image, spacing, window, masks, first, named, maps)
         seen.cases.append(case_html(view, number, len(cases), colors, opened=number < _OPEN))
         if number == 0:  # one is enough as a file: it takes longer than a small image's maps
             for read, (_, weights) in maps.items():

@@ -14,25 +14,31 @@ from nnunet_xattnres.commands.inspect.cases import Seen, predict_each
 from nnunet_xattnres.commands.inspect.identity import identity_of
 from nnunet_xattnres.commands.inspect.knockout import knock_out_each, knockout_means, pairs_of
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, cases_of, load_model
-from nnunet_xattnres.commands.inspect.routing import write_rows
+from nnunet_xattnres.commands.inspect.routing import ALL, write_rows
 from nnunet_xattnres.commands.inspect.sections import (
     cases_section,
     files_section,
     knockout_section,
     network_section,
+    picture_of_label,
     routing_section,
     summary_section,
 )
 from nnunet_xattnres.commands.inspect.truth import dice_means, references_of
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import refuse_existing, write_json
+from nnunet_xattnres.common.files import read_json, refuse_existing, write_json
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.pages.page import write_page
 from nnunet_xattnres.reads.history import source_names
 
 __all__ = ["Inspection", "inspect_model"]
 
-WRITTEN = ("report.html", "routing*", "dice.*", "predictions", "maps", "knockout*")  # what --force removes
+_TABLES = ("routing", "dice", "knockout", "knockout_cases")
+# What an inspection may consist of, beside the pictures of the labels.
+_WRITTEN = (
+    *("report.html", "routing.png", "knockout.png", "predictions", "maps"),
+    *(f"{table}.{ending}" for table in _TABLES for ending in ("csv", "json")),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Inspection:
     Attributes:
         model_folder: TRAINER__PLANS__CONFIGURATION in nnUNet_results.
         images: a folder of images, or one of them.
-        folds: all that are trained, if none is named.
+        folds: if none is named, all that are trained; ``all`` only where it is the only one.
         checkpoint: the name of the file in each fold.
         mirroring: predict with it; the weights are those of the unmirrored pass.
         maps: reads of which to write the weight of each source at each voxel.
@@ -83,8 +89,7 @@ def inspect_model(
     """
     what = replace(what, model_folder=what.model_folder.resolve())  # "." has no name
     refuse_existing(out, force)
-    if out.exists() and not (out / "routing.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} holds no inspection that could be replaced; name another")
+    former = _inspection_in(out)
     if what.knockout and what.references is None:
         raise UserError("--knockout needs the true masks: name their folder with -gt")
     with redirect_stdout(StringIO()):  # nnU-Net tells of the folders in which it looks for the trainer
@@ -98,7 +103,7 @@ def inspect_model(
     if unknown:
         raise UserError(f"--maps {unknown[0]}: the network has no such read; it has {', '.join(sources)}")
 
-    with _whole_or_not_at_all(out) as partial:
+    with _whole_or_not_at_all(out, former) as partial:
         (partial / "predictions").mkdir()
         # as nnUNetv2_predict does, for what evaluates them
         write_json(predictor.dataset_json, partial / "predictions" / "dataset.json")
@@ -151,9 +156,29 @@ def _knock_out(
     return means
 
 
+def _inspection_in(out: Path) -> list[Path]:
+    """What an earlier inspection may have written into a folder; nothing where there is no folder, or an empty one.
+
+    Raises:
+        UserError: when something else is there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return []
+    try:
+        labels = {(row["region"], row["name"]) for row in read_json(out / "routing.json") if row["region"] != ALL}
+        pictures = sorted(picture_of_label(*label) for label in labels)
+    except (UserError, KeyError, TypeError):
+        raise UserError(f"{out} holds no inspection that could be replaced; name another") from None
+    return [out / name for name in (*_WRITTEN, *pictures)]
+
+
 @contextmanager
-def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` whose content is moved there once the block has ended well, and removed in any case."""
+def _whole_or_not_at_all(out: Path, former: Sequence[Path]) -> Iterator[Path]:
+    """A folder beside ``out`` whose content is moved there once the block has ended well, and removed in any case.
+
+    Args:
+        former: what is removed before.
+    """
     out = out.resolve()  # "." has no name
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -161,8 +186,8 @@ def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         if out.is_dir():  # stays what it is: it may be the folder that the user is in
-            for path in [path for name in WRITTEN for path in out.glob(name)]:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            for path in former:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
             for path in sorted(partial.iterdir()):
                 path.rename(out / path.name)
         else:

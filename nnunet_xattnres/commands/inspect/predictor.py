@@ -98,7 +98,7 @@ def load_model(
 
     Args:
         folder: TRAINER__PLANS__CONFIGURATION in nnUNet_results.
-        folds: all that are trained, if none is named.
+        folds: if none is named, all that are trained; ``all`` only where it is the only one.
 
     Raises:
         UserError: when files are missing, or the network has no reads.

@@ -78,7 +78,7 @@ def routing_section(rows: Rows, out: Path, each_label: bool) -> str:
     parts = [kept(heading("What is read", text), picture)]
     labels = dict.fromkeys((row["region"], row["name"]) for row in within)
     for region, name in labels if each_label else ():
-        path = out / f"routing_{_file_name(region, name)}.png"
+        path = out / picture_of_label(region, name)
         title = f"Mean weight of each source in each read, within {name}"
         draw_routing([row for row in within if row["region"] == region], path, title)
         parts.append(folded(f"Within {name}", chart(path, title), kind="label"))
@@ -126,8 +126,7 @@ def files_section(identity: Mapping[str, str]) -> str:
     return heading("Files and versions") + folded("The model's files and what computed", about(identity), kind="files")
 
 
-def _file_name(region: str, name: str) -> str:
-    """Of a label or region: its numbers, which no other has, and its name as far as a file can have it."""
-    return (
-        "-".join(re.findall(r"\d+", region)) + "_" + "".join(c if c.isalnum() or c in "-_" else "_" for c in name[:40])
-    )
+def picture_of_label(region: str, name: str) -> str:
+    """The file of a label or region: its numbers, which no other has, and its name as far as a file can have it."""
+    numbers = "-".join(re.findall(r"\d+", region))
+    return f"routing_{numbers}_{''.join(c if c.isalnum() or c in '-_' else '_' for c in name[:40])}.png"

@@ -278,6 +278,7 @@ def test_repeats_and_a_label_that_no_case_has(tmp_path):
     ("change_lines", "message"),
     [
         (lambda lines: [*lines, lines[0]], "line 14: x, one is given a second time for first, r0, fold 0"),
+        (lambda lines: [*lines, "first,r0,all,x,one,1"], "line 14: x of first, r0 is in fold all and in fold 0"),
         (lambda lines: [*lines[:2], "first,r0,0,y,one,good", *lines[3:]], "line 4: the Dice 'good' is no number"),
         (lambda lines: [*lines[:2], "first,r0,0,y,one,inf", *lines[3:]], "line 4: the Dice 'inf' is no number"),
         (lambda lines: [*lines[:2], "first,r0,0,y,one", *lines[3:]], "line 4 has not as many cells"),
@@ -425,7 +426,13 @@ def test_a_label_that_no_case_has(results, tmp_path):
         (("-d", 4, "-c", "2d", "-tr", A, B, "-f", 0, 3), "for fold 3"),
         (("-d", 4, "-c", "2d", "-tr", A, B, "--allow", "everything"), "no such check"),
         (("-d", 4, "-tr", A, B), "name a data set (-d), a configuration (-c)"),
-        (("--predictions", "a", "b"), "needs --labels"),
+        (("-d", 4, "-c", "2d", "-tr", A, B, "--labels", "x"), "--labels is for --predictions"),
+        (("--predictions", "a=a", "b=b"), "needs --labels"),
+        (("--predictions", "a=a", "b=b", "--labels", "x", "-d", 4), "name one of them: --cases, or --predictions"),
+        (("--predictions", "a=a", "b=b", "--labels", "x", "-c", "2d"), "name one of them: --cases, or --predictions"),
+        (("--predictions", "a=a", "b=b", "--labels", "x", "-tr", A), "name one of them: --cases, or --predictions"),
+        (("--predictions", "a=a", "b=b", "--labels", "x", "-p", "P"), "name one of them: --cases, or --predictions"),
+        (("--predictions", "a=a", "b=b", "--labels", "x", "-f", 0), "name one of them: --cases, or --predictions"),
         (("--predictions", "a", "b", "--labels", "x"), "NAME=FOLDER"),
     ],
 )

@@ -61,6 +61,38 @@ def test_the_numbers_are_those_of_the_named_repeat(results, tmp_path):
     assert dice[B, "case_03.nii.gz"] == dice_of(11)["case_03"][0]
 
 
+def write_folds(results, trainer, *folds, n=4, better=0.0):
+    """Fold ``all`` has the cases of folds 0 and 1, and is perfect."""
+    of_fold = {str(i): {f"f{i}_{case}": row for case, row in dice_of(i, n, better).items()} for i in (0, 1)}
+    of_fold["all"] = {case: [1.0, 1.0] for dice in of_fold.values() for case in dice}
+    for fold in folds:
+        write_fold(results, trainer, fold, of_fold[fold])
+
+
+def test_fold_all_is_left_out_beside_others(results, tmp_path):
+    write_folds(results, A, "0", "1", "all")
+    write_folds(results, B, "0", "1", "all", better=0.05)
+    rows, screen = compared(tmp_path, "-tr", A, B)
+    assert 'Fold "all"' not in screen and float(rows[B, "mean"]["difference"]) > 0
+    assert rows == compared(tmp_path, "-tr", A, B, "-f", 0, 1)[0] != compared(tmp_path, "-tr", A, B, "-f", "all")[0]
+
+
+def test_fold_all_where_there_is_no_other_in_common(results, tmp_path):
+    write_folds(results, A, "0", "all")
+    write_folds(results, B, "all")
+    rows, screen = compared(tmp_path, "-tr", A, B)
+    assert 'Fold "all" is validated on the cases that it was trained on' in " ".join(screen.split())
+    assert float(rows[B, "mean"]["dice"]) == 1
+
+
+def test_a_case_in_two_folds_is_refused(results, tmp_path):
+    for trainer in (A, B):
+        write_folds(results, trainer, "0", "1", "all")
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "-f", 1, "all")
+    said = f"{A}__nnUNetPlans__2d: f1_case_00.nii.gz was validated in fold 1 and in fold all: name folds with -f that"
+    assert done.exit_code == 1 and said in " ".join(done.output.split()) and not (tmp_path / "out").exists()
+
+
 def test_the_forgotten_plans_are_named(folder):
     results = folder(f"{A}/Big", f"{B}/Big")
     assert message_of(results, [A, B]).endswith(f"but of {A} on Big; {B} on Big: add -p Big")

@@ -4,13 +4,15 @@ import csv
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from importlib import metadata, util
 
 import numpy as np
 import pytest
 import SimpleITK
-from helpers.trainings import DATASET, A, B, invoke, write_fold
+import tifffile
+from helpers.trainings import DATASET, A, B, invoke, shear, write_fold
 from skimage.io import imsave
 from test_surfaces import both_ways
 
@@ -49,6 +51,9 @@ def masks_by_hand(shift):
 def write_mask(mask, path):
     if path.suffix == ".png":
         imsave(path, mask, check_contrast=False)
+        return
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, mask)
         return
     image = SimpleITK.GetImageFromArray(mask)
     image.SetSpacing(SPACING[::-1])
@@ -198,6 +203,68 @@ def test_regions_and_the_ignore_label(results, tmp_path):
         ways = both_ways(*(np.isin(mask, members) for mask in looked_at), SPACING)
         assert found["a", name] == pytest.approx(max(np.percentile(w, 95) for w in ways), rel=1e-5)
     assert 0 < found["a", "core"] <= 2.5
+
+
+def name_reader(model, reader):
+    plans = json.loads((model / "plans.json").read_text())
+    (model / "plans.json").write_text(json.dumps(plans | {"image_reader_writer": reader}))
+
+
+def test_masks_are_read_as_the_images_were_for_the_training(results, tmp_path):
+    """The first case, from which the reader could be guessed, is an ordinary one."""
+    masks, labels = masks_by_hand(1), tmp_path / "labels"
+    for trainer in (A, B):
+        name_reader(train(results, trainer, masks), "NibabelIO")
+    truth = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations"
+    folders = [results / f"{trainer}__nnUNetPlans__2d" / "fold_0" / "validation" for trainer in (A, B)]
+    for folder in (*folders, truth):
+        shear(folder / "missed.nii.gz")
+    run(tmp_path, "--as-published", "synapse")
+    found = values(tmp_path, "synapse_hd95")
+    assert found["missed", "liver"] == found["both", "liver"] == 1
+
+    shutil.copytree(truth, labels)
+    for folder in folders:
+        for file in ("dataset.json", "plans.json"):
+            shutil.copy(folder.parents[1] / file, folder)
+    named = (f"{name}={folder}" for name, folder in zip((A, B), folders))
+    done = invoke(tmp_path, "--predictions", *named, "--labels", labels, "--as-published", "synapse")
+    assert done.exit_code == 0, done.output
+    assert values(tmp_path, "synapse_hd95") == found
+
+
+def test_a_reader_that_nnunet_does_not_have(results, tmp_path):
+    for trainer in (A, B):
+        name_reader(train(results, trainer, masks_by_hand(1)), "MyIO")
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse")
+    assert done.exit_code == 1
+    assert "nnU-Net has no reader called MyIO, which the plans name" in " ".join(done.output.split())
+
+
+@needs_monai
+def test_volumes_in_tiff_are_measured_in_millimetres(results, tmp_path):
+    """nnU-Net writes the spacing beside its predictions, and copies the true masks without theirs."""
+    masks = masks_by_hand(1)
+    for trainer in (A, B):
+        name_reader(train(results, trainer, masks, ending=".tif"), "Tiff3DIO")
+    predicted = [results / f"{trainer}__nnUNetPlans__2d" / "fold_0" / "validation" for trainer in (A, B)]
+    spacings = [folder / f"{case}.json" for folder in predicted for case in masks]
+    for file in spacings:
+        file.write_text(json.dumps({"spacing": SPACING}))
+    assert "WARNING" not in run(tmp_path, "--metrics", "hd95")
+    found = values(tmp_path, "hd95")
+    assert found["both", "liver"] == found["missed", "liver"] == 2.5
+
+    true = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations"
+    for file in spacings:
+        file.rename(true / file.name)
+    run(tmp_path, "--metrics", "hd95")
+    assert values(tmp_path, "hd95") == pytest.approx(found, nan_ok=True)
+
+    (true / "both.json").unlink()
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--metrics", "hd95")
+    text = f"neither {predicted[0] / 'both.json'} nor {true / 'both.json'} exists"
+    assert done.exit_code == 1 and text in " ".join(done.output.split())
 
 
 def test_as_published(results, tmp_path):

@@ -1,12 +1,15 @@
 """The order of labels by the sizes of organs: the right one or none, however unusual the patient."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers.distributed import NUMBERS, OURS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_xattnres.commands.convert.organs import Measured, label_order
+from nnunet_xattnres.commands.convert.organs import ORDERS, Measured, label_order
 from nnunet_xattnres.common.errors import UserError
 
 # About as large as they are in adults, in ml; gallbladders may be missing.
@@ -29,6 +32,12 @@ def case_of(distribution, **unusual):
     if distribution == "BTCV":
         voxels[[5, 9, 10, 12, 13]] = 15000, 80000, 35000, 4000, 4000
     return Measured("case0001", voxels, np.full((14, 3), np.nan))
+
+
+def test_the_page_names_every_order():
+    text = " ".join((Path(__file__).parents[3] / "docs" / "datasets.md").read_text(encoding="utf-8").split())
+    (named,) = re.findall(r"Four orders of labels are in use, and no file says which it has: (.*?)\.", text)
+    assert len(ORDERS) == 4 and all(name.split()[0] in named for name in ORDERS)
 
 
 @pytest.mark.parametrize("distribution", NUMBERS)

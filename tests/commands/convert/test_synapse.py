@@ -1,4 +1,4 @@
-"""Synapse: three label orders, three kinds of files, slices on their side; nothing is guessed."""
+"""Synapse: four label orders, three kinds of files, slices on their side; nothing is guessed."""
 
 import gzip
 import json

@@ -7,7 +7,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK
-from helpers.trainings import A, B, write_fold
+from helpers.trainings import A, B, shear, write_fold
+from matplotlib.axes import Axes
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -15,6 +17,8 @@ from nnunet_xattnres.commands.gallery import cells, figure
 from nnunet_xattnres.commands.gallery.choice import choose
 from nnunet_xattnres.commands.gallery.material import Material, Model
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.classes import Classes
+from nnunet_xattnres.pages.slices import IGNORED
 
 SIZE, SPACING = (6, 20, 16), (1.0, 1.0, 3.0)  # (z, y, x), and of x, y and z
 LABELS = {"background": 0, "big": 1, "small": 2}
@@ -118,46 +122,148 @@ def test_the_picture_has_what_was_read(data):
     ]
     files = {"case_1": [str(data / "images/case_1_0000.nii.gz")]}
     content = json.loads((data / "good/dataset.json").read_text())
-    material = Material(models, files, {"case_1": data / "labels/case_1.nii.gz"}, content, (0.0, 100.0))
+    material = Material(models, files, {"case_1": data / "labels/case_1.nii.gz"}, content, SimpleITKIO(), (0.0, 100.0))
     volume = cells.read_case(material, cells.Chosen("case_1"), None)
     row = cells.row_of(volume, {"good": 0.6, "bad": float("nan")})
     assert (row.z, row.n_slices, row.aspect) == (2, 6, 1.0) and row.picture.shape == (20, 16, 3)
     assert np.array_equal(row.truth, truth_of(1)[2])
     assert np.array_equal(row.predictions["good"][0], shifted(truth_of(1), 1)[2])
     assert row.picture.max() == 1 and row.picture.min() == 1  # voxels from 640 on: above the window
-    figure.draw([row], {1: "big", 2: "small"}, {1: "#e69f00", 2: "#56b4e9"}, [data / "one.png"])
+    figure.draw([row], Classes.of(LABELS), {1: "#e69f00", 2: "#56b4e9"}, [data / "one.png"])
     pixels = matplotlib.image.imread(data / "one.png")[..., :3]
     for color in ((0xE6, 0x9F, 0x00), (0x56, 0xB4, 0xE9)):
         assert (np.abs(pixels * 255 - color).max(axis=-1) < 2).sum() > 100
 
 
+def test_where_nobody_has_looked(data, monkeypatch):
+    """The last slice is all of the ignore label: it has the most voxels, and nothing to show."""
+    contour, drawn = Axes.contour, []
+
+    def watched(*arguments, **named):
+        drawn.append(named["colors"])
+        return contour(*arguments, **named)
+
+    monkeypatch.setattr(Axes, "contour", watched)
+    truth = truth_of(1)
+    truth[5], truth[2, :, 14:] = 3, 3
+    write_volume(truth, data / "labels/case_1.nii.gz")
+    labels = LABELS | {"ignore": 3}
+    rewrite(data / "good/dataset.json", lambda content: content.update(labels=labels))
+    done = invoke(data, "--cases", "case_1")
+    assert done.exit_code == 0, done.output
+    assert "slice <output>2</output>" in (data / "out/gallery.html").read_text()
+    colors = ["#e69f00", "#56b4e9"]
+    of_a_model = ["white", "white", *colors]
+    assert drawn == [*colors, IGNORED, *of_a_model, *of_a_model]  # in the column of the truth it is grey
+
+
+def test_values_of_the_same_regions_are_one_class(data):
+    """nnU-Net predicts 2 in whole and 1 in core; the truth may also have 3, which is in both as 1 is."""
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [1, 3]}
+    rewrite(data / "good/dataset.json", lambda content: content.update(labels=labels, regions_class_order=[2, 1]))
+    truth, mask = np.zeros(SIZE, dtype=np.uint8), np.zeros(SIZE, dtype=np.uint8)
+    truth[2, 4:16, 2:14], truth[2, 6:14, 4:12], truth[2, 6:10, 4:12] = 2, 1, 3
+    mask[2, 4:16, 2:14], mask[2, 6:14, 4:12] = 2, 1
+    write_volume(truth, data / "labels/case_1.nii.gz")
+    for folder in ("good", "bad"):
+        write_volume(mask, data / f"{folder}/case_1.nii.gz")
+    done = invoke(data, "--cases", "case_1")
+    assert done.exit_code == 0, done.output
+    page = (data / "out/gallery.html").read_text()
+    assert captions(page)[1:] == ["truth", "good: 1.000", "bad: 1.000"]
+    assert re.findall(r"</i>([^<]+)</li>", page) == ["whole and core", "whole"]
+    sheets = re.findall('href="(data:image/png[^"]+)"', page)
+    assert len(sheets) == 3 and len(set(sheets)) == 1  # the same classes: the same colours and outlines
+
+
+def write_training(results, trainer, dice, fold=0):
+    """A fold with the masks of its validation; ``case_3``, for example, has ``truth_of(3)``."""
+    model = write_fold(results, trainer, fold, dice)
+    plans = json.loads((model / "plans.json").read_text())
+    for configuration in plans["configurations"].values():
+        configuration["normalization_schemes"] = ["ZScoreNormalization"]
+    (model / "plans.json").write_text(json.dumps(plans))
+    for case in dice:
+        write_volume(truth_of(int(case[-1])), model / f"fold_{fold}/validation/{case}.nii.gz")
+
+
+def write_raw(raw, cases):
+    for case in cases:
+        write_volume(np.ones(SIZE, dtype=np.int16), raw / f"imagesTr/{case}_0000.nii.gz")
+        write_volume(truth_of(int(case[-1])), raw / f"labelsTr/{case}.nii.gz")
+
+
+def show(tmp_path, *arguments):
+    """A gallery of trainings."""
+    line = ["gallery", "-d", "4", "-c", "2d", "-tr", A, B, "-o", str(tmp_path / "out"), *arguments]
+    return CliRunner().invoke(app, line)
+
+
 def test_trained_models_by_their_validation(results, tmp_path):
     values = {f"case_{i}": (0.9 - 0.1 * i, 0.8) for i in range(4)}
     for trainer, worse in ((A, 0.3), (B, 0.0)):
-        model = write_fold(results, trainer, 0, {case: (a - worse, b) for case, (a, b) in values.items()})
-        plans = json.loads((model / "plans.json").read_text())
-        for configuration in plans["configurations"].values():
-            configuration["normalization_schemes"] = ["ZScoreNormalization"]
-        (model / "plans.json").write_text(json.dumps(plans))
-        for i, case in enumerate(values):
-            write_volume(truth_of(i), model / f"fold_0/validation/{case}.nii.gz")
+        write_training(results, trainer, {case: (a - worse, b) for case, (a, b) in values.items()})
     raw = tmp_path / "nnUNet_raw" / results.name
-    for i, case in enumerate(values):
-        write_volume(np.ones(SIZE, dtype=np.int16), raw / f"imagesTr/{case}_0000.nii.gz")
-        write_volume(truth_of(i), raw / f"labelsTr/{case}.nii.gz")
-    line = ["gallery", "-d", "4", "-c", "2d", "-tr", A, B, "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*line, "--rows", "2"])
+    write_raw(raw, values)
+    done = show(tmp_path, "--rows", "2")
     assert done.exit_code == 0, done.output
     page = (tmp_path / "out/gallery.html").read_text()
     first = re.search(r"<summary>(case_\d)", page)[1]
     a, b = values[first]
     assert captions(page)[2:4] == [f"{A}: {(a - 0.3 + b) / 2:.3f}", f"{B}: {(a + b) / 2:.3f}"]  # nnU-Net's numbers
-    assert "name another, or replace it with --force" in refused(CliRunner().invoke(app, line))
-    done = CliRunner().invoke(app, [*line, "--force", "--cases", "case_9"])
+    assert "name another, or replace it with --force" in refused(show(tmp_path))
+    done = show(tmp_path, "--force", "--cases", "case_9")
     assert "--cases case_9: there is no such mask in the validation of fold 0; there are case_0" in refused(done)
     (raw / "imagesTr/case_2_0000.nii.gz").unlink()
-    done = CliRunner().invoke(app, [*line, "--force", "--cases", "case_2"])
+    done = show(tmp_path, "--force", "--cases", "case_2")
     assert "there is no image case_2_0000.nii.gz" in refused(done)
+
+
+def test_fold_all_does_not_stand_in_for_the_others(results, tmp_path):
+    """It was trained on the cases that it is validated on, and has every case of the others."""
+    for trainer in (A, B):
+        write_training(results, trainer, {"case_0": (0.5, 0.5)})
+        write_training(results, trainer, {"case_1": (0.5, 0.5)}, fold=1)
+        write_training(results, trainer, {"case_0": (1.0, 1.0), "case_1": (1.0, 1.0)}, fold="all")
+    write_raw(tmp_path / "nnUNet_raw" / results.name, ["case_0", "case_1"])
+    done = show(tmp_path)
+    assert done.exit_code == 0, done.output
+    assert captions((tmp_path / "out/gallery.html").read_text())[2:4] == [f"{A}: 0.500", f"{B}: 0.500"]
+    text = refused(show(tmp_path, "--force", "-f", "0", "-f", "all"))
+    assert f"{A}__nnUNetPlans__2d: case_0 was validated in fold 0 and in fold all" in text and "-f" in text
+
+
+def test_cases_that_all_models_have(results, tmp_path):
+    write_training(results, A, {"case_0": (0.5, 0.5), "case_1": (0.6, 0.6)})
+    write_training(results, B, {"case_1": (0.7, 0.7), "case_2": (0.5, 0.5)})
+    write_raw(tmp_path / "nnUNet_raw" / results.name, ["case_0", "case_1", "case_2"])
+    assert "or cases that all have with --cases" in refused(show(tmp_path))
+    done = show(tmp_path, "--cases", "case_1")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out/gallery.html").read_text()
+    assert captions(page)[2:4] == [f"{A}: 0.600", f"{B}: 0.700"] and "(1 cases, of which 1 are shown above)" in page
+    assert "case_0" not in page and "case_2" not in page
+
+
+def test_masks_are_read_as_the_images_were_for_the_training(data, results):
+    """Of case_1, which is tilted, after case_0, which is not."""
+    for folder in ("images", "labels", "good", "bad"):
+        shear(next((data / folder).glob("case_1*")))
+    plans = {"image_reader_writer": "NibabelIO"}
+    (data / "bad/plans.json").write_text(json.dumps(plans))
+    done = invoke(data, "--cases", "case_0", "case_1")
+    assert done.exit_code == 0, done.output
+
+    for trainer in (A, B):
+        write_training(results, trainer, dict.fromkeys(["case_0", "case_1"], (0.5, 0.5)))
+        model = results / f"{trainer}__nnUNetPlans__2d"
+        shear(model / "fold_0/validation/case_1.nii.gz")
+        rewrite(model / "plans.json", lambda content: content.update(plans))
+    raw = data / "nnUNet_raw" / results.name
+    write_raw(raw, ["case_0", "case_1"])
+    shear(raw / "labelsTr/case_1.nii.gz")
+    done = show(data, "--force")
+    assert done.exit_code == 0, done.output
 
 
 def test_photographs_in_colour(tmp_path):
@@ -217,6 +323,7 @@ def test_words_that_do_not_fit_are_named(data):
     assert "--cases case_99: there is no such mask" in refused(invoke(data, "--cases", "case_99"))
     assert "nowhere is no folder" in refused(invoke(data, predictions=["good=good", "bad=nowhere"]))
     assert "name one of them: --predictions" in refused(invoke(data, "-d", 4))
+    assert "name one of them: --rows" in refused(invoke(data, "--rows", 2, "--cases", "case_1"))
     done = CliRunner().invoke(app, ["gallery", "-o", str(data / "out")])
     assert "name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions" in refused(done)
 

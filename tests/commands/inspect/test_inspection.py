@@ -1,10 +1,13 @@
 """What the command writes, computed here a second time from the network itself."""
 
+import base64
 import csv
+import io
 import json
 import math
 import re
 
+import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK
@@ -255,6 +258,34 @@ def test_regions(tmp_path, images):
     assert (tmp_path / "out" / "routing_1-2_whole.png").is_file() and (
         tmp_path / "out" / "routing_2_core.png"
     ).is_file()
+
+
+def test_the_truth_on_the_page(tmp_path, images):
+    """It has 2 and 3, which are in the same regions, and nnU-Net predicts 2 for both; a slice is to be ignored."""
+    model = make_model(tmp_path, labels=REGIONS)
+    dataset = json.loads((model / "dataset.json").read_text())
+    dataset["labels"] = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "ignore": 4}
+    (model / "dataset.json").write_text(json.dumps(dataset))
+    image = SimpleITK.ReadImage(str(images / "case_0_0000.nii.gz"))
+    values = np.zeros(image.GetSize()[::-1], dtype=np.uint8)
+    values[:, :3], values[:, 3:6], values[:, 6:8], values[9] = 1, 2, 3, 4
+    mask = SimpleITK.GetImageFromArray(values)
+    mask.CopyInformation(image)
+    (tmp_path / "labels").mkdir()
+    SimpleITK.WriteImage(mask, str(tmp_path / "labels" / "case_0.nii.gz"))
+    inspected(tmp_path / "out", model, "-i", images / "case_0_0000.nii.gz", "-gt", tmp_path / "labels")
+    page = (tmp_path / "out" / "report.html").read_text()
+    legend = {name: color for color, name in re.findall(r'<i style="background:(#\w+)"></i>([^<]+)</li>', page)}
+    assert list(legend) == ["whole", "whole and core", "ignore"]
+    truth = base64.b64decode(re.findall(r'href="data:image/png;base64,([^"]+)"', page)[-1])
+    pixels = (matplotlib.image.imread(io.BytesIO(truth), format="png") * 255).round().astype(np.uint8).reshape(-1, 4)
+    assert {f"#{bytes(rgb).hex()}" for rgb in np.unique(pixels[pixels[:, 3] > 0, :3], axis=0)} == set(legend.values())
+    prediction = SimpleITK.GetArrayFromImage(
+        SimpleITK.ReadImage(str(tmp_path / "out" / "predictions" / "case_0.nii.gz"))
+    )
+    values[9] = 0
+    fullest = ((prediction > 0).sum(axis=(1, 2)) + (values > 0).sum(axis=(1, 2))).argmax()
+    assert f"slice <output>{fullest}</output>" in page
 
 
 def rename(model, **names):
@@ -519,15 +550,21 @@ def test_a_failure_leaves_nothing(tmp_path, images, model, monkeypatch):
 def test_force_replaces_an_inspection_and_nothing_else(tmp_path, images, model):
     out = tmp_path / "out"
     inspected(out, model, "-i", images, "--maps", "d1", "--each-label")
-    (out / "thesis.tex").write_text("years")
+    others = ["thesis.tex", "dice.xlsx", "routing_notes.md", "routing_1_thesis.png", "knockout-ideas.txt"]
+    for name in others:
+        (out / name).write_text("years")
     assert "replace it with --force" in invoke(model, "-i", images, "-o", out).output
     done = invoke(model, "-i", images, "-o", out, "--force")
     assert done.exit_code == 0, done.output
-    assert not (out / "maps").exists() and not list(out.glob("routing_*.png"))  # nothing that the new page lacks
-    assert (out / "thesis.tex").read_text() == "years" and (out / "report.html").is_file()
+    # nothing that the new page lacks
+    assert not (out / "maps").exists() and not (out / "routing_1_anterior.png").exists()
+    assert all((out / name).read_text() == "years" for name in others) and (out / "report.html").is_file()
 
     mine = tmp_path / "mine" / "predictions"
     mine.mkdir(parents=True)
+    done = invoke(model, "-i", images, "-o", mine.parent, "--force")
+    assert done.exit_code == 1 and "holds no inspection that could be replaced" in " ".join(done.output.split())
+    (mine.parent / "routing.json").write_text('{"of": "something else"}')
     done = invoke(model, "-i", images, "-o", mine.parent, "--force")
     assert done.exit_code == 1 and "holds no inspection that could be replaced" in " ".join(done.output.split())
     assert mine.is_dir()
