@@ -20,6 +20,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     partial = target.with_name(f"{target.name}.partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed: no content of this block's
     try:
         yield partial
         if partial.exists():  # the block may have decided to write nothing

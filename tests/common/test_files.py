@@ -39,3 +39,12 @@ def test_nothing_written_is_nothing_replaced(tmp_path):
     with replacing(path):
         pass
     assert path.read_text() == "old"
+
+
+def test_what_a_killed_process_left_behind_is_not_taken_for_the_new_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.with_name("file.partial").write_text("half")
+    with replacing(path):
+        pass
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

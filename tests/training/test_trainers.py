@@ -343,6 +343,10 @@ def test_disabled_checkpointing_still_writes_nothing(make_trainer):
     path = Path(trainer.output_folder) / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(path))
     assert not path.exists()
+    path.write_text("of the training before")
+    path.with_name("checkpoint_latest.pth.partial").write_text("half, of a training that was killed")
+    trainer.save_checkpoint(str(path))
+    assert path.read_text() == "of the training before"
 
 
 def test_a_fold_is_trained_once_at_a_time(tmp_path):
