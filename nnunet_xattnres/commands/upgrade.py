@@ -1,6 +1,5 @@
 """Networks with reads that start from a trained nnU-Net: what `nnunet-xattnres upgrade` does (ours)."""
 
-import shlex
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json, refuse_existing, replacing
+from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.nnunet.checkpoints import network_weights, origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.model_folder import NEEDED, checkpoints_of
@@ -112,7 +112,7 @@ def training_command(upgraded: Upgraded, out: Path) -> str:
     plans = arguments["plans"]
     what = plans.get("dataset_name", "DATASET"), arguments["configuration"], arguments.get("fold", "FOLD")
     options = ["-tr", upgraded.trainer, "-p", plans.get("plans_name", "nnUNetPlans"), "-pretrained_weights", out]
-    return shlex.join(["nnUNetv2_train", *map(str, what), *map(str, options)])
+    return command("nnUNetv2_train", *map(str, what), *map(str, options))
 
 
 def write_upgraded(source: Path, out: Path, trainer: str, force: bool = False) -> Upgraded:

@@ -1,6 +1,5 @@
 """Whether a training can go on from a checkpoint: of this network, and whole."""
 
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights, origin_of, read_checkpoint
 
 
@@ -41,7 +41,7 @@ def check_checkpoint(
     without_reads = {key: value for key, value in network.items() if not key.startswith("reads.")}
     if _difference(without_reads, weights) is None:  # a stock network of the same plans
         way_out = (
-            f"To start from it: `nnunet-xattnres upgrade {shlex.quote(str(path))} upgraded.pth`, then train "
+            f"To start from it: `{command('nnunet-xattnres', 'upgrade', str(path), 'upgraded.pth')}`, then train "
             f"nnUNetTrainerXAttnResGated with `-pretrained_weights upgraded.pth`."
         )
     else:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from nnunet_xattnres import autoregister
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.doctor import Finding, asking, findings, installation, machine, on_path, trainers
+from nnunet_xattnres.common import shell
 from nnunet_xattnres.training.epochs import TRAINERS
 
 ROOT = Path(autoregister.__file__).parents[1]
@@ -166,14 +167,14 @@ def test_an_nnunet_by_pythonpath_and_one_in_the_current_folder(monkeypatch, tmp_
     assert asking.ask(shell_environment(), "origins")["origins"] == installed
     (warning,) = (f for f in installation.check_origins(installed, installed) if f.level == "warning")
     assert warning.topic == "nnunetv2" and f"in this folder takes {lies_here}" in warning.message
-    assert warning.remedy == findings.command("cd", str(tmp_path))
+    assert warning.remedy == shell.command("cd", str(tmp_path))
 
     shadow = fake_package(tmp_path / "shadow")
     monkeypatch.chdir(tmp_path)
     path = os.pathsep.join([str(shadow.parent), os.environ.get("PYTHONPATH", "")])
     found = asking.ask(shell_environment(PYTHONPATH=path), "origins")["origins"]
     first, second = installation.check_origins(found, installed)
-    assert (first.level, second.level, first.remedy) == ("warning", "ok", findings.unset("PYTHONPATH"))
+    assert (first.level, second.level, first.remedy) == ("warning", "ok", shell.unset("PYTHONPATH"))
     assert f"PYTHONPATH puts {shadow} before the installed one" in first.message
 
 
@@ -201,7 +202,7 @@ def test_a_trainer_in_front_of_ours_and_a_folder_that_is_missing(monkeypatch, tm
     registration, missing = trainers.check_registration(answer)
     assert registration.level == "ok" and "nnunet_xattnres.pth when Python started" in registration.message
     assert f"{nowhere} is listed but does not exist" in missing.message
-    assert missing.remedy == findings.export(autoregister.VARIABLE, str(tmp_path))
+    assert missing.remedy == shell.export(autoregister.VARIABLE, str(tmp_path))
     first, *others = trainers.check_trainers(answer)
     assert first.level == "warning" and str(tmp_path / "mine.py") in first.message
     assert [f.topic for f in others] == list(TRAINERS)[1:] and set(levels(others)) == {"ok"}
@@ -348,8 +349,6 @@ def test_windows_launchers_are_judged_by_their_folders(two_environments, monkeyp
 def test_remedies_for_windows(monkeypatch):
     monkeypatch.setattr("os.name", "nt")
     assert on_path._first_on_path(r"C:\a b\Scripts") == r"set PATH=C:\a b\Scripts;%PATH%"
-    assert findings.export("X", r"C:\a b") == r"set X=C:\a b" and findings.unset("X") == "set X="
-    assert findings.command("cd", r"C:\a b") == r'cd "C:\a b"'
 
 
 OPTIONS = "--force-reinstall --no-deps"

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from nnunet_xattnres.commands.doctor.findings import Finding, command, unset
+from nnunet_xattnres.commands.doctor.findings import Finding
+from nnunet_xattnres.common.shell import command, unset
 
 OURS = "nnunet-xattnres"
 # As in pyproject.toml, for where the metadata are missing or of an older version.
