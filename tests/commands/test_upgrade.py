@@ -9,6 +9,7 @@ import torch
 from helpers.plans import CLASSES, build, make_plans
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -200,10 +201,24 @@ class InANewClass(nnUNetTrainer):
         )
 
 
+class OfTheOlderSignature(nnUNetTrainer):
+    """As nnU-Net's trainers built their networks before; it still takes them."""
+
+    @staticmethod
+    def build_network_architecture(
+        architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,
+        num_output_channels, enable_deep_supervision=True,
+    ):  # fmt: skip
+        return get_network_from_plans(
+            architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,
+            num_output_channels, deep_supervision=enable_deep_supervision,
+        )  # fmt: skip
+
+
 @pytest.fixture
 def found(monkeypatch):
     """Trainers of a user's that nnU-Net finds."""
-    there = {trainer.__name__: trainer for trainer in (WithGELU, InANewClass)}
+    there = {trainer.__name__: trainer for trainer in (WithGELU, InANewClass, OfTheOlderSignature)}
 
     def find(name):
         if name not in there:
@@ -227,8 +242,9 @@ def test_a_model_whose_trainer_changes_what_the_network_computes_is_refused(tmp_
     assert not (tmp_path / "up.pth").exists()
 
 
-def test_a_trainer_that_builds_the_same_network_anew_is_checked(tmp_path, found):
-    save_stock(tmp_path / "stock.pth", change=trained_by("InANewClass"))
+@pytest.mark.parametrize("trainer", [InANewClass, OfTheOlderSignature])
+def test_a_trainer_that_builds_the_same_network_anew_is_checked(tmp_path, found, trainer):
+    save_stock(tmp_path / "stock.pth", change=trained_by(trainer.__name__))
     upgraded = upgrade_checkpoint(tmp_path / "stock.pth", "nnUNetTrainerXAttnResGated")
     assert upgraded.difference == 0 and not upgraded.unchecked
 
