@@ -22,6 +22,12 @@ from nnunet_xattnres.commands.doctor import Finding, asking, findings, installat
 from nnunet_xattnres.common import shell
 from nnunet_xattnres.training.epochs import TRAINERS
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OURS = installation.OURS
 ROOT = Path(autoregister.__file__).parents[1]
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SCRIPTS = sysconfig.get_path("scripts")
@@ -443,11 +449,54 @@ def test_a_file_in_the_place_of_a_folder(good_environment, monkeypatch, tmp_path
     assert finding.message.endswith("is no folder") and finding.remedy.startswith("export nnUNet_raw=")
 
 
+STATED = [
+    "nnunetv2<3,>=2.8.1",
+    "torch!=2.9.*,>=2.1.2",
+    "filelock>=3.30",
+    "tomli>=2; python_version < '3'",
+    "torch>=2.12; extra == 'onnx'",
+]
+
+
 @pytest.mark.parametrize(
-    ("version", "supported"), [("2.8.1", True), ("2.10", True), ("2.8.0", False), ("2.7", False), ("3.0.0", False)]
+    ("name", "version", "level"),
+    [
+        *(("nnunetv2", version, "ok") for version in ("2.8.1", "2.10")),
+        *(("nnunetv2", version, "error") for version in ("2.8.0", "2.7", "3.0.0", "of my own")),
+        *(("torch", version, "ok") for version in ("2.8.0+cu128", "2.10.0", "2.11.0a0+gitabc.nv26.01")),
+        *(("torch", version, "error") for version in ("2.1.1", "2.9.0", "2.9.1+cu128")),
+        ("filelock", "3.29.9", "error"),
+    ],
 )
-def test_supported_versions(version, supported):
-    assert installation._supported(version) is supported
+def test_versions_are_held_against_what_the_package_needs(monkeypatch, name, version, level):
+    """All that its metadata say, but the extras and what is for other machines."""
+    versions = {OURS: "0.1.0", "nnunetv2": "2.8.1", "torch": "2.8.0", "filelock": "3.30"} | {name: version}
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: STATED)
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    found = {finding.topic: finding for finding in installation.check_versions()}
+    assert found.keys() == {"Python", *versions} and found[name].level == level
+    assert {finding.level for topic, finding in found.items() if topic != name} == {"ok"}
+    if level == "error":
+        (stated,) = (text for text in STATED if text.startswith(name) and "extra" not in text)
+        assert found[name].message == f"{version}; this package needs {stated.removeprefix(name)}"
+        assert found[name].remedy == installation.install(stated)
+
+
+@pytest.mark.parametrize("metadata", [False, True], ids=["not installed", "with metadata that name nothing"])
+def test_what_is_needed_is_known_without_metadata(monkeypatch, metadata):
+    def requires(name):
+        if not metadata:
+            raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"torch": "2.9.0"}.get(name, "2.8.1"))
+    (torch,) = (finding for finding in installation.check_versions() if finding.topic == "torch")
+    assert torch.level == "error"
+
+
+def test_what_is_named_for_want_of_metadata_is_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(installation.NEEDED.values()) <= set(project["dependencies"])
 
 
 def test_a_missing_nnunet_is_named(monkeypatch):

@@ -13,7 +13,8 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        level: "error" when nnU-Net would not find a trainer, "warning" for what else may stop a user, or "ok".
+        level: "error" when nnU-Net would not find a trainer or a requirement is not met, "warning" for what else may
+            stop a user, or "ok".
         topic: what was looked at; several, with commas, when the same was found of each.
         message: what was found.
         remedy: what mends it, a command where one can; empty when there is nothing to mend.
