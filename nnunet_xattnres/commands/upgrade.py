@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json, refuse_existing, replacing
+from nnunet_xattnres.common.files import read_json, refuse_existing, refuse_to_replace, replacing, replacing_folder
 from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.nnunet.checkpoints import network_weights, origin_of, read_checkpoint
@@ -119,12 +119,13 @@ def write_upgraded(source: Path, out: Path, trainer: str, force: bool = False) -
     """Upgrade one checkpoint into a file that ``-pretrained_weights`` takes.
 
     Raises:
-        UserError: as ``upgrade_checkpoint``, and when ``out`` exists and is not to be replaced.
+        UserError: as ``upgrade_checkpoint``, and when ``out`` is ``source``, or exists and is not to be replaced.
     """
+    refuse_to_replace(source, out)
     refuse_existing(out, force)
-    upgraded = upgrade_checkpoint(source, trainer)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
+        upgraded = upgrade_checkpoint(source, trainer)
+        out.parent.mkdir(parents=True, exist_ok=True)
         _save(upgraded.checkpoint, partial)
     return upgraded
 
@@ -141,17 +142,16 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
         What each file, such as ``fold_0/checkpoint_final.pth``, has become, without the weights.
 
     Raises:
-        UserError: as ``upgrade_checkpoint``, when ``out`` exists and is not to be replaced or is something else than a
-            trained model, and when ``source`` is no folder of a trained model.
+        UserError: as ``upgrade_checkpoint``, when ``out`` exists and is not to be replaced, is something else than a
+            trained model or has ``source`` in it, and when ``source`` is no folder of a trained model.
     """
+    refuse_to_replace(source, out)
     refuse_existing(out, force)
     if out.exists() and any(out.iterdir()):
         checkpoints_of(out)  # or it is not replaced
     files = checkpoints_of(source)
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     done = {}
-    try:
+    with replacing_folder(out) as partial:
         for file in files:
             upgraded, target = upgrade_checkpoint(file, trainer), partial / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,11 +163,6 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
                 target = partial / file.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return done
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,55 @@ def test_force_replaces_a_model_and_nothing_else(model, tmp_path):
     done = invoke(model, mine, "--model-folder", "--force")
     assert done.exit_code == 1 and "is no folder of a trained model" in " ".join(done.output.split())
     assert (mine / "thesis.tex").read_text() == "years"
+
+
+def test_a_model_is_not_lost_while_it_is_replaced(model, tmp_path, monkeypatch):
+    """Another process holds a file of it, say."""
+    out = tmp_path / "out"
+    assert invoke(model, out, "--model-folder").exit_code == 0
+    names = sorted(out.rglob("*"))
+
+    def half(path, ignore_errors=False):
+        if (Path(path) / "plans.json").exists():
+            (Path(path) / "plans.json").unlink()
+            if not ignore_errors:
+                raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", half)
+        invoke(model, out, "--model-folder", "--force")
+    assert sorted(out.rglob("*")) == names
+
+
+def test_what_is_read_is_not_replaced(model, tmp_path):
+    """Neither under another name nor with a folder around it."""
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    link = tmp_path / "link"
+    link.symlink_to(model)
+    inner = model / "fold_0" / "inner"
+    shutil.copytree(model, tmp_path / "copy")
+    (tmp_path / "copy").rename(inner)
+    checkpoint = Path("fold_0") / "checkpoint_final.pth"
+    for source, out, *options in (
+        (model, model, "--model-folder"),
+        (model, link, "--model-folder"),
+        (inner, model, "--model-folder"),
+        (model / checkpoint, model / checkpoint),
+        (model / checkpoint, link / checkpoint),
+    ):
+        done = invoke(source, out, *options, "--force")
+        assert done.exit_code == 1 and "which is to be read; name another" in " ".join(done.output.split())
+        assert "--force" not in invoke(source, out, *options).output
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_current_folder_as_the_new_one(model, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = invoke(model, ".", "--model-folder")
+    assert done.exit_code == 0 and Path("fold_0/checkpoint_final.pth").is_file() and Path("plans.json").is_file()
+    done = invoke(model / "fold_0" / "checkpoint_final.pth", ".", "--force")
+    assert done.exit_code == 1 and "is a folder; name a file" in done.output
 
 
 def test_a_folder_without_the_option(model, tmp_path):
