@@ -43,7 +43,10 @@ def build_emcad(
     """
     patch = list(configuration_manager.patch_size)
     if len(patch) != 2:
-        raise UserError(f"EMCAD is a network for 2D images, and this configuration has patches of {patch}: use `-c 2d`")
+        raise UserError(
+            f"EMCAD is a network for 2D images, and this configuration has patches of {patch}. Take the "
+            f"configuration 2d."
+        )
     refuse_ours(configuration_manager.network_arch_class_name, plans_manager.plans_name)
     from nnunet_xattnres.networks.emcad import EMCAD  # with timm, which finding a trainer needs not
 
