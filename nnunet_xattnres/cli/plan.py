@@ -10,6 +10,7 @@ from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Memory, Network, ReadGate, SkipMode
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import command
+from nnunet_xattnres.networks.registry import option_of
 
 
 def plan(
@@ -74,9 +75,6 @@ def plan(
     console.print(f"\nTrain with: {escape(line)}   (and any -tr of nnU-Net's)")
 
 
-_OPTION = {"encoder_reads": "--decoder-reads-only"}  # where it is not the argument's name
-
-
 def _config(kind: Any, given: dict[str, Any]) -> Any:
     """The arguments of a kind of network.
 
@@ -85,6 +83,5 @@ def _config(kind: Any, given: dict[str, Any]) -> Any:
     """
     for name in given:
         if name not in kind.config.__dataclass_fields__:
-            option = _OPTION.get(name, "--" + name.replace("_", "-"))
-            raise UserError(f"{option} is no option of {kind.title}")
+            raise UserError(f"{option_of(name)} is no option of {kind.title}")
     return kind.config(**given)

@@ -88,6 +88,11 @@ def architecture(config: Any, build: Callable[..., nn.Module] = build_network) -
     return staticmethod(build_network_architecture)
 
 
+def config_of(trainer: type[nnUNetTrainer]) -> Any:
+    """The ``config`` that ``architecture`` was given for a trainer; None where its network is built otherwise."""
+    return getattr(trainer.build_network_architecture, "config", None)
+
+
 @dataclass(frozen=True)
 class PlannedNetwork:
     """What a configuration of plans says of the network for a data set.
