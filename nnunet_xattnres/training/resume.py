@@ -41,8 +41,8 @@ def check_checkpoint(
     without_reads = {key: value for key, value in network.items() if not key.startswith("reads.")}
     if _difference(without_reads, weights) is None:  # a stock network of the same plans
         way_out = (
-            f"To start from it: `{command('nnunet-xattnres', 'upgrade', str(path), 'upgraded.pth')}`, then train "
-            f"nnUNetTrainerXAttnResGated with `-pretrained_weights upgraded.pth`."
+            f"To start from it: `{command('nnunet-xattnres', 'upgrade', str(path), 'upgraded.pth')}`, which prints the "
+            f"command for the training."
         )
     else:
         way_out = f"Go on with it as `-tr {saved.trainer} -p {saved.plans}`, or move it away and train anew."

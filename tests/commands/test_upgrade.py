@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import torch
 from helpers.plans import CLASSES, build, make_plans
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+    nnUNetTrainerNoMirroring,
+)
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from typer.testing import CliRunner
 
@@ -276,6 +280,61 @@ def test_the_whole_command_for_the_training_is_printed(tmp_path):
         f"-pretrained_weights '{tmp_path / 'my model' / 'up.pth'}'"
     )
     assert done.exit_code == 0 and command in done.output
+
+
+def of(trainer, axes=(0, 1)):
+    return lambda checkpoint: checkpoint.update(trainer_name=trainer, inference_allowed_mirroring_axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("stock", "axes"),
+    [
+        ("nnUNetTrainerNoMirroring", None),
+        ("nnUNetTrainer_250epochs_NoMirroring", None),
+        ("nnUNetTrainer_onlyMirror01", (0, 1)),
+        ("nnUNetTrainerDA5", (0, 1)),
+        ("nnUNetTrainer", None),
+        ("nnUNetTrainer_5epochs", (0,)),
+    ],
+)
+def test_a_model_of_another_trainer_keeps_it(tmp_path, stock, axes):
+    """nnUNetTrainerXAttnResGated mirrors in all axes, also where left and right are different labels."""
+    save_stock(tmp_path / "stock.pth", change=of(stock, axes))
+    done = invoke(tmp_path / "stock.pth", tmp_path / "up.pth")
+    plan = "nnunet-xattnres plan -d Dataset001_Test -p nnUNetTestPlans -o nnUNetTestPlansXAttnResGated --read-gate zero"
+    train = f"-tr {stock} -p nnUNetTestPlansXAttnResGated -pretrained_weights {tmp_path / 'up.pth'}"
+    assert done.exit_code == 0 and done.output.splitlines()[-2:] == [
+        f"Train with: {plan}",
+        f"then: nnUNetv2_train Dataset001_Test 2d 0 {train}",
+    ]
+
+
+@pytest.mark.parametrize("stock", ["nnUNetTrainer", "nnUNetTrainer_1epoch", "nnUNetTrainer_250epochs"])
+def test_a_model_of_nnunets_own_trainer_takes_ours(tmp_path, stock):
+    save_stock(tmp_path / "stock.pth", change=of(stock))
+    done = invoke(tmp_path / "stock.pth", tmp_path / "up.pth")
+    assert "Train with: nnUNetv2_train Dataset001_Test 2d 0 -tr nnUNetTrainerXAttnResGated " in done.output
+
+
+@pytest.mark.parametrize("options", [(), ("--read-gate", "none"), ("--skip-mode", "replace")])
+@every_class
+def test_the_plans_that_are_named_take_the_weights(tmp_path, monkeypatch, options, network_class):
+    folder = tmp_path / "Dataset001_Test"
+    folder.mkdir()
+    (folder / "nnUNetTestPlans.json").write_text(json.dumps(make_plans(network_class)))
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    stock = save_stock(tmp_path / "stock.pth", network_class, of("nnUNetTrainerNoMirroring", None)).state_dict()
+    said = invoke(tmp_path / "stock.pth", tmp_path / "up.pth", *options).output.splitlines()
+    plan, train = (shlex.split(line.partition(": ")[2]) for line in said[-2:])
+    assert CliRunner().invoke(app, plan[1:]).exit_code == 0
+    plans = json.loads((folder / f"{train[train.index('-p') + 1]}.json").read_text())
+    network = build(nnUNetTrainerNoMirroring, plans)
+    load_pretrained_weights(network, train[-1])
+    upgraded, loaded = load(tmp_path / "up.pth")["network_weights"], network.state_dict()
+    assert upgraded.keys() == loaded.keys() > stock.keys()
+    for key, value in upgraded.items():
+        assert torch.equal(loaded[key], value) != (".seg_layers." in key), key
 
 
 # --- a model folder

@@ -293,8 +293,11 @@ def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_tr
     weights = checkpoint["network_weights"]
     checkpoint["network_weights"] = {key: value for key, value in weights.items() if not key.startswith("reads.")}
     torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, path)
-    with pytest.raises(UserError, match=r"it has no reads.*\n.*It is of nnUNetTrainer,(.|\n)*nnunet-xattnres upgrade"):
+    with pytest.raises(
+        UserError, match=r"it has no reads.*\n.*It is of nnUNetTrainer,(.|\n)*nnunet-xattnres upgrade"
+    ) as caught:
         trainer.load_checkpoint(str(path))
+    assert "XAttnResGated" not in str(caught.value), "that mirrors, and this model may not have been mirrored"
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
