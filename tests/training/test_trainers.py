@@ -325,6 +325,32 @@ def test_a_checkpoint_of_another_plan_is_refused(make_trainer, saved):
         trainer.load_checkpoint(str(path))
 
 
+def test_a_checkpoint_of_plans_that_were_changed_since(saved):
+    """What it is of and what this is have the same names: to go on under them is what has just failed."""
+    trainer, path = saved()
+    changed = make_plans()
+    changed["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [6, 8, 16]
+    again = type(trainer)(changed | {"continue_training": False}, "2d", 0, trainer.dataset_json, trainer.device)
+    with pytest.raises(UserError, match="plans nnUNetTestPlans in nnUNet_preprocessed were changed since") as caught:
+        again.load_checkpoint(str(path))
+    assert str(path.parent.parent / "plans.json") in str(caught.value) and "-tr nnUNet" not in str(caught.value)
+    # the way out: the plans of the checkpoint, by another file
+    plans = torch.load(path, weights_only=False)["init_args"]["plans"]
+    old = type(trainer)(plans | {"continue_training": False}, "2d", 0, trainer.dataset_json, trainer.device)
+    old.load_checkpoint(str(path))
+    assert old.output_folder == again.output_folder == str(path.parent)
+
+
+def test_a_checkpoint_of_another_configuration_names_it(saved):
+    trainer, path = saved()
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["init_args"] = {**checkpoint["init_args"], "configuration": "3d_fullres"}
+    checkpoint["network_weights"].pop("reads.e3.pseudo_query")
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerXAttnRes -p "):
+        trainer.load_checkpoint(str(path))
+
+
 def test_a_write_that_fails_keeps_the_checkpoint_before(saved, monkeypatch):
     trainer, path = saved()
     before = path.read_bytes()
