@@ -17,7 +17,7 @@ def doctor() -> None:
     """Show what nnU-Net will find in this environment, and the command that mends what is wrong.
 
     Asks a new Python, started as nnU-Net's commands start theirs. Ends with exit code 1 if nnU-Net would not find one
-    of our trainers.
+    of our trainers, or has a version beside it that this package does not work with.
     """
     from nnunet_xattnres.commands.doctor import diagnose
 

@@ -1,6 +1,5 @@
 """``nnunet-xattnres inspect``"""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from rich.markup import escape
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Checkpoint, Device, Force, ModelFolder
 from nnunet_xattnres.cli.progress import shown_progress
+from nnunet_xattnres.common.shell import command
 
 
 def inspect(
@@ -66,7 +66,7 @@ def inspect(
             each_label=each_label,
             references=references,
             knockout=knockout,
-            command=shlex.join(["nnunet-xattnres", *sys.argv[1:]]),
+            command=command("nnunet-xattnres", *sys.argv[1:]),
         )
         with shown_progress(console) as begin:
             strongest = strongest_of(inspect_model(what, out, predict_on, begin, force))

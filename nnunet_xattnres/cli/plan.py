@@ -9,6 +9,8 @@ from rich.markup import escape
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Memory, Network, ReadGate, SkipMode
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.shell import command
+from nnunet_xattnres.networks.registry import option_of
 
 
 def plan(
@@ -69,10 +71,8 @@ def plan(
     for configuration, network_class in outcome.items():
         console.print(f"  {configuration}: {network_class}")
     trained = next(iter(name for name, now in outcome.items() if not now.startswith("stays")))
-    console.print(f"\nTrain with: nnUNetv2_train {dataset} {trained} 0 -p {out}   (and any -tr of nnU-Net's)")
-
-
-_OPTION = {"encoder_reads": "--decoder-reads-only"}  # where it is not the argument's name
+    line = command("nnUNetv2_train", dataset, trained, "0", "-p", out)
+    console.print(f"\nTrain with: {escape(line)}   (and any -tr of nnU-Net's)")
 
 
 def _config(kind: Any, given: dict[str, Any]) -> Any:
@@ -83,6 +83,5 @@ def _config(kind: Any, given: dict[str, Any]) -> Any:
     """
     for name in given:
         if name not in kind.config.__dataclass_fields__:
-            option = _OPTION.get(name, "--" + name.replace("_", "-"))
-            raise UserError(f"{option} is no option of {kind.title}")
+            raise UserError(f"{option_of(name)} is no option of {kind.title}")
     return kind.config(**given)

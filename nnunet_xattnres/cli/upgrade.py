@@ -38,7 +38,7 @@ def upgrade(
 ) -> None:
     """Give a trained nnU-Net reads: a warm start.
 
-    The new checkpoint is for -pretrained_weights:
+    The new checkpoint is for -pretrained_weights. The command for it is printed, such as:
 
     nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerXAttnResGated -pretrained_weights OUT
     """
@@ -46,7 +46,7 @@ def upgrade(
     with shown_to_the_user():
         from nnunet_xattnres.commands.upgrade import (
             trainer_for,
-            training_command,
+            training_commands,
             write_upgraded,
             write_upgraded_folder,
         )
@@ -63,7 +63,7 @@ def upgrade(
             done = {out.name: write_upgraded(source, out, trainer, force)}
 
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"wrote {escape(str(out))}, for {trainer}")
+    console.print(f"wrote {escape(str(out))}, with the network of {trainer}")
     for name, upgraded in done.items():
         difference = f"{upgraded.difference:.1e} of the largest"
         found = f"on a random input the logits differ from the trained network's by {difference}"
@@ -77,4 +77,6 @@ def upgrade(
     if gate == "none":
         console.print("Without a gate the new reads change what the network computes; train before you predict.")
     if not model_folder:
-        console.print(f"\nTrain with: {escape(training_command(done[out.name], out))}")
+        console.print()
+        for i, line in enumerate(training_commands(done[out.name], out)):
+            console.print(f"{'then:' if i else 'Train with:'} {escape(line)}")

@@ -15,6 +15,7 @@ from torch import nn
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import refuse_existing, replacing
 from nnunet_xattnres.common.modules import uncompiled
+from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
@@ -48,11 +49,12 @@ def export_onnx(
         UserError: when a package is missing, the model is not there or has several folds, ``out`` ends otherwise, or
             one of the files exists and is not to be replaced.
     """
+    install = command("pip", "install", "nnunet-xattnres[onnx]")
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise UserError(f"{' and '.join(missing)} not installed: pip install 'nnunet-xattnres[onnx]'")
+        raise UserError(f"{' and '.join(missing)} not installed: {install}")
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
-        raise UserError(f"torch {torch.__version__} is older than 2.7: pip install 'nnunet-xattnres[onnx]'")
+        raise UserError(f"torch {torch.__version__} is older than 2.7: {install}")
     if out.suffix != ".onnx":
         raise UserError(f"{out} must end in .onnx; the description beside it gets the ending .json")
     description = out.with_suffix(".json")

@@ -1,6 +1,6 @@
 """Networks with reads that start from a trained nnU-Net: what `nnunet-xattnres upgrade` does (ours)."""
 
-import shlex
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,12 +13,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json, refuse_existing, replacing
-from nnunet_xattnres.networks.registry import KINDS
+from nnunet_xattnres.common.files import read_json, refuse_existing, refuse_to_replace, replacing, replacing_folder
+from nnunet_xattnres.common.shell import command
+from nnunet_xattnres.networks.registry import KINDS, plan_options
 from nnunet_xattnres.nnunet.checkpoints import network_weights, origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.model_folder import NEEDED, checkpoints_of
+from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.nnunet.trainers import find_trainer
-from nnunet_xattnres.training.build import PlannedNetwork
+from nnunet_xattnres.training.build import PlannedNetwork, config_of
 from nnunet_xattnres.training.epochs import TRAINERS
 
 _TRAINER_FOR = {
@@ -34,6 +36,7 @@ _RESULTS = (
     "crossval_results_folds_*/*.json",
     "crossval_results_folds_*/*.pkl",
 )
+_AS_OURS = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 _SAME = 1e-5  # difference up to which two networks compute the same
 _SEED = 0  # of the projections, which start at random: the same checkpoint gives the same result
 
@@ -106,25 +109,45 @@ def upgrade_checkpoint(path: Path, trainer: str) -> Upgraded:
     return Upgraded(checkpoint, trainer, n_new, difference, unchecked)
 
 
-def training_command(upgraded: Upgraded, out: Path) -> str:
-    """The command that trains the network of a file that ``write_upgraded`` wrote."""
-    arguments = upgraded.checkpoint["init_args"]
-    plans = arguments["plans"]
-    what = plans.get("dataset_name", "DATASET"), arguments["configuration"], arguments.get("fold", "FOLD")
-    options = ["-tr", upgraded.trainer, "-p", plans.get("plans_name", "nnUNetPlans"), "-pretrained_weights", out]
-    return shlex.join(["nnUNetv2_train", *map(str, what), *map(str, options)])
+def training_commands(upgraded: Upgraded, out: Path) -> list[str]:
+    """The commands that train the network of a file that ``write_upgraded`` wrote, one after another.
+
+    Our trainers train as nnUNetTrainer does. A model of any other trainer, such as one without mirroring, keeps that
+    trainer, and plans bring the network.
+    """
+    checkpoint = upgraded.checkpoint
+    arguments = checkpoint["init_args"]
+    dataset, plans = arguments["plans"].get("dataset_name", "DATASET"), arguments["plans"].get("plans_name", "PLANS")
+    trainer, commands = upgraded.trainer, []
+    if not _trained_as_ours_train(checkpoint):
+        source, plans = plans, plans + trainer.removeprefix("nnUNetTrainer")
+        network = plan_options(config_of(TRAINERS[trainer])) or ()
+        commands.append(command("nnunet-xattnres", "plan", "-d", dataset, "-p", source, "-o", plans, *network))
+        trainer = checkpoint["upgraded_from"]["trainer"]
+    what = dataset, arguments["configuration"], str(arguments.get("fold", "FOLD"))
+    options = "-tr", trainer, "-p", plans, "-pretrained_weights", str(out)
+    return [*commands, command("nnUNetv2_train", *what, *options)]
+
+
+def _trained_as_ours_train(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether an upgraded checkpoint is of nnUNetTrainer, of any length, and was mirrored in all axes."""
+    arguments = checkpoint["init_args"]
+    axes = set(range(len(resolved(arguments["plans"], arguments["configuration"])["patch_size"])))
+    mirrored = checkpoint.get("inference_allowed_mirroring_axes", axes)
+    return bool(_AS_OURS.fullmatch(checkpoint["upgraded_from"]["trainer"])) and set(mirrored or ()) == axes
 
 
 def write_upgraded(source: Path, out: Path, trainer: str, force: bool = False) -> Upgraded:
     """Upgrade one checkpoint into a file that ``-pretrained_weights`` takes.
 
     Raises:
-        UserError: as ``upgrade_checkpoint``, and when ``out`` exists and is not to be replaced.
+        UserError: as ``upgrade_checkpoint``, and when ``out`` is ``source``, or exists and is not to be replaced.
     """
+    refuse_to_replace(source, out)
     refuse_existing(out, force)
-    upgraded = upgrade_checkpoint(source, trainer)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
+        upgraded = upgrade_checkpoint(source, trainer)
+        out.parent.mkdir(parents=True, exist_ok=True)
         _save(upgraded.checkpoint, partial)
     return upgraded
 
@@ -141,17 +164,16 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
         What each file, such as ``fold_0/checkpoint_final.pth``, has become, without the weights.
 
     Raises:
-        UserError: as ``upgrade_checkpoint``, when ``out`` exists and is not to be replaced or is something else than a
-            trained model, and when ``source`` is no folder of a trained model.
+        UserError: as ``upgrade_checkpoint``, when ``out`` exists and is not to be replaced, is something else than a
+            trained model or has ``source`` in it, and when ``source`` is no folder of a trained model.
     """
+    refuse_to_replace(source, out)
     refuse_existing(out, force)
     if out.exists() and any(out.iterdir()):
         checkpoints_of(out)  # or it is not replaced
     files = checkpoints_of(source)
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     done = {}
-    try:
+    with replacing_folder(out) as partial:
         for file in files:
             upgraded, target = upgrade_checkpoint(file, trainer), partial / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,11 +185,6 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
                 target = partial / file.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return done
 
 

@@ -76,6 +76,23 @@ def kind_of(config: Any) -> Kind:
     return next(kind for kind in KINDS.values() if kind.config is type(config))
 
 
+def option_of(argument: str) -> str:
+    """What `nnunet-xattnres plan` calls an argument of our networks."""
+    return {"encoder_reads": "--decoder-reads-only"}.get(argument, "--" + argument.replace("_", "-"))
+
+
+def plan_options(config: Any) -> list[str] | None:
+    """What `nnunet-xattnres plan` is given for a network with these arguments; None if plans cannot have it."""
+    name = next((name for name, kind in KINDS.items() if kind.config is type(config)), None)
+    if name is None:
+        return None
+    options, usual = [] if name == "xattnres" else ["--network", name], type(config)()
+    for argument, value in asdict(config).items():
+        if value != getattr(usual, argument) and argument != "patch_size":  # that is the plans' own
+            options += [option_of(argument)] if isinstance(value, bool) else [option_of(argument), str(value)]
+    return options
+
+
 def is_ours(network_class_name: str) -> bool:
     """Whether plans with this ``network_class_name`` ask for a network of ours."""
     return any(network_class_name in kind.classes.values() for kind in KINDS.values())
@@ -87,7 +104,7 @@ def refuse_ours(network_class_name: str, plans_name: str) -> None:
         raise OurNetworkError(
             f"the plans {plans_name!r} ask for {network_class_name!r}: their network is one of ours already. Drop one "
             f"of the two: train these plans with a trainer of nnU-Net (`-tr nnUNetTrainer`), or train the plans that "
-            f"they were made from with this one (`-p nnUNetPlans`)."
+            f"they were made from with this one."
         )
 
 

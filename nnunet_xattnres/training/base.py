@@ -20,6 +20,7 @@ from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights
 from nnunet_xattnres.nnunet.trainers import find_trainer
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.history import with_history
+from nnunet_xattnres.training.build import config_of
 from nnunet_xattnres.training.checks import Sums, loaded, refuse_two_networks, sums, untrained
 from nnunet_xattnres.training.lock import locked
 from nnunet_xattnres.training.resume import check_checkpoint
@@ -154,6 +155,6 @@ def n_parameters(module: nn.Module) -> int:
 def _config_of(trainer: str) -> Any:
     """The arguments of a trainer's network beyond upstream's; None for a trainer that is not ours or not found here."""
     try:
-        return getattr(find_trainer(trainer).build_network_architecture, "config", None)
+        return config_of(find_trainer(trainer))
     except UserError:
         return None

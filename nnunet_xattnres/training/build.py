@@ -1,5 +1,6 @@
 """From plans to a network: the one place where that happens."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ def architecture(config: Any, build: Callable[..., nn.Module] = build_network) -
     return staticmethod(build_network_architecture)
 
 
+def config_of(trainer: type[nnUNetTrainer]) -> Any:
+    """The ``config`` that ``architecture`` was given for a trainer; None where its network is built otherwise."""
+    return getattr(trainer.build_network_architecture, "config", None)
+
+
 @dataclass(frozen=True)
 class PlannedNetwork:
     """What a configuration of plans says of the network for a data set.
@@ -109,9 +115,17 @@ class PlannedNetwork:
         return cls(manager, planned, n_inputs, manager.get_label_manager(dataset).num_segmentation_heads)
 
     def build(self, trainer: type[nnUNetTrainer], deep_supervision: bool = True) -> nn.Module:
-        """The network that ``trainer`` trains."""
-        return trainer.build_network_architecture(
-            self.plans, self.configuration, self.n_inputs, self.n_outputs, deep_supervision
+        """The network that ``trainer`` trains; as nnU-Net it takes both signatures that its trainers have had."""
+        build, planned = trainer.build_network_architecture, self.configuration
+        if "plans_manager" in inspect.signature(build).parameters:
+            return build(self.plans, planned, self.n_inputs, self.n_outputs, deep_supervision)
+        return build(
+            planned.network_arch_class_name,
+            planned.network_arch_init_kwargs,
+            planned.network_arch_init_kwargs_req_import,
+            self.n_inputs,
+            self.n_outputs,
+            deep_supervision,
         )
 
     def noise(self, batch: int, device: torch.device | str = "cpu") -> Tensor:

@@ -8,6 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.shell import command
+from nnunet_xattnres.networks.registry import kind_of, plan_options
+from nnunet_xattnres.training.build import config_of
 
 _BUILDS = "build_network_architecture"
 Sums = dict[str, tuple[float, float]]
@@ -19,18 +22,28 @@ def refuse_two_networks(trainer: type[nnUNetTrainer]) -> None:
     A class that builds the network itself, from what its ancestors build or anew, is none of these.
 
     Raises:
-        UserError: with the classes, and the plans route, on which they combine.
+        UserError: with the classes, and the plans on which they combine, if any can have the network.
     """
     builders = [c for c in trainer.__mro__ if _BUILDS in vars(c) and c is not nnUNetTrainer]
     left_out = [c for c in builders if not issubclass(builders[0], c)]
     if left_out:
-        pair = builders[0], left_out[0]
-        other = next((c for c in pair if not c.__module__.startswith("nnunet_xattnres")), pair[1])
+        first, second = builders[0], left_out[0]
+        by_plans = _by_plans(first, second) or _by_plans(second, first)
+        neither = f"They cannot be combined: take one of them, or let {trainer.__name__} build the network itself."
         raise UserError(
-            f"{trainer.__name__} has two ancestors that build the network, {pair[0].__name__} and {pair[1].__name__}; "
-            f"only the first one's would be used. Take the reads from plans: `nnunet-xattnres plan -d DATASET`, then "
-            f"train with `-tr {other.__name__} -p nnUNetXAttnResPlans`."
+            f"{trainer.__name__} has two ancestors that build the network, {first.__name__} and {second.__name__}; "
+            f"only the first one's would be used. {by_plans or neither}"
         )
+
+
+def _by_plans(ours: type[nnUNetTrainer], other: type[nnUNetTrainer]) -> str:
+    """How to train the network of ``ours`` with ``other``; empty where plans cannot have it, or it is not ours."""
+    config, options = config_of(ours), plan_options(config_of(ours))
+    if options is None or config_of(other) is not None:
+        return ""
+    plan = command("nnunet-xattnres", "plan", "-d", "DATASET", "-p", "PLANS", *options)
+    train = command("-tr", other.__name__, "-p", kind_of(config).plans_name)
+    return f"Take the network of {ours.__name__} from plans: `{plan}`, then train with `{train}`."
 
 
 def untrained(network: nn.Module, optimizer: Optimizer) -> str | None:

@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.shell import export, unset
 from nnunet_xattnres.networks.configs import EMCADConfig
 from nnunet_xattnres.networks.registry import refuse_ours
 from nnunet_xattnres.training.base import GuardedTrainer
@@ -42,7 +43,10 @@ def build_emcad(
     """
     patch = list(configuration_manager.patch_size)
     if len(patch) != 2:
-        raise UserError(f"EMCAD is a network for 2D images, and this configuration has patches of {patch}: use `-c 2d`")
+        raise UserError(
+            f"EMCAD is a network for 2D images, and this configuration has patches of {patch}. Take the "
+            f"configuration 2d."
+        )
     refuse_ours(configuration_manager.network_arch_class_name, plans_manager.plans_name)
     from nnunet_xattnres.networks.emcad import EMCAD  # with timm, which finding a trainer needs not
 
@@ -112,9 +116,9 @@ class EMCADTrainer(GuardedTrainer):
         if self.no_weights is not None and not self._encoder_was_loaded():
             raise UserError(
                 f"{type(self).__name__} needs weights from ImageNet for its encoder, and there are none "
-                f"({self.no_weights}). Either give them as a file, `export {WEIGHTS}=FILE` (timm's format or that of "
-                f"PVTv2's authors), or let timm fetch them: unset {WEIGHTS}, with a connection to huggingface.co or "
-                f"with its cache filled. Without them it is another method: the trainers ...RandomInit."
+                f"({self.no_weights}). Either give them as a file, `{export(WEIGHTS, 'FILE')}` (timm's format or that "
+                f"of PVTv2's authors), or let timm fetch them: `{unset(WEIGHTS)}`, with a connection to huggingface.co "
+                f"or with its cache filled. Without them it is another method: the trainers ...RandomInit."
             )
         super().on_train_start()
 

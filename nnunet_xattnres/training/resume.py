@@ -1,6 +1,5 @@
 """Whether a training can go on from a checkpoint: of this network, and whole."""
 
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights, origin_of, read_checkpoint
 
 
@@ -40,13 +40,26 @@ def check_checkpoint(
         return checkpoint
     without_reads = {key: value for key, value in network.items() if not key.startswith("reads.")}
     if _difference(without_reads, weights) is None:  # a stock network of the same plans
-        way_out = (
-            f"To start from it: `nnunet-xattnres upgrade {shlex.quote(str(path))} upgraded.pth`, then train "
-            f"nnUNetTrainerXAttnResGated with `-pretrained_weights upgraded.pth`."
-        )
+        upgrade = command("nnunet-xattnres", "upgrade", str(path), "upgraded.pth")
+        way_out = f"To start from it: `{upgrade}`, which prints the command for the training."
+    elif saved == this:
+        way_out = _put_back(path, saved)
     else:
-        way_out = f"Go on with it as `-tr {saved.trainer} -p {saved.plans}`, or move it away and train anew."
+        what = "DATASET", saved.configuration, "FOLD", "-tr", saved.trainer, "-p", saved.plans
+        way_out = f"Go on with it as `{command('nnUNetv2_train', *what, '--c')}`, or move it away and train anew."
     raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")
+
+
+def _put_back(path: Path, saved: Origin) -> str:
+    """The way out for a checkpoint that has the names of this training: what they name is not what it was."""
+    return (
+        f"The names are the same: the plans {saved.plans} in nnUNet_preprocessed were changed since, by planning again "
+        f"for example, or the code of {saved.trainer} was.\n  The plans of this training stand in "
+        f"{path.parent.parent / 'plans.json'}, unless another fold was started since, and in the checkpoint itself "
+        f"(init_args, plans). To go on, put them back into the data set's folder in nnUNet_preprocessed, and "
+        "preprocess again if the changed ones were. As a new file OLD.json they go on in the same results folder with "
+        "`-p OLD`. Or move the checkpoint away and train anew."
+    )
 
 
 def _difference(network: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

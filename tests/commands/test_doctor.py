@@ -19,8 +19,15 @@ from typer.testing import CliRunner
 from nnunet_xattnres import autoregister
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.doctor import Finding, asking, findings, installation, machine, on_path, trainers
+from nnunet_xattnres.common import shell
 from nnunet_xattnres.training.epochs import TRAINERS
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OURS = installation.OURS
 ROOT = Path(autoregister.__file__).parents[1]
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SCRIPTS = sysconfig.get_path("scripts")
@@ -166,14 +173,14 @@ def test_an_nnunet_by_pythonpath_and_one_in_the_current_folder(monkeypatch, tmp_
     assert asking.ask(shell_environment(), "origins")["origins"] == installed
     (warning,) = (f for f in installation.check_origins(installed, installed) if f.level == "warning")
     assert warning.topic == "nnunetv2" and f"in this folder takes {lies_here}" in warning.message
-    assert warning.remedy == findings.command("cd", str(tmp_path))
+    assert warning.remedy == shell.command("cd", str(tmp_path))
 
     shadow = fake_package(tmp_path / "shadow")
     monkeypatch.chdir(tmp_path)
     path = os.pathsep.join([str(shadow.parent), os.environ.get("PYTHONPATH", "")])
     found = asking.ask(shell_environment(PYTHONPATH=path), "origins")["origins"]
     first, second = installation.check_origins(found, installed)
-    assert (first.level, second.level, first.remedy) == ("warning", "ok", findings.unset("PYTHONPATH"))
+    assert (first.level, second.level, first.remedy) == ("warning", "ok", shell.unset("PYTHONPATH"))
     assert f"PYTHONPATH puts {shadow} before the installed one" in first.message
 
 
@@ -201,7 +208,7 @@ def test_a_trainer_in_front_of_ours_and_a_folder_that_is_missing(monkeypatch, tm
     registration, missing = trainers.check_registration(answer)
     assert registration.level == "ok" and "nnunet_xattnres.pth when Python started" in registration.message
     assert f"{nowhere} is listed but does not exist" in missing.message
-    assert missing.remedy == findings.export(autoregister.VARIABLE, str(tmp_path))
+    assert missing.remedy == shell.export(autoregister.VARIABLE, str(tmp_path))
     first, *others = trainers.check_trainers(answer)
     assert first.level == "warning" and str(tmp_path / "mine.py") in first.message
     assert [f.topic for f in others] == list(TRAINERS)[1:] and set(levels(others)) == {"ok"}
@@ -348,8 +355,6 @@ def test_windows_launchers_are_judged_by_their_folders(two_environments, monkeyp
 def test_remedies_for_windows(monkeypatch):
     monkeypatch.setattr("os.name", "nt")
     assert on_path._first_on_path(r"C:\a b\Scripts") == r"set PATH=C:\a b\Scripts;%PATH%"
-    assert findings.export("X", r"C:\a b") == r"set X=C:\a b" and findings.unset("X") == "set X="
-    assert findings.command("cd", r"C:\a b") == r'cd "C:\a b"'
 
 
 OPTIONS = "--force-reinstall --no-deps"
@@ -444,11 +449,54 @@ def test_a_file_in_the_place_of_a_folder(good_environment, monkeypatch, tmp_path
     assert finding.message.endswith("is no folder") and finding.remedy.startswith("export nnUNet_raw=")
 
 
+STATED = [
+    "nnunetv2<3,>=2.8.1",
+    "torch!=2.9.*,>=2.1.2",
+    "filelock>=3.30",
+    "tomli>=2; python_version < '3'",
+    "torch>=2.12; extra == 'onnx'",
+]
+
+
 @pytest.mark.parametrize(
-    ("version", "supported"), [("2.8.1", True), ("2.10", True), ("2.8.0", False), ("2.7", False), ("3.0.0", False)]
+    ("name", "version", "level"),
+    [
+        *(("nnunetv2", version, "ok") for version in ("2.8.1", "2.10")),
+        *(("nnunetv2", version, "error") for version in ("2.8.0", "2.7", "3.0.0", "of my own")),
+        *(("torch", version, "ok") for version in ("2.8.0+cu128", "2.10.0", "2.11.0a0+gitabc.nv26.01")),
+        *(("torch", version, "error") for version in ("2.1.1", "2.9.0", "2.9.1+cu128")),
+        ("filelock", "3.29.9", "error"),
+    ],
 )
-def test_supported_versions(version, supported):
-    assert installation._supported(version) is supported
+def test_versions_are_held_against_what_the_package_needs(monkeypatch, name, version, level):
+    """All that its metadata say, but the extras and what is for other machines."""
+    versions = {OURS: "0.1.0", "nnunetv2": "2.8.1", "torch": "2.8.0", "filelock": "3.30"} | {name: version}
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: STATED)
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    found = {finding.topic: finding for finding in installation.check_versions()}
+    assert found.keys() == {"Python", *versions} and found[name].level == level
+    assert {finding.level for topic, finding in found.items() if topic != name} == {"ok"}
+    if level == "error":
+        (stated,) = (text for text in STATED if text.startswith(name) and "extra" not in text)
+        assert found[name].message == f"{version}; this package needs {stated.removeprefix(name)}"
+        assert found[name].remedy == installation.install(stated)
+
+
+@pytest.mark.parametrize("metadata", [False, True], ids=["not installed", "with metadata that name nothing"])
+def test_what_is_needed_is_known_without_metadata(monkeypatch, metadata):
+    def requires(name):
+        if not metadata:
+            raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"torch": "2.9.0"}.get(name, "2.8.1"))
+    (torch,) = (finding for finding in installation.check_versions() if finding.topic == "torch")
+    assert torch.level == "error"
+
+
+def test_what_is_named_for_want_of_metadata_is_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(installation.NEEDED.values()) <= set(project["dependencies"])
 
 
 def test_a_missing_nnunet_is_named(monkeypatch):

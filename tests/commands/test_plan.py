@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.plan import plans_with_network, write_plans_with_network
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.networks.registry import KINDS
+from nnunet_xattnres.networks.configs import EMCADConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.registry import KINDS, plan_options
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.training.epochs import TRAINERS
 
@@ -73,6 +74,19 @@ def test_the_plans_build_what_the_trainer_builds(folder, options, trainer, netwo
     for a, b in zip(by_plans.eval()(x), by_trainer.eval()(x), strict=True):
         assert torch.equal(a, b)
     by_plans.load_state_dict(by_trainer.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("config", [row.config for name, row in TESTED.items() if name != "plain"])
+def test_the_options_that_messages_name_are_the_commands(folder, config):
+    assert invoke("-d", 1, "-o", "nnUNetPlansMine", *plan_options(config)).exit_code == 0
+    found = json.loads((folder / "nnUNetPlansMine.json").read_text())
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    assert found == json.loads(json.dumps(plans_with_network(plans, "nnUNetPlansMine", config)[0]))
+
+
+def test_the_options_of_what_no_trainer_of_ours_or_no_plans_have():
+    assert plan_options(UNet3PlusConfig(width=8)) == ["--network", "unet3plus", "--width", "8"]
+    assert plan_options(EMCADConfig()) is None and plan_options(None) is None
 
 
 @pytest.mark.parametrize(("network", "kind"), KINDS.items())

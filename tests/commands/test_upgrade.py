@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,10 @@ import torch
 from helpers.plans import CLASSES, build, make_plans
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+    nnUNetTrainerNoMirroring,
+)
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -200,10 +206,24 @@ class InANewClass(nnUNetTrainer):
         )
 
 
+class OfTheOlderSignature(nnUNetTrainer):
+    """As nnU-Net's trainers built their networks before; it still takes them."""
+
+    @staticmethod
+    def build_network_architecture(
+        architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,
+        num_output_channels, enable_deep_supervision=True,
+    ):  # fmt: skip
+        return get_network_from_plans(
+            architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,
+            num_output_channels, deep_supervision=enable_deep_supervision,
+        )  # fmt: skip
+
+
 @pytest.fixture
 def found(monkeypatch):
     """Trainers of a user's that nnU-Net finds."""
-    there = {trainer.__name__: trainer for trainer in (WithGELU, InANewClass)}
+    there = {trainer.__name__: trainer for trainer in (WithGELU, InANewClass, OfTheOlderSignature)}
 
     def find(name):
         if name not in there:
@@ -227,8 +247,9 @@ def test_a_model_whose_trainer_changes_what_the_network_computes_is_refused(tmp_
     assert not (tmp_path / "up.pth").exists()
 
 
-def test_a_trainer_that_builds_the_same_network_anew_is_checked(tmp_path, found):
-    save_stock(tmp_path / "stock.pth", change=trained_by("InANewClass"))
+@pytest.mark.parametrize("trainer", [InANewClass, OfTheOlderSignature])
+def test_a_trainer_that_builds_the_same_network_anew_is_checked(tmp_path, found, trainer):
+    save_stock(tmp_path / "stock.pth", change=trained_by(trainer.__name__))
     upgraded = upgrade_checkpoint(tmp_path / "stock.pth", "nnUNetTrainerXAttnResGated")
     assert upgraded.difference == 0 and not upgraded.unchecked
 
@@ -259,6 +280,61 @@ def test_the_whole_command_for_the_training_is_printed(tmp_path):
         f"-pretrained_weights '{tmp_path / 'my model' / 'up.pth'}'"
     )
     assert done.exit_code == 0 and command in done.output
+
+
+def of(trainer, axes=(0, 1)):
+    return lambda checkpoint: checkpoint.update(trainer_name=trainer, inference_allowed_mirroring_axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("stock", "axes"),
+    [
+        ("nnUNetTrainerNoMirroring", None),
+        ("nnUNetTrainer_250epochs_NoMirroring", None),
+        ("nnUNetTrainer_onlyMirror01", (0, 1)),
+        ("nnUNetTrainerDA5", (0, 1)),
+        ("nnUNetTrainer", None),
+        ("nnUNetTrainer_5epochs", (0,)),
+    ],
+)
+def test_a_model_of_another_trainer_keeps_it(tmp_path, stock, axes):
+    """nnUNetTrainerXAttnResGated mirrors in all axes, also where left and right are different labels."""
+    save_stock(tmp_path / "stock.pth", change=of(stock, axes))
+    done = invoke(tmp_path / "stock.pth", tmp_path / "up.pth")
+    plan = "nnunet-xattnres plan -d Dataset001_Test -p nnUNetTestPlans -o nnUNetTestPlansXAttnResGated --read-gate zero"
+    train = f"-tr {stock} -p nnUNetTestPlansXAttnResGated -pretrained_weights {tmp_path / 'up.pth'}"
+    assert done.exit_code == 0 and done.output.splitlines()[-2:] == [
+        f"Train with: {plan}",
+        f"then: nnUNetv2_train Dataset001_Test 2d 0 {train}",
+    ]
+
+
+@pytest.mark.parametrize("stock", ["nnUNetTrainer", "nnUNetTrainer_1epoch", "nnUNetTrainer_250epochs"])
+def test_a_model_of_nnunets_own_trainer_takes_ours(tmp_path, stock):
+    save_stock(tmp_path / "stock.pth", change=of(stock))
+    done = invoke(tmp_path / "stock.pth", tmp_path / "up.pth")
+    assert "Train with: nnUNetv2_train Dataset001_Test 2d 0 -tr nnUNetTrainerXAttnResGated " in done.output
+
+
+@pytest.mark.parametrize("options", [(), ("--read-gate", "none"), ("--skip-mode", "replace")])
+@every_class
+def test_the_plans_that_are_named_take_the_weights(tmp_path, monkeypatch, options, network_class):
+    folder = tmp_path / "Dataset001_Test"
+    folder.mkdir()
+    (folder / "nnUNetTestPlans.json").write_text(json.dumps(make_plans(network_class)))
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    stock = save_stock(tmp_path / "stock.pth", network_class, of("nnUNetTrainerNoMirroring", None)).state_dict()
+    said = invoke(tmp_path / "stock.pth", tmp_path / "up.pth", *options).output.splitlines()
+    plan, train = (shlex.split(line.partition(": ")[2]) for line in said[-2:])
+    assert CliRunner().invoke(app, plan[1:]).exit_code == 0
+    plans = json.loads((folder / f"{train[train.index('-p') + 1]}.json").read_text())
+    network = build(nnUNetTrainerNoMirroring, plans)
+    load_pretrained_weights(network, train[-1])
+    upgraded, loaded = load(tmp_path / "up.pth")["network_weights"], network.state_dict()
+    assert upgraded.keys() == loaded.keys() > stock.keys()
+    for key, value in upgraded.items():
+        assert torch.equal(loaded[key], value) != (".seg_layers." in key), key
 
 
 # --- a model folder
@@ -335,6 +411,55 @@ def test_force_replaces_a_model_and_nothing_else(model, tmp_path):
     done = invoke(model, mine, "--model-folder", "--force")
     assert done.exit_code == 1 and "is no folder of a trained model" in " ".join(done.output.split())
     assert (mine / "thesis.tex").read_text() == "years"
+
+
+def test_a_model_is_not_lost_while_it_is_replaced(model, tmp_path, monkeypatch):
+    """Another process holds a file of it, say."""
+    out = tmp_path / "out"
+    assert invoke(model, out, "--model-folder").exit_code == 0
+    names = sorted(out.rglob("*"))
+
+    def half(path, ignore_errors=False):
+        if (Path(path) / "plans.json").exists():
+            (Path(path) / "plans.json").unlink()
+            if not ignore_errors:
+                raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", half)
+        invoke(model, out, "--model-folder", "--force")
+    assert sorted(out.rglob("*")) == names
+
+
+def test_what_is_read_is_not_replaced(model, tmp_path):
+    """Neither under another name nor with a folder around it."""
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    link = tmp_path / "link"
+    link.symlink_to(model)
+    inner = model / "fold_0" / "inner"
+    shutil.copytree(model, tmp_path / "copy")
+    (tmp_path / "copy").rename(inner)
+    checkpoint = Path("fold_0") / "checkpoint_final.pth"
+    for source, out, *options in (
+        (model, model, "--model-folder"),
+        (model, link, "--model-folder"),
+        (inner, model, "--model-folder"),
+        (model / checkpoint, model / checkpoint),
+        (model / checkpoint, link / checkpoint),
+    ):
+        done = invoke(source, out, *options, "--force")
+        assert done.exit_code == 1 and "which is to be read; name another" in " ".join(done.output.split())
+        assert "--force" not in invoke(source, out, *options).output
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_current_folder_as_the_new_one(model, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = invoke(model, ".", "--model-folder")
+    assert done.exit_code == 0 and Path("fold_0/checkpoint_final.pth").is_file() and Path("plans.json").is_file()
+    done = invoke(model / "fold_0" / "checkpoint_final.pth", ".", "--force")
+    assert done.exit_code == 1 and "is a folder; name a file" in done.output
 
 
 def test_a_folder_without_the_option(model, tmp_path):

@@ -19,10 +19,14 @@ from torch import nn
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.training.epochs import (
     TRAINERS,
+    nnUNetTrainerEMCAD,
+    nnUNetTrainerUNet3Plus,
     nnUNetTrainerXAttnRes,
     nnUNetTrainerXAttnRes_5epochs,
+    nnUNetTrainerXAttnResDecoderReads,
     nnUNetTrainerXAttnResGated,
     nnUNetTrainerXAttnResNoMirroring,
+    nnUNetTrainerXAttnResReplace,
 )
 
 
@@ -44,11 +48,68 @@ class ReadsSecond(nnUNetTrainerBN, nnUNetTrainerXAttnRes_5epochs):
     pass
 
 
-@pytest.mark.parametrize("trainer", [ReadsFirst, ReadsSecond])
-def test_two_ancestors_that_build_the_network_are_refused(make_trainer, trainer):
+class Replacing(nnUNetTrainerXAttnResReplace, nnUNetTrainerBN):
+    pass
+
+
+class Gated(nnUNetTrainerBN, nnUNetTrainerXAttnResGated):
+    pass
+
+
+class InTheDecoder(nnUNetTrainerXAttnResDecoderReads, nnUNetTrainerBN):
+    pass
+
+
+class EveryScale(nnUNetTrainerUNet3Plus, nnUNetTrainerBN):
+    pass
+
+
+class EMCADFirst(nnUNetTrainerEMCAD, nnUNetTrainerBN):
+    """Plans cannot have its network."""
+
+
+class TwoOfOurs(nnUNetTrainerXAttnRes, nnUNetTrainerUNet3Plus):
+    pass
+
+
+class Changed(nnUNetTrainerXAttnRes):
+    """What it builds, plans cannot say."""
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        raise NotImplementedError
+
+
+class ChangedAndAnother(Changed, nnUNetTrainerBN):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options", "plans"),
+    [
+        (ReadsFirst, "", "nnUNetXAttnResPlans"),
+        (ReadsSecond, "", "nnUNetXAttnResPlans"),
+        (Replacing, " --skip-mode replace", "nnUNetXAttnResPlans"),
+        (Gated, " --read-gate zero", "nnUNetXAttnResPlans"),
+        (InTheDecoder, " --decoder-reads-only", "nnUNetXAttnResPlans"),
+        (EveryScale, " --network unet3plus", "nnUNetUNet3PlusPlans"),
+    ],
+)
+def test_two_ancestors_that_build_the_network_are_refused(make_trainer, trainer, options, plans):
     """The first one's was taken, without a word: no batch norm, or no reads and a crash."""
-    with pytest.raises(UserError, match=r"two ancestors that build the network.*-tr nnUNetTrainerBN -p nnUNetXAttnRes"):
+    with pytest.raises(UserError, match="two ancestors that build the network") as caught:
         make_trainer(trainer).initialize()
+    way_out = f"`nnunet-xattnres plan -d DATASET -p PLANS{options}`, then train with `-tr nnUNetTrainerBN -p {plans}`."
+    assert str(caught.value).endswith(way_out)
+
+
+@pytest.mark.parametrize("trainer", [EMCADFirst, TwoOfOurs, ChangedAndAnother])
+def test_two_networks_that_no_plans_combine(make_trainer, trainer):
+    with pytest.raises(UserError, match=r"two ancestors.*They cannot be combined: take one of them") as caught:
+        make_trainer(trainer).initialize()
+    assert "nnunet-xattnres plan" not in str(caught.value)
 
 
 class Both(nnUNetTrainerXAttnRes, nnUNetTrainerBN):

@@ -220,7 +220,7 @@ def test_nnunets_loss_and_no_deep_supervision(make_trainer, trainer):
 def test_a_3d_configuration_is_refused():
     plans = make_plans()
     plans["configurations"]["2d"]["patch_size"] = [8, 16, 16]
-    with pytest.raises(UserError, match=r"2D images.*\[8, 16, 16\].*`-c 2d`"):
+    with pytest.raises(UserError, match=r"2D images.*\[8, 16, 16\].*Take the configuration 2d\."):
         build(TRAINERS[B0], plans)
 
 

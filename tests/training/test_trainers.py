@@ -88,8 +88,9 @@ def test_another_network_class_is_refused_by_name(network_class):
 
 def test_a_trainer_with_reads_on_plans_with_network_says_which_of_the_two_to_drop():
     plans, _ = plans_with_network(make_plans(), "nnUNetXAttnResPlans", ReadConfig(skip_mode="add"))
-    with pytest.raises(ValueError, match=r"'nnUNetXAttnResPlans'.*Drop one of the two.*-tr nnUNetTrainer.*-p nnUNet"):
+    with pytest.raises(ValueError, match=r"'nnUNetXAttnResPlans'.*Drop one of the two.*-tr nnUNetTrainer") as caught:
         build(TRAINERS["nnUNetTrainerXAttnRes"], plans)
+    assert "nnUNetPlans" not in str(caught.value), "they may be made from others"
 
 
 @pytest.mark.parametrize(
@@ -292,8 +293,11 @@ def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_tr
     weights = checkpoint["network_weights"]
     checkpoint["network_weights"] = {key: value for key, value in weights.items() if not key.startswith("reads.")}
     torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, path)
-    with pytest.raises(UserError, match=r"it has no reads.*\n.*It is of nnUNetTrainer,(.|\n)*nnunet-xattnres upgrade"):
+    with pytest.raises(
+        UserError, match=r"it has no reads.*\n.*It is of nnUNetTrainer,(.|\n)*nnunet-xattnres upgrade"
+    ) as caught:
         trainer.load_checkpoint(str(path))
+    assert "XAttnResGated" not in str(caught.value), "that mirrors, and this model may not have been mirrored"
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
@@ -321,6 +325,32 @@ def test_a_checkpoint_of_another_plan_is_refused(make_trainer, saved):
         trainer.load_checkpoint(str(path))
 
 
+def test_a_checkpoint_of_plans_that_were_changed_since(saved):
+    """What it is of and what this is have the same names: to go on under them is what has just failed."""
+    trainer, path = saved()
+    changed = make_plans()
+    changed["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [6, 8, 16]
+    again = type(trainer)(changed | {"continue_training": False}, "2d", 0, trainer.dataset_json, trainer.device)
+    with pytest.raises(UserError, match="plans nnUNetTestPlans in nnUNet_preprocessed were changed since") as caught:
+        again.load_checkpoint(str(path))
+    assert str(path.parent.parent / "plans.json") in str(caught.value) and "-tr nnUNet" not in str(caught.value)
+    # the way out: the plans of the checkpoint, by another file
+    plans = torch.load(path, weights_only=False)["init_args"]["plans"]
+    old = type(trainer)(plans | {"continue_training": False}, "2d", 0, trainer.dataset_json, trainer.device)
+    old.load_checkpoint(str(path))
+    assert old.output_folder == again.output_folder == str(path.parent)
+
+
+def test_a_checkpoint_of_another_configuration_names_it(saved):
+    trainer, path = saved()
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["init_args"] = {**checkpoint["init_args"], "configuration": "3d_fullres"}
+    checkpoint["network_weights"].pop("reads.e3.pseudo_query")
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerXAttnRes -p "):
+        trainer.load_checkpoint(str(path))
+
+
 def test_a_write_that_fails_keeps_the_checkpoint_before(saved, monkeypatch):
     trainer, path = saved()
     before = path.read_bytes()
@@ -343,6 +373,10 @@ def test_disabled_checkpointing_still_writes_nothing(make_trainer):
     path = Path(trainer.output_folder) / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(path))
     assert not path.exists()
+    path.write_text("of the training before")
+    path.with_name("checkpoint_latest.pth.partial").write_text("half, of a training that was killed")
+    trainer.save_checkpoint(str(path))
+    assert path.read_text() == "of the training before"
 
 
 def test_a_fold_is_trained_once_at_a_time(tmp_path):

@@ -11,10 +11,8 @@ from rich.console import Console
 
 from nnunet_xattnres.commands.demo.commands import (
     child_environment,
-    export_line,
     next_steps,
     nnunet_exports,
-    quote,
     small_plans_text,
     step_arguments,
     write_small_plans,
@@ -40,6 +38,7 @@ from nnunet_xattnres.commands.demo.settings import (
     STEPS,
     DemoError,
 )
+from nnunet_xattnres.common import shell
 from nnunet_xattnres.common.processes import find_program
 from nnunet_xattnres.nnunet.results import Dice
 
@@ -72,10 +71,10 @@ def run_demo(out: Path, *, device: str | None = None, force: bool = False, conso
     exports = nnunet_exports(out, device)
     environment = child_environment(out, exports)
     print_plainly(console, "\nThe commands below run with this, as you would set it in a shell of your own:")
-    print_plainly(console, "\n".join(f"  {export_line(*export)}" for export in exports.items()), style="cyan")
+    print_plainly(console, "\n".join(f"  {shell.export(*export)}" for export in exports.items()), style="cyan")
     for i, (step, arguments) in enumerate(step_arguments(out, device).items(), start=1):
         console.print(f"\n[bold]Step {i} of {len(STEPS)}: {step}[/]")
-        print_plainly(console, f"$ {quote([STEPS[step], *arguments])}", style="cyan")
+        print_plainly(console, f"$ {shell.command(STEPS[step], *arguments)}", style="cyan")
         command, log = [str(programs[step]), *arguments], out / "logs" / f"{i}_{step}.log"
         run_command(command, env=environment, log=log, console=console)
         if step == "plan":

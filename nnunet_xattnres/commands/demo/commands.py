@@ -1,9 +1,7 @@
 """What nnU-Net is told: the environment, the commands, and the smaller plans."""
 
 import os
-import shlex
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from nnunet_xattnres import autoregister
@@ -88,15 +86,6 @@ def write_small_plans(preprocessed: Path) -> Path:
     path = preprocessed / f"{SMALL_PLANS}.json"
     write_json(plans, path, indent=4)
     return path
-
-
-def quote(command: Sequence[str]) -> str:
-    """The command as a line for the user's shell."""
-    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
-
-
-def export_line(name: str, value: str) -> str:
-    return f'set "{name}={value}"' if os.name == "nt" else f"export {name}={shlex.quote(value)}"
 
 
 def small_plans_text() -> str:

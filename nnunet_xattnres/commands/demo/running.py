@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from nnunet_xattnres.commands.demo.commands import quote
 from nnunet_xattnres.commands.demo.settings import N_EPOCHS, DemoError
+from nnunet_xattnres.common import shell
 from nnunet_xattnres.common.processes import process_group
 
 HEARTBEAT = 20  # s between two lines when the output is no terminal
@@ -83,7 +83,7 @@ def run_command(command: Sequence[str], *, env: Mapping[str, str], log: Path, co
         status_code = process.wait()
     if status_code:
         shown = "\n".join(f"  {line}" for line in tail)
-        failed = f"this command ended with exit status {status_code}:\n  {quote(command)}"
+        failed = f"this command ended with exit status {status_code}:\n  {shell.command(*command)}"
         raise DemoError(f"{failed}\nIts last lines:\n{shown}\nIts whole output: {log}")
     print_plainly(console, f"  {time.monotonic() - started:4.0f} s  done", style="green")
 

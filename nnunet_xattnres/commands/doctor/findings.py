@@ -1,8 +1,5 @@
-"""A line of the report, and the commands that mend things, as the user's shell takes them."""
+"""A line of the report."""
 
-import os
-import shlex
-import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +13,8 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        level: "error" when nnU-Net would not find a trainer, "warning" for what else may stop a user, or "ok".
+        level: "error" when nnU-Net would not find a trainer or a requirement is not met, "warning" for what else may
+            stop a user, or "ok".
         topic: what was looked at; several, with commas, when the same was found of each.
         message: what was found.
         remedy: what mends it, a command where one can; empty when there is nothing to mend.
@@ -36,18 +34,3 @@ def grouped(findings: Iterable[Finding]) -> Iterator[Finding]:
     for (level, message, remedy), names in topics.items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN + 1 else ""
         yield Finding(level, ", ".join(names[:SHOWN] if more else names) + more, message, remedy)
-
-
-def command(*words: str) -> str:
-    """A command line that can be copied, whatever stands in its words."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
-
-
-def export(name: str, value: str) -> str:
-    """Set a variable for this shell."""
-    return f"set {name}={value}" if os.name == "nt" else f"export {name}={shlex.quote(value)}"
-
-
-def unset(name: str) -> str:
-    """Take a variable from this shell."""
-    return f"set {name}=" if os.name == "nt" else f"unset {name}"

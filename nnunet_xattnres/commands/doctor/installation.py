@@ -13,10 +13,14 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from nnunet_xattnres.commands.doctor.findings import Finding, command, unset
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion
+
+from nnunet_xattnres.commands.doctor.findings import Finding
+from nnunet_xattnres.common.shell import command, unset
 
 OURS = "nnunet-xattnres"
-# As in pyproject.toml, for where the metadata are missing or of an older version.
+# As in pyproject.toml, for where the metadata are missing.
 NEEDED = {
     "nnunetv2": "nnunetv2>=2.8.1,<3",
     "dynamic-network-architectures": "dynamic-network-architectures>=0.4.4",
@@ -28,23 +32,33 @@ _REPOSITORY = ("repository", "source", "source code", "github", "homepage")  # l
 def check_versions() -> Iterator[Finding]:
     """Versions of Python, of this package and of what it stands on, against what this package requires."""
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
-    for name in (OURS, *NEEDED):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            remedy = install(NEEDED[name]) if name in NEEDED else reinstall()
-            yield Finding("error", name, "not installed", remedy)
-            continue
-        if name == "nnunetv2" and not _supported(version):
-            message = f"{version}; this package needs >=2.8.1,<3"
-            yield Finding("error", name, message, install(NEEDED[name]))
-        else:
-            yield Finding("ok", name, version)
+    yield _installed(Requirement(OURS), reinstall())
+    for requirement in _requirements():
+        yield _installed(requirement, install(str(requirement)))
 
 
-def _supported(version: str) -> bool:
-    parts = [int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:3]]
-    return [2, 8, 1] <= parts < [3]
+def _requirements() -> list[Requirement]:
+    """What this package needs, without its extras."""
+    try:
+        stated = importlib.metadata.requires(OURS)
+    except importlib.metadata.PackageNotFoundError:
+        stated = None
+    found = [Requirement(text) for text in stated or NEEDED.values()]
+    return [one for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def _installed(requirement: Requirement, remedy: str) -> Finding:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("error", requirement.name, "not installed", remedy)
+    try:
+        fits = requirement.specifier.contains(version, prereleases=True)  # the torch of NVIDIA's images is one
+    except InvalidVersion:
+        fits = False
+    if fits:
+        return Finding("ok", requirement.name, version)
+    return Finding("error", requirement.name, f"{version}; this package needs {requirement.specifier}", remedy)
 
 
 def check_origins(imported: dict[str, Any], installed: dict[str, Any]) -> Iterator[Finding]:

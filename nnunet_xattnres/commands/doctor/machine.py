@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_xattnres.commands.doctor.findings import Finding, Level, command, export, unset
+from nnunet_xattnres.commands.doctor.findings import Finding, Level
 from nnunet_xattnres.commands.doctor.installation import install
+from nnunet_xattnres.common.shell import command, export, unset
 
 
 def check_paths() -> Iterator[Finding]:

@@ -1,0 +1,34 @@
+"""Command lines as the user's shell takes them."""
+
+import ast
+import shlex
+from pathlib import Path
+
+import nnunet_xattnres
+from nnunet_xattnres.common import shell
+
+PACKAGE = Path(nnunet_xattnres.__file__).parent
+
+
+def test_a_shell_of_posix(monkeypatch):
+    monkeypatch.setattr("os.name", "posix")
+    words = ["cd", "/a b/it's", "$HOME"]
+    assert shlex.split(shell.command(*words)) == words
+    assert shell.export("X", "/a b") == "export X='/a b'" and shell.unset("X") == "unset X"
+
+
+def test_windows(monkeypatch):
+    """Its shell knows no single quotes."""
+    monkeypatch.setattr("os.name", "nt")
+    assert shell.command("cd", r"C:\a b") == r'cd "C:\a b"'
+    assert shell.export("X", r"C:\a b") == r'set "X=C:\a b"' and shell.unset("X") == "set X="
+
+
+def test_nothing_else_quotes_for_one_shell_alone():
+    """What is quoted elsewhere would be for POSIX only."""
+    found = []
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import) and any(alias.name == "shlex" for alias in node.names):
+                found.append(file.relative_to(PACKAGE).as_posix())
+    assert found == ["common/shell.py"]
