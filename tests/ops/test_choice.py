@@ -10,9 +10,11 @@ import pytest
 import torch
 from helpers.networks import make_input, make_network
 
+from benchmarks.gpu.plans import CONFIGURATIONS
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.ops import chosen, operator, tuning
 from nnunet_xattnres.ops.chosen import Choice, decide
+from nnunet_xattnres.ops.kernels import group_rows
 from nnunet_xattnres.ops.shapes import ReadShape
 from nnunet_xattnres.ops.tuning import as_json, choose_paths
 from nnunet_xattnres.reads.shapes import read_shapes
@@ -260,5 +262,23 @@ def test_the_real_paths_prove_themselves(path):
 def test_a_small_read_keeps_what_matters():
     shape = ReadShape("float16", 12, 64, (96, 128, 40), ((64, 96, 128, 40), (320, 6, 8, 3)), (0,), 0, 64)
     small = shape.small()
-    assert small.size == (8, 8, 40) and small.sources == ((64, 8, 8, 40), (320, 1, 1, 3)) and small.batch == 2
+    assert small.size == (8, 64, 40) and small.sources == ((64, 8, 64, 40), (320, 1, 4, 3)) and small.batch == 2
     assert ReadShape.from_json(json.loads(json.dumps(tuning.asdict(shape)))) == shape
+    wide = replace(shape, size=(600, 600), sources=((64, 600, 600), (320, 300, 300))).small()
+    assert wide.size == (64, 504) and wide.size[1] % 16 == 600 % 16  # the kernels are compiled for the remainder
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS[:2], ids=lambda c: c.name)
+def test_a_small_read_has_the_groups_of_rows_of_the_real_one(configuration):
+    """A program of the kernels hands on from one row of its group to the next; with groups of one it never would."""
+
+    def groups(shape):
+        coarser = [in_height for *_, in_height, _ in shape.sources if in_height < shape.size[-2]]
+        return {rows for rows in map(group_rows, coarser) if rows > 1}
+
+    with torch.device("meta"):
+        network = configuration.build("add")
+    shapes = read_shapes(network, (configuration.batch, 1, *configuration.patch), CPU)
+    assert any(map(groups, shapes))
+    for shape in shapes:
+        assert groups(shape) <= groups(shape.small()), shape
