@@ -27,7 +27,7 @@ from nnunet_xattnres.ops.shapes import ReadShape
 
 TABLE = "nnunet_xattnres.ops.operator:PATHS"
 LIMIT = 60.0  # seconds for one path of one read, compiling its kernels included
-BUDGET = 600.0  # for all
+BUDGET = 400.0  # for all; other processes of a training wait for this one meanwhile, and NCCL gives up after 600
 _TRIED = {"ok", "wrong", "failed", "out of memory", "crashed", "too slow"}  # what is worth keeping
 
 
@@ -138,9 +138,15 @@ def _try(
     pairs = [(shape, path) for shape in shapes for path in candidates if path in _possible(candidates, shape)]
     items = [{"path": path, "shape": asdict(shape)} for shape, path in pairs]
     arguments = {"device": str(device), "table": table, "timed": timed}
-    found = results_of_children(
-        "nnunet_xattnres.ops.trial:trials", items, arguments, limit=limit, deadline=time.monotonic() + budget
-    )
+    found = []
+    try:
+        for result in results_of_children(
+            "nnunet_xattnres.ops.trial:trials", items, arguments, limit=limit, deadline=time.monotonic() + budget
+        ):
+            found.append(result)
+    except Exception as error:  # raised, it would leave the other ranks waiting for what this one says
+        why = f"{type(error).__name__}: {error}"
+        found += [{"status": "not tried", "why": why} for _ in pairs[len(found) :]]
     tried: dict[ReadShape, Results] = {shape: {} for shape in shapes}
     for (shape, path), result in zip(pairs, found, strict=True):
         tried[shape][path] = result

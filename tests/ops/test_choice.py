@@ -120,6 +120,23 @@ def test_where_nothing_could_be_tried_plain_torch_is_taken():
     assert found.choice == Choice(chosen.FALLBACK, chosen.FALLBACK) and found.results["good"]["status"] == "no time"
 
 
+def test_where_no_process_can_be_started_plain_torch_is_taken_and_nothing_is_kept(own_cache):
+    def results(*_, **__):
+        raise OSError(28, "No space left on device")
+        yield
+
+    lines = []
+    with patch.object(tuning, "results_of_children", results):
+        (found,) = choose("good", "slow", lines=lines)
+    assert found.choice == Choice(chosen.FALLBACK, chosen.FALLBACK)
+    assert "good not tried: OSError: [Errno 28] No space left on device" in lines[0]
+    assert not own_cache.exists()
+
+
+def test_the_time_to_try_is_clearly_less_than_nccl_waits():
+    assert tuning.BUDGET <= 0.75 * 600
+
+
 def test_where_nothing_is_right_there_is_an_error():
     with pytest.raises(UserError, match=r"(?s)tiled is wrong \(the read is off.*NNUNET_XATTNRES_PATH=reference"):
         choose("raises", "tiled")
@@ -190,33 +207,68 @@ from nnunet_xattnres.ops import tuning
 from nnunet_xattnres.ops.shapes import ReadShape
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-seconds = [{{"a": 1.0, "b": 2.0, "c": 3.0}}, {{"a": None, "b": 9.0, "c": 3.0}}][rank]  # each alone: a, c
+
+
+def read(batch):
+    return ReadShape("float32", batch, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
+
+
+{what}
+"""
+
+
+def say_in_two_ranks(folder, what):
+    """What each of two processes says last; ``what`` is run in both."""
+    script = RANK.format(path=sys.path, what=what)
+    commands = [[sys.executable, "-c", script, str(rank), str(folder / "ranks")] for rank in (0, 1)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    try:
+        return [process.communicate(timeout=90)[0].rstrip("\n").split("\n")[-1] for process in processes]
+    finally:
+        for process in processes:  # one that waits for the other
+            process.kill()
+
+
+def test_ranks_that_would_choose_differently_agree(tmp_path):
+    """What failed for one has failed, and the slowest one's time counts."""
+    what = """
+seconds = [{"a": 1.0, "b": 2.0, "c": 3.0}, {"a": None, "b": 9.0, "c": 3.0}][rank]  # each alone: a, c
 
 
 def results(function, items, arguments, **limits):
     for item in items:
         s = seconds[item["path"]]
-        yield {{"status": "ok", "forward": s, "backward": 1.0}} if s else {{"status": "crashed", "why": "it fell"}}
+        yield {"status": "ok", "forward": s, "backward": 1.0} if s else {"status": "crashed", "why": "it fell"}
 
 
 tuning.results_of_children = results
-shape = ReadShape("float32", 2, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
 if rank == 1:  # it knows one of two already
-    known = dict(zip("abc", results("", [{{"path": path}} for path in "abc"], {{}})))
-    tuning.load = lambda machine, asked: known if asked == shape else None
-other = ReadShape("float32", 1, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
-found = tuning.choose_paths([shape, other], torch.device("cpu"), lambda _: None, candidates="abc")
+    known = dict(zip("abc", results("", [{"path": path} for path in "abc"], {})))
+    tuning.load = lambda machine, asked: known if asked == read(2) else None
+found = tuning.choose_paths([read(2), read(1)], torch.device("cpu"), lambda _: None, candidates="abc")
 print(*[(one.choice.forward, one.choice.backward) for one in found], found[0].results["a"]["status"])
 """
+    assert say_in_two_ranks(tmp_path, what) == ["('c', 'b') ('c', 'b') crashed"] * 2
 
 
-def test_ranks_that_would_choose_differently_agree(tmp_path):
-    """What failed for one has failed, and the slowest one's time counts."""
-    script = RANK.format(path=sys.path)
-    commands = [[sys.executable, "-c", script, str(rank), str(tmp_path / "ranks")] for rank in (0, 1)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    said = [process.communicate(timeout=90)[0].split("\n")[-2] for process in processes]
-    assert said == ["('c', 'b') ('c', 'b') crashed"] * 2
+def test_a_rank_that_can_start_no_process_keeps_no_other_waiting(tmp_path):
+    """What it has tried until then counts."""
+    what = """
+def results(function, items, arguments, **limits):
+    for item in items:
+        if rank == 1 and item["path"] == "b":
+            raise OSError(28, "No space left on device")
+        yield {"status": "ok", "forward": 1.0, "backward": 1.0}
+
+
+tuning.results_of_children = results
+found = tuning.choose_paths([read(2), read(1)], torch.device("cpu"), lambda _: None, candidates="ab")
+print(*[(one.choice.forward, *(r["status"] for r in one.results.values())) for one in found], found[0])
+"""
+    said = say_in_two_ranks(tmp_path, what)
+    assert said[0] == said[1]
+    assert said[0].startswith("('a', 'ok', 'not tried') ('tiled', 'not tried', 'not tried')")
+    assert "b not tried: OSError: [Errno 28] No space left on device" in said[0]
 
 
 def test_a_network_computes_what_was_chosen(monkeypatch):
