@@ -73,7 +73,7 @@ def choose_paths(
     the first in the fixed order, and nothing is timed.
 
     Args:
-        shapes: of the reads.
+        shapes: of the reads; under DDP every rank tries those of all, for their batches may differ.
         device: where they will run.
         log: takes one line a read.
         stored: the choices of a checkpoint, kept where they were made on such a machine: ``as_json``.
@@ -87,7 +87,7 @@ def choose_paths(
     """
     device = torch.empty(0, device=device).device  # with its index, as the maps have it
     here, timed = machine(device), not torch.are_deterministic_algorithms_enabled()
-    shapes = list(dict.fromkeys(shapes))
+    shapes = list(dict.fromkeys(shape for of_rank in _gathered(list(shapes)) for shape in of_rank))
     kept = _kept(stored, here)
     if not all(_everywhere([shape in kept for shape in shapes])):
         if stored:

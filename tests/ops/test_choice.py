@@ -271,6 +271,26 @@ print(*[(one.choice.forward, *(r["status"] for r in one.results.values())) for o
     assert "b not tried: OSError: [Errno 28] No space left on device" in said[0]
 
 
+def test_ranks_of_different_batches_try_the_reads_of_all(tmp_path):
+    """nnU-Net gives some ranks one sample more, if a batch cannot be shared out evenly."""
+    what = """
+def results(function, items, arguments, **limits):
+    for item in items:
+        seconds = item["shape"]["batch"] if item["path"] == "a" else 2.5
+        yield {"status": "ok", "forward": seconds, "backward": seconds}
+
+
+tuning.results_of_children = results
+chosen = []
+for batches in ([2, 1], [3, 2]):
+    shapes = dict.fromkeys([read(batches[rank]), read(1)])
+    found = tuning.choose_paths(list(shapes), torch.device("cpu"), lambda _: None, candidates="ab")
+    chosen.append({one.shape.batch: one.choice.forward for one in found})
+print(chosen)
+"""
+    assert say_in_two_ranks(tmp_path, what) == ["[{2: 'a', 1: 'a'}, {3: 'b', 1: 'a', 2: 'a'}]"] * 2
+
+
 def test_a_network_computes_what_was_chosen(monkeypatch):
     """For every shape that it reads, and by no graph: a compiled network follows."""
     network = make_network(2, "plain conv", "add")
