@@ -193,7 +193,7 @@ def _merged(of_ranks: Sequence[Results]) -> Results:
     merged = {}
     for name in of_ranks[0]:
         ranks = [results.get(name, {"status": "not tried"}) for results in of_ranks]
-        bad = next((r for r in ranks if r["status"] != "ok"), None)
+        bad = max((r for r in ranks if r["status"] != "ok"), key=lambda r: r["status"] == "wrong", default=None)
         timed = [phase for phase in ("forward", "backward") if all(phase in r for r in ranks)]
         merged[name] = bad or {"status": "ok", **{phase: max(r[phase] for r in ranks) for phase in timed}}
     return merged

@@ -251,6 +251,13 @@ print(*[(one.choice.forward, one.choice.backward) for one in found], found[0].re
     assert say_in_two_ranks(tmp_path, what) == ["('c', 'b') ('c', 'b') crashed"] * 2
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_wrong_for_one_rank_is_wrong_whatever_failed_for_another(order):
+    """It is then not taken as the last resort either."""
+    of_ranks = [{"tiled": {"status": "not tried"}}, {"tiled": {"status": "wrong"}}, {"tiled": {"status": "ok"}}]
+    assert tuning._merged(of_ranks[::order]) == {"tiled": {"status": "wrong"}}
+
+
 def test_a_rank_that_can_start_no_process_keeps_no_other_waiting(tmp_path):
     """What it has tried until then counts."""
     what = """
