@@ -52,6 +52,8 @@ class Found:
         failures = [
             f"{name} {r['status']}: {r.get('why', '')}" for name, r in self.results.items() if r["status"] != "ok"
         ]
+        if len(failures) == len(self.results) > 0:
+            text += "; none has proved itself, so plain torch is the last resort"
         return "; ".join([text, *failures])
 
 
@@ -70,7 +72,8 @@ def choose_paths(
 
     A candidate is used only after it has proved itself here: in a child process, for an illegal access poisons a CUDA
     context, and a hang would stop a training. Of those that have, the fastest is taken; with deterministic algorithms
-    the first in the fixed order, and nothing is timed.
+    the first in the fixed order, and nothing is timed. Where none has, the last resort is plain torch: ``tiled``,
+    whatever became of it, unless it is wrong.
 
     Args:
         shapes: of the reads; under DDP every rank tries those of all, for their batches may differ.
@@ -83,7 +86,7 @@ def choose_paths(
         budget: seconds for all.
 
     Raises:
-        UserError: when every path that could be tried computes something else than the reference.
+        UserError: when no path has proved itself, and ``tiled`` computes something else than the reference.
     """
     device = torch.empty(0, device=device).device  # with its index, as the maps have it
     here, timed = machine(device), not torch.are_deterministic_algorithms_enabled()
@@ -181,7 +184,7 @@ def _choice(results: Results, timed: bool, device: torch.device) -> Choice:
             f"{FALLBACK} is wrong ({results[FALLBACK]['why']}). Train with NNUNET_XATTNRES_PATH=reference, which needs "
             f"more memory, and send us the output of `nnunet-xattnres doctor`."
         )
-    return Choice(FALLBACK, FALLBACK)  # plain torch, and nothing speaks against it
+    return Choice(FALLBACK, FALLBACK)  # the last resort: plain torch, though it may have failed here or not been tried
 
 
 def _agreed(of_shapes: list[Results]) -> list[Results]:

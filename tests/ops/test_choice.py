@@ -137,6 +137,18 @@ def test_the_time_to_try_is_clearly_less_than_nccl_waits():
     assert tuning.BUDGET <= 0.75 * 600
 
 
+def test_where_plain_torch_fails_it_is_the_last_resort_and_the_log_says_so():
+    def results(*_, **__):
+        yield from ({"status": "failed", "why": "no kernel image"}, {"status": "crashed", "why": "it fell"})
+
+    lines = []
+    with patch.object(tuning, "results_of_children", results):
+        (found,) = choose("raises", "tiled", lines=lines)
+    assert found.choice == Choice("tiled", "tiled")
+    assert "none has proved itself, so plain torch is the last resort; raises failed" in lines[0]
+    assert "tiled crashed: it fell" in lines[0]
+
+
 def test_where_nothing_is_right_there_is_an_error():
     with pytest.raises(UserError, match=r"(?s)tiled is wrong \(the read is off.*NNUNET_XATTNRES_PATH=reference"):
         choose("raises", "tiled")
