@@ -85,7 +85,8 @@ class _Recorder:
 
 
 @contextmanager
-def _recorded_calls() -> Iterator[list[tuple[Any, dict[str, Any]]]]:
+def recorded_calls() -> Iterator[list[tuple[Any, dict[str, Any]]]]:
+    """The kernels that are called while the block runs, with all their arguments; none of them computes."""
     calls: list[tuple[Any, dict[str, Any]]] = []
     before = {name: getattr(kernels, name) for name in KERNELS}
     for name, kernel in before.items():
@@ -110,30 +111,40 @@ def calls_of(variant: Variant) -> list[tuple[Any, dict[str, Any]]]:
     pool = [h.to(dtype).requires_grad_() for h in pool]
     below = torch.zeros(1, 32, *size, dtype=dtype)
     skip = 0 if variant.direct else None
-    with _recorded_calls() as calls:
+    with recorded_calls() as calls:
         query = torch.zeros(channels), torch.ones(channels)
         operator.history_read(pool, projections, *query, size, skip=skip, below=below, path="fused").sum().backward()
     return calls
 
 
 def compile_call(kernel: Any, values: dict[str, Any], target: int) -> Any:
-    """As Triton's launcher specialises the call: integers of value 1, integers and pointers that 16 divides."""
+    """Compile a call as Triton's launcher does."""
+    signature, constants, attributes = specialised(kernel, values)
+    options = {name: value for name, value in values.items() if name in OPTIONS}
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+
+
+def specialised(kernel: Any, values: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], Any]]:
+    """Types, constants and attributes, all that a call is compiled for.
+
+    Integers of value 1 are constants, too; an attribute is that 16 divides an integer or a pointer.
+    """
     signature, constants, attributes = {}, {}, {}
     for i, (name, parameter) in enumerate(zip(kernel.arg_names, kernel.params, strict=True)):
-        value = values[name]
-        address = value.data_ptr() if isinstance(value, torch.Tensor) else value
-        if parameter.is_constexpr or (type(value) is int and value == 1):
+        value, general = values[name], parameter.do_not_specialize
+        if parameter.is_constexpr or (type(value) is int and value == 1 and not general):
             signature[name], constants[name] = "constexpr", value
             continue
         if isinstance(value, torch.Tensor):
             signature[name] = "*" + TYPE_NAMES[value.dtype]
+            divisible = value.data_ptr() % 16 == 0
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
-        if not isinstance(value, float) and address % 16 == 0:
+            divisible = type(value) is int and value % 16 == 0
+        if divisible and not general and not parameter.do_not_specialize_on_alignment:
             attributes[(i,)] = [["tt.divisibility", 16]]
-    options = {name: value for name, value in values.items() if name in OPTIONS}
-    source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    return signature, constants, attributes
 
 
 def _usage(compiled: Any) -> tuple[int, int]:

@@ -30,7 +30,8 @@ KINDS = ("plain", "fused", "tiled", "reference", "fused everywhere")
 
 DTYPES = ("float16", "bfloat16", "float32")
 _SIZES = ((4, 6, 128), (4, 6, 40), (5, 7, 20))  # rows that are multiples of 16 bytes, and others
-PROVED = [*product((32, 64, 128, 320), _SIZES), (32, (24, 512)), (64, (12, 56))]  # channels and size
+# channels and size; where it is so high, a program of the kernels owns several rows of a coarse source
+PROVED = [*product((32, 64, 128, 320), _SIZES), (32, (24, 512)), (64, (12, 56)), (32, (2, 64, 40))]
 TINY_PROVED = [(4, (4, 8)), (3, (2, 3, 5))]
 
 

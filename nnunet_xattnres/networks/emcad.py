@@ -231,7 +231,8 @@ class EMCAD(HistoryNetwork, nn.Module):
         for stage in decoded[1:] if reads else ():
             pool = self.history_stages[: self.history_stages.index(stage)]
             direct = [k for k, source in enumerate(pool) if source.shape == stage.shape]
-            self.reads[stage.name] = HistoryRead([s.channels for s in pool], stage.channels, nn.Conv2d, direct)
+            self.reads[stage.name] = read = HistoryRead([s.channels for s in pool], stage.channels, nn.Conv2d, direct)
+            read.name = stage.name  # type: ignore[assignment, unused-ignore]
         self.apply(self.initialize)
 
     @staticmethod

@@ -22,11 +22,13 @@ def kernels_of(encoder: Encoder) -> list[tuple[int, ...]]:
 
 
 def block(encoder: Encoder, input_channels: int, output_channels: int, kernel_size: Any) -> ConvDropoutNormReLU:
-    """A convolution with the plan's norm, dropout and nonlinearity, as upstream's decoder has them."""
+    """A convolution with the plan's norm, dropout and nonlinearity, in its order, as upstream's decoder has them."""
     e = encoder
+    first = next(module for module in e.modules() if isinstance(module, ConvDropoutNormReLU))
+    nonlin_first = first.all_modules[-1] is getattr(first, "norm", None)  # the encoder does not keep what the plan says
     return ConvDropoutNormReLU(
         *(e.conv_op, input_channels, output_channels, kernel_size, 1, e.conv_bias, e.norm_op, e.norm_op_kwargs),
-        *(e.dropout_op, e.dropout_op_kwargs, e.nonlin, e.nonlin_kwargs),
+        *(e.dropout_op, e.dropout_op_kwargs, e.nonlin, e.nonlin_kwargs, nonlin_first),
     )
 
 

@@ -1,6 +1,7 @@
 """The exact read as Triton kernels for CUDA: no aligned map exists outside the registers (ours).
 
-Off by default: its logic is tested with Triton's interpreter; on a GPU it is unmeasured.
+The first candidate on CUDA, up to 128 channels: taken where it has proved itself on that GPU and no other path is
+clearly faster (``chosen``). Its logic is tested with Triton's interpreter; how fast it is on a GPU is unmeasured.
 
 A source is projected at its own resolution and resized along its last axis in plain torch; the results stand in one
 buffer, one (B, C, depth, height, W of the read) after the other, so that all loads of a kernel run along the last

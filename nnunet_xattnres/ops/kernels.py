@@ -7,6 +7,7 @@ computes. What Triton makes of each kernel for each GPU is in benchmarks/results
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from math import gcd
 from typing import Any
 
@@ -23,7 +24,18 @@ def available() -> bool:
 
 
 def _jit(kernel: Callable[..., Any]) -> Any:
-    return kernel if triton is None else triton.jit(kernel)
+    """Compile, but not anew where 16 divides a number of rows or planes, or a group has one row, as Triton would.
+
+    No load is wider for it, and what proves itself on a small read is then what runs on the real one.
+    """
+    if triton is None:
+        return kernel
+    general = {
+        "do_not_specialize": ["rows"],
+        "do_not_specialize_on_alignment": ["depth", "height", "in_depth", "in_height"],
+    }
+    known = signature(triton.jit).parameters  # older Triton has only the former
+    return triton.jit(kernel, **{name: names for name, names in general.items() if name in known})
 
 
 @_jit

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SMALL, _WIDE = 8, 512  # positions of a small read along its axes, and along the last one
+# Positions of a small read along its axes, at most: so many rows that a program of the kernels owns several of a coarse
+# source and hands on from one to the next, as on the real read.
+_PLANES, _ROWS, _WIDTH = 8, 64, 512
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class ReadShape:
         return cls(**{**values, "size": tuple(values["size"]), "sources": sources, "direct": tuple(values["direct"])})
 
     def small(self) -> ReadShape:
-        """A read for a proof: real channels, dtype and row width, two samples and few positions."""
-        limits = [min(n, _SMALL) for n in self.size[:-1]] + [min(self.size[-1], _WIDE)]
+        """A read for a proof: real channels, dtype and row width (by 16, if it is long), but few positions."""
+        *planes, rows, width = self.size
+        limits = [*(min(n, _PLANES) for n in planes), min(rows, _ROWS), min(width, _WIDTH - -width % 16)]
 
         def shrunk(size: Sequence[int]) -> tuple[int, ...]:
             return tuple(max(1, -(-n * at // full)) for n, at, full in zip(size, limits, self.size, strict=True))

@@ -27,7 +27,7 @@ from nnunet_xattnres.ops.shapes import ReadShape
 
 TABLE = "nnunet_xattnres.ops.operator:PATHS"
 LIMIT = 60.0  # seconds for one path of one read, compiling its kernels included
-BUDGET = 600.0  # for all
+BUDGET = 400.0  # for all; other processes of a training wait for this one meanwhile, and NCCL gives up after 600
 _TRIED = {"ok", "wrong", "failed", "out of memory", "crashed", "too slow"}  # what is worth keeping
 
 
@@ -52,6 +52,8 @@ class Found:
         failures = [
             f"{name} {r['status']}: {r.get('why', '')}" for name, r in self.results.items() if r["status"] != "ok"
         ]
+        if len(failures) == len(self.results) > 0:
+            text += "; none has proved itself, so plain torch is the last resort"
         return "; ".join([text, *failures])
 
 
@@ -70,10 +72,11 @@ def choose_paths(
 
     A candidate is used only after it has proved itself here: in a child process, for an illegal access poisons a CUDA
     context, and a hang would stop a training. Of those that have, the fastest is taken; with deterministic algorithms
-    the first in the fixed order, and nothing is timed.
+    the first in the fixed order, and nothing is timed. Where none has, the last resort is plain torch: ``tiled``,
+    whatever became of it, unless it is wrong.
 
     Args:
-        shapes: of the reads.
+        shapes: of the reads; under DDP every rank tries those of all, for their batches may differ.
         device: where they will run.
         log: takes one line a read.
         stored: the choices of a checkpoint, kept where they were made on such a machine: ``as_json``.
@@ -83,11 +86,11 @@ def choose_paths(
         budget: seconds for all.
 
     Raises:
-        UserError: when every path that could be tried computes something else than the reference.
+        UserError: when no path has proved itself, and ``tiled`` computes something else than the reference.
     """
     device = torch.empty(0, device=device).device  # with its index, as the maps have it
     here, timed = machine(device), not torch.are_deterministic_algorithms_enabled()
-    shapes = list(dict.fromkeys(shapes))
+    shapes = list(dict.fromkeys(shape for of_rank in _gathered(list(shapes)) for shape in of_rank))
     kept = _kept(stored, here)
     if not all(_everywhere([shape in kept for shape in shapes])):
         if stored:
@@ -138,9 +141,15 @@ def _try(
     pairs = [(shape, path) for shape in shapes for path in candidates if path in _possible(candidates, shape)]
     items = [{"path": path, "shape": asdict(shape)} for shape, path in pairs]
     arguments = {"device": str(device), "table": table, "timed": timed}
-    found = results_of_children(
-        "nnunet_xattnres.ops.trial:trials", items, arguments, limit=limit, deadline=time.monotonic() + budget
-    )
+    found = []
+    try:
+        for result in results_of_children(
+            "nnunet_xattnres.ops.trial:trials", items, arguments, limit=limit, deadline=time.monotonic() + budget
+        ):
+            found.append(result)
+    except Exception as error:  # raised, it would leave the other ranks waiting for what this one says
+        why = f"{type(error).__name__}: {error}"
+        found += [{"status": "not tried", "why": why} for _ in pairs[len(found) :]]
     tried: dict[ReadShape, Results] = {shape: {} for shape in shapes}
     for (shape, path), result in zip(pairs, found, strict=True):
         tried[shape][path] = result
@@ -175,7 +184,7 @@ def _choice(results: Results, timed: bool, device: torch.device) -> Choice:
             f"{FALLBACK} is wrong ({results[FALLBACK]['why']}). Train with NNUNET_XATTNRES_PATH=reference, which needs "
             f"more memory, and send us the output of `nnunet-xattnres doctor`."
         )
-    return Choice(FALLBACK, FALLBACK)  # plain torch, and nothing speaks against it
+    return Choice(FALLBACK, FALLBACK)  # the last resort: plain torch, though it may have failed here or not been tried
 
 
 def _agreed(of_shapes: list[Results]) -> list[Results]:
@@ -187,7 +196,7 @@ def _merged(of_ranks: Sequence[Results]) -> Results:
     merged = {}
     for name in of_ranks[0]:
         ranks = [results.get(name, {"status": "not tried"}) for results in of_ranks]
-        bad = next((r for r in ranks if r["status"] != "ok"), None)
+        bad = max((r for r in ranks if r["status"] != "ok"), key=lambda r: r["status"] == "wrong", default=None)
         timed = [phase for phase in ("forward", "backward") if all(phase in r for r in ranks)]
         merged[name] = bad or {"status": "ok", **{phase: max(r[phase] for r in ranks) for phase in timed}}
     return merged

@@ -48,7 +48,8 @@ class ISAR(nn.Module):
         Args:
             memory: the sources; the last one makes the queries.
             return_weights: also return the weights of the sources.
-            without: the index of a source that is left out: the softmax is then over the others.
+            without: the index of a source that is left out, and with it all that are the same map: the softmax is then
+                over the others.
 
         Returns:
             The read, (B, C, *spatial), in the dtype of the last map; with ``return_weights`` also the weights,
@@ -175,13 +176,15 @@ def combine(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
 
 
 def _without(maps: Sequence[Tensor], without: int | None) -> list[Tensor]:
+    """The maps but for the one of an index, which may be there more than once: the published memory has x twice."""
     if without is None:
         return list(maps)
     if not 0 <= without < len(maps):
         raise ValueError(f"without is {without}, but there are the sources 0 to {len(maps) - 1}")
-    if len(maps) == 1:
-        raise ValueError("source 0 cannot be left out: it is the only one, and a read needs at least one")
-    return [x for n, x in enumerate(maps) if n != without]
+    kept = [x for x in maps if x is not maps[without]]
+    if not kept:
+        raise ValueError(f"source {without} cannot be left out: it is the only one, and a read needs at least one")
+    return kept
 
 
 def _check(maps: Sequence[Tensor], n: int, channels: int, called: str) -> None:

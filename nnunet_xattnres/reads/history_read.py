@@ -34,7 +34,7 @@ class HistoryRead(nn.Module):
             (``reads.projection``); ``nn.Identity`` for the direct ones.
         gate: the scale of the read, (C), starts at zero; None if the read is not gated.
         path: forces the path of ``ops.history_read``; None, as at the start, leaves it to the rule.
-        name: what errors call the read; in a network that of the stage that it feeds.
+        name: the errors of this module begin with it; in a network it is that of the stage that the read feeds.
 
     Raises:
         ValueError: for an empty pool, for a direct source whose channels are not the target's, and for another
@@ -130,11 +130,10 @@ class HistoryRead(nn.Module):
 
     def _matrices(self) -> list[Tensor | None]:
         """The projections as the operator takes them, (C, C_k)."""
-        of_read = "" if self.name is None else f" of the read {self.name}"
         return [
             None
             if k in self.direct
-            else matrix_of(projection, channels, self.target_channels, f"the projection of source {k}{of_read}")
+            else matrix_of(projection, channels, self.target_channels, self._named(f"the projection of source {k}"))
             for k, (projection, channels) in enumerate(zip(self.projections, self.source_channels, strict=True))
         ]
 
@@ -157,27 +156,33 @@ class HistoryRead(nn.Module):
     def _check(self, pool: Sequence[Tensor], size: Sequence[int]) -> None:
         """Refuse what this read was not built for; what no read can do, ``history_read`` refuses."""
         if len(pool) != len(self.source_channels):
-            raise ValueError(f"the pool has {len(pool)} maps, this read was built for {len(self.source_channels)}")
+            raise self._refusal(f"the pool has {len(pool)} maps, this read was built for {len(self.source_channels)}")
         for k, (h, channels) in enumerate(zip(pool, self.source_channels, strict=True)):
             if h.ndim != len(size) + 2 or h.shape[1] != channels:
-                raise ValueError(
+                raise self._refusal(
                     f"source {k} has shape {tuple(h.shape)}; expected (batch, {channels}, and {len(size)} spatial axes)"
                 )
             if k in self.direct and tuple(h.shape[2:]) != tuple(size):
-                raise ValueError(
+                raise self._refusal(
                     f"source {k} is direct but has the spatial size {tuple(h.shape[2:])} instead of {tuple(size)}"
                 )
 
     def _check_indices(self, skip: int | None, without: int | None) -> None:
         n = len(self.source_channels)
         if skip is not None and not 0 <= skip < n:
-            raise ValueError(f"skip is {skip}, but the pool has the sources 0 to {n - 1}")
+            raise self._refusal(f"skip is {skip}, but the pool has the sources 0 to {n - 1}")
         if skip is not None and skip not in self.direct:
-            raise ValueError(
+            raise self._refusal(
                 f"source {skip} cannot be the skip: it is not direct; this read's direct sources are "
                 f"{sorted(self.direct)}; the others need not have its channels and size"
             )
         if without is not None and not 0 <= without < n:
-            raise ValueError(f"without is {without}, but the pool has the sources 0 to {n - 1}")
+            raise self._refusal(f"without is {without}, but the pool has the sources 0 to {n - 1}")
         if without is not None and n == 1:
-            raise ValueError("source 0 cannot be left out: it is the only one, and a read needs at least one")
+            raise self._refusal("source 0 cannot be left out: it is the only one, and a read needs at least one")
+
+    def _refusal(self, why: str) -> ValueError:
+        return ValueError(self._named(why))
+
+    def _named(self, text: str) -> str:
+        return text if self.name is None else f"the read {self.name}: {text}"

@@ -14,6 +14,7 @@ from benchmarks.cost import __main__ as cost
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import plans, proofs, timings
 from benchmarks.gpu.table import tables
+from nnunet_xattnres.ops.kernels import group_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,6 +179,12 @@ def test_configurations_build(configuration):
     with torch.device("meta"):
         network = configuration.build("add")
     assert all(n % d == 0 for n, d in zip(configuration.patch, network.encoder_stages[-1].strides, strict=True))
+
+
+def test_the_proofs_have_groups_of_several_rows():
+    """As the kernels have in real reads: ``proofs`` reads sources of a half and of a quarter of the size."""
+    groups = {group_rows(-(-size[-2] // factor)) for _, size in plans.PROVED for factor in (2, 4)}
+    assert groups >= {1, 2, 4}
 
 
 def test_it_needs_neither_nnunet_nor_the_libraries_of_commands():

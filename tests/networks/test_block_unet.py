@@ -203,6 +203,24 @@ def test_a_source_is_knocked_out():
         assert torch.equal(network(x)[0], before)
 
 
+def test_a_map_that_is_two_sources_is_knocked_out_whole():
+    """In the published memory x is the last block's output once more: without the one, the other would stand in."""
+    network, reads = make_network(2, "plain conv", "block_published"), []
+    x = make_input(network)
+    read = network.reads["d1_block3"]
+    handle = read.register_forward_hook(lambda _m, args, out: reads.append((args[0][0], out)))
+    assert source_names(network)["d1_block3"] == ["block1", "block2", "x"]
+    with torch.no_grad():
+        for source in (1, 2, 0):
+            with knocked_out(network, "d1_block3", source):
+                network(x)
+    handle.remove()
+    (block1, without_block2), (_, without_x), (_, without_block1) = reads
+    torch.testing.assert_close(without_block2, block1)
+    torch.testing.assert_close(without_x, block1)
+    assert not torch.allclose(without_block1, block1)
+
+
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="before torch 2.4 the graph may break")
 def test_is_one_graph_for_torch_compile_with_its_backward():
     """Under autocast, as nnU-Net trains on CUDA, with all reads that there are, and with deep supervision off."""

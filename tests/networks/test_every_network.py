@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from dynamic_network_architectures.architectures.abstract_arch import test_submodules_loadable as submodules_loadable
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from golden.stored import CONFIGURATIONS, assert_golden, read_checkpoint, stored_plans
 from helpers.networks import (
     ALL_NETWORKS,
@@ -48,6 +49,18 @@ def test_initialize_reaches_every_convolution_and_spares_what_starts_at_zero(enc
     for name, p in network.named_parameters():
         if p.ndim <= 2 and name.startswith("reads."):
             assert torch.equal(p, before[name]), f"initialize has overwritten {name}"
+
+
+@every_kind
+@pytest.mark.parametrize(("encoder", "nonlin_first"), [("plain conv", True), ("plain conv", False), ("residual", None)])
+def test_every_block_has_the_order_of_the_plan(encoder, nonlin_first, mode):
+    """Convolution, nonlinearity, norm where it says nonlin_first, which upstream's residual encoder does not take."""
+    changes = {} if nonlin_first is None else {"nonlin_first": nonlin_first}
+    network = make_network(2, encoder, mode, **changes)
+    blocks = [b for b in network.modules() if isinstance(b, ConvDropoutNormReLU) and hasattr(b, "nonlin")]
+    assert any(b not in set(network.encoder.modules()) for b in blocks)
+    for b in blocks:
+        assert list(b.all_modules)[1:] == ([b.nonlin, b.norm] if nonlin_first else [b.norm, b.nonlin])
 
 
 @every_network

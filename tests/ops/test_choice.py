@@ -10,9 +10,11 @@ import pytest
 import torch
 from helpers.networks import make_input, make_network
 
+from benchmarks.gpu.plans import CONFIGURATIONS
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.ops import chosen, operator, tuning
 from nnunet_xattnres.ops.chosen import Choice, decide
+from nnunet_xattnres.ops.kernels import group_rows
 from nnunet_xattnres.ops.shapes import ReadShape
 from nnunet_xattnres.ops.tuning import as_json, choose_paths
 from nnunet_xattnres.reads.shapes import read_shapes
@@ -118,6 +120,35 @@ def test_where_nothing_could_be_tried_plain_torch_is_taken():
     assert found.choice == Choice(chosen.FALLBACK, chosen.FALLBACK) and found.results["good"]["status"] == "no time"
 
 
+def test_where_no_process_can_be_started_plain_torch_is_taken_and_nothing_is_kept(own_cache):
+    def results(*_, **__):
+        raise OSError(28, "No space left on device")
+        yield
+
+    lines = []
+    with patch.object(tuning, "results_of_children", results):
+        (found,) = choose("good", "slow", lines=lines)
+    assert found.choice == Choice(chosen.FALLBACK, chosen.FALLBACK)
+    assert "good not tried: OSError: [Errno 28] No space left on device" in lines[0]
+    assert not own_cache.exists()
+
+
+def test_the_time_to_try_is_clearly_less_than_nccl_waits():
+    assert tuning.BUDGET <= 0.75 * 600
+
+
+def test_where_plain_torch_fails_it_is_the_last_resort_and_the_log_says_so():
+    def results(*_, **__):
+        yield from ({"status": "failed", "why": "no kernel image"}, {"status": "crashed", "why": "it fell"})
+
+    lines = []
+    with patch.object(tuning, "results_of_children", results):
+        (found,) = choose("raises", "tiled", lines=lines)
+    assert found.choice == Choice("tiled", "tiled")
+    assert "none has proved itself, so plain torch is the last resort; raises failed" in lines[0]
+    assert "tiled crashed: it fell" in lines[0]
+
+
 def test_where_nothing_is_right_there_is_an_error():
     with pytest.raises(UserError, match=r"(?s)tiled is wrong \(the read is off.*NNUNET_XATTNRES_PATH=reference"):
         choose("raises", "tiled")
@@ -188,33 +219,95 @@ from nnunet_xattnres.ops import tuning
 from nnunet_xattnres.ops.shapes import ReadShape
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-seconds = [{{"a": 1.0, "b": 2.0, "c": 3.0}}, {{"a": None, "b": 9.0, "c": 3.0}}][rank]  # each alone: a, c
+
+
+def read(batch):
+    return ReadShape("float32", batch, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
+
+
+{what}
+"""
+
+
+def say_in_two_ranks(folder, what):
+    """What each of two processes says last; ``what`` is run in both."""
+    script = RANK.format(path=sys.path, what=what)
+    commands = [[sys.executable, "-c", script, str(rank), str(folder / "ranks")] for rank in (0, 1)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    try:
+        return [process.communicate(timeout=90)[0].rstrip("\n").split("\n")[-1] for process in processes]
+    finally:
+        for process in processes:  # one that waits for the other
+            process.kill()
+
+
+def test_ranks_that_would_choose_differently_agree(tmp_path):
+    """What failed for one has failed, and the slowest one's time counts."""
+    what = """
+seconds = [{"a": 1.0, "b": 2.0, "c": 3.0}, {"a": None, "b": 9.0, "c": 3.0}][rank]  # each alone: a, c
 
 
 def results(function, items, arguments, **limits):
     for item in items:
         s = seconds[item["path"]]
-        yield {{"status": "ok", "forward": s, "backward": 1.0}} if s else {{"status": "crashed", "why": "it fell"}}
+        yield {"status": "ok", "forward": s, "backward": 1.0} if s else {"status": "crashed", "why": "it fell"}
 
 
 tuning.results_of_children = results
-shape = ReadShape("float32", 2, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
 if rank == 1:  # it knows one of two already
-    known = dict(zip("abc", results("", [{{"path": path}} for path in "abc"], {{}})))
-    tuning.load = lambda machine, asked: known if asked == shape else None
-other = ReadShape("float32", 1, 4, (6, 12), ((4, 6, 12), (3, 3, 6)), (0,), 0, 2)
-found = tuning.choose_paths([shape, other], torch.device("cpu"), lambda _: None, candidates="abc")
+    known = dict(zip("abc", results("", [{"path": path} for path in "abc"], {})))
+    tuning.load = lambda machine, asked: known if asked == read(2) else None
+found = tuning.choose_paths([read(2), read(1)], torch.device("cpu"), lambda _: None, candidates="abc")
 print(*[(one.choice.forward, one.choice.backward) for one in found], found[0].results["a"]["status"])
 """
+    assert say_in_two_ranks(tmp_path, what) == ["('c', 'b') ('c', 'b') crashed"] * 2
 
 
-def test_ranks_that_would_choose_differently_agree(tmp_path):
-    """What failed for one has failed, and the slowest one's time counts."""
-    script = RANK.format(path=sys.path)
-    commands = [[sys.executable, "-c", script, str(rank), str(tmp_path / "ranks")] for rank in (0, 1)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    said = [process.communicate(timeout=90)[0].split("\n")[-2] for process in processes]
-    assert said == ["('c', 'b') ('c', 'b') crashed"] * 2
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_wrong_for_one_rank_is_wrong_whatever_failed_for_another(order):
+    """It is then not taken as the last resort either."""
+    of_ranks = [{"tiled": {"status": "not tried"}}, {"tiled": {"status": "wrong"}}, {"tiled": {"status": "ok"}}]
+    assert tuning._merged(of_ranks[::order]) == {"tiled": {"status": "wrong"}}
+
+
+def test_a_rank_that_can_start_no_process_keeps_no_other_waiting(tmp_path):
+    """What it has tried until then counts."""
+    what = """
+def results(function, items, arguments, **limits):
+    for item in items:
+        if rank == 1 and item["path"] == "b":
+            raise OSError(28, "No space left on device")
+        yield {"status": "ok", "forward": 1.0, "backward": 1.0}
+
+
+tuning.results_of_children = results
+found = tuning.choose_paths([read(2), read(1)], torch.device("cpu"), lambda _: None, candidates="ab")
+print(*[(one.choice.forward, *(r["status"] for r in one.results.values())) for one in found], found[0])
+"""
+    said = say_in_two_ranks(tmp_path, what)
+    assert said[0] == said[1]
+    assert said[0].startswith("('a', 'ok', 'not tried') ('tiled', 'not tried', 'not tried')")
+    assert "b not tried: OSError: [Errno 28] No space left on device" in said[0]
+
+
+def test_ranks_of_different_batches_try_the_reads_of_all(tmp_path):
+    """nnU-Net gives some ranks one sample more, if a batch cannot be shared out evenly."""
+    what = """
+def results(function, items, arguments, **limits):
+    for item in items:
+        seconds = item["shape"]["batch"] if item["path"] == "a" else 2.5
+        yield {"status": "ok", "forward": seconds, "backward": seconds}
+
+
+tuning.results_of_children = results
+chosen = []
+for batches in ([2, 1], [3, 2]):
+    shapes = dict.fromkeys([read(batches[rank]), read(1)])
+    found = tuning.choose_paths(list(shapes), torch.device("cpu"), lambda _: None, candidates="ab")
+    chosen.append({one.shape.batch: one.choice.forward for one in found})
+print(chosen)
+"""
+    assert say_in_two_ranks(tmp_path, what) == ["[{2: 'a', 1: 'a'}, {3: 'b', 1: 'a', 2: 'a'}]"] * 2
 
 
 def test_a_network_computes_what_was_chosen(monkeypatch):
@@ -260,5 +353,23 @@ def test_the_real_paths_prove_themselves(path):
 def test_a_small_read_keeps_what_matters():
     shape = ReadShape("float16", 12, 64, (96, 128, 40), ((64, 96, 128, 40), (320, 6, 8, 3)), (0,), 0, 64)
     small = shape.small()
-    assert small.size == (8, 8, 40) and small.sources == ((64, 8, 8, 40), (320, 1, 1, 3)) and small.batch == 2
+    assert small.size == (8, 64, 40) and small.sources == ((64, 8, 64, 40), (320, 1, 4, 3)) and small.batch == 2
     assert ReadShape.from_json(json.loads(json.dumps(tuning.asdict(shape)))) == shape
+    wide = replace(shape, size=(600, 600), sources=((64, 600, 600), (320, 300, 300))).small()
+    assert wide.size == (64, 504) and wide.size[1] % 16 == 600 % 16  # the kernels are compiled for the remainder
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS[:2], ids=lambda c: c.name)
+def test_a_small_read_has_the_groups_of_rows_of_the_real_one(configuration):
+    """A program of the kernels hands on from one row of its group to the next; with groups of one it never would."""
+
+    def groups(shape):
+        coarser = [in_height for *_, in_height, _ in shape.sources if in_height < shape.size[-2]]
+        return {rows for rows in map(group_rows, coarser) if rows > 1}
+
+    with torch.device("meta"):
+        network = configuration.build("add")
+    shapes = read_shapes(network, (configuration.batch, 1, *configuration.patch), CPU)
+    assert any(map(groups, shapes))
+    for shape in shapes:
+        assert groups(shape) <= groups(shape.small()), shape

@@ -15,7 +15,14 @@ if find_spec("triton") is None or sys.platform != "linux":
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton interprets in this process", allow_module_level=True)
 
-from benchmarks.cost.kernels import KERNELS, Variant, problems, rows_of, variants
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.cost.kernels import KERNELS, Variant, problems, recorded_calls, rows_of, specialised, variants
+from benchmarks.gpu.plans import CONFIGURATIONS
+from nnunet_xattnres.ops import FUSED_CHANNELS, fused, operator
+from nnunet_xattnres.ops.trial import _Run
+from nnunet_xattnres.reads.shapes import read_shapes
 
 SAMPLE = [
     Variant(90, "fp16", 32, 128),
@@ -54,3 +61,35 @@ def test_each_value_occurs_in_the_sample():
     for name in ("target", "dtype", "channels", "width", "axes", "direct"):
         assert {getattr(v, name) for v in SAMPLE} == {getattr(v, name) for v in variants()}
     assert set(SAMPLE) <= set(variants())
+
+
+def binaries(shape):
+    """All that the kernels of a read and of its backward are compiled for; nothing is computed."""
+    fused._table.cache_clear()
+    with FakeTensorMode(), recorded_calls() as calls:
+        run = _Run(operator.PATHS["fused"], shape, torch.device("cpu"))
+        run.forward()
+        run.backward()
+    fused._table.cache_clear()
+    found = set()
+    for kernel, values in calls:
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):  # without data it has no address; all real ones are aligned
+                values[name] = torch.empty(0, dtype=value.dtype)
+        found.add(f"{kernel.__name__} {specialised(kernel, values)}")
+    return found
+
+
+@pytest.mark.parametrize("configuration", [c for c in CONFIGURATIONS if c.blocks is None], ids=lambda c: c.name)
+def test_what_proves_itself_on_a_small_read_is_what_trains(configuration, monkeypatch):
+    def resized(x, axis, size, adjoint=False, out=None):
+        return x.new_empty(*x.shape[:axis], size, *x.shape[axis + 1 :]) if out is None else out
+
+    monkeypatch.setattr(fused, "resize_axis", resized)
+    with torch.device("meta"):
+        network = configuration.build("add")
+    shapes = read_shapes(network, (configuration.batch, 1, *configuration.patch), torch.device("cpu"))
+    shapes = [shape for shape in shapes if shape.channels <= FUSED_CHANNELS]
+    assert shapes
+    for shape in shapes:
+        assert binaries(shape) <= binaries(shape.small()), f"{shape}, proved at {shape.small().size}"

@@ -195,3 +195,5 @@ def test_what_a_read_was_not_built_for_is_refused():
         isar([x, x], without=2)
     with pytest.raises(ValueError, match="source 0 cannot be left out: it is the only one"):
         make_dkvmr(4, 1, 2).float()([x], x, without=0)
+    with pytest.raises(ValueError, match="source 1 cannot be left out: it is the only one"):
+        isar([x, x], without=1)

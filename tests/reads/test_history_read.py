@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from helpers.networks import make_network
 from helpers.reads import AUTOCAST_DTYPES, needs_operators
 from torch import nn
 
@@ -159,6 +160,30 @@ def test_what_does_not_fit_the_pool_is_named(spoil, options, message, without, g
     read = HistoryRead((4, 8, 8), 8, nn.Conv2d, direct=(1,), gated=gated)
     with pytest.raises(ValueError, match=re.escape(message)):
         read(spoil(make_pool()), (4, 4), **{"without": without, **options})
+
+
+@pytest.mark.parametrize(
+    ("pool", "options", "message"),
+    [
+        (make_pool()[:2], {}, "the pool has 2 maps"),
+        ([*make_pool()[:2], make_pool()[0]], {}, "source 2 has shape"),
+        ([make_pool()[0], make_pool()[2], make_pool()[2]], {}, "source 1 is direct but"),
+        (make_pool(), {"skip": 3}, "skip is 3"),
+        (make_pool(), {"skip": 0}, "source 0 cannot be the skip"),
+        (make_pool(), {"without": 3}, "without is 3"),
+    ],
+)
+def test_a_read_with_a_name_begins_its_errors_with_it(pool, options, message):
+    read = make_module()
+    read.name = "d2"
+    with pytest.raises(ValueError, match=f"^the read d2: {message}"):
+        read(pool, (4, 4), **options)
+
+
+@pytest.mark.parametrize(("encoder", "kind"), [("plain conv", "add"), ("own", "emcad_xattnres")])
+def test_the_reads_of_a_network_have_the_names_of_their_stages(encoder, kind):
+    reads = make_network(2, encoder, kind).reads
+    assert len(reads) and all(read.name == name for name, read in reads.items())
 
 
 def test_the_only_source_cannot_be_left_out():

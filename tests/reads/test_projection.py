@@ -150,7 +150,7 @@ def test_what_is_no_projection_is_named(module, message):
     network = make_network(2, "plain conv", "add", n_stages=3, features_per_stage=[2, 4, 8], strides=[1, 2, 2],
                            kernel_sizes=3, n_conv_per_stage=1, n_conv_per_stage_decoder=1)  # fmt: skip
     network.reads["d1"].projections[0] = module
-    expected = f"the projection of source 0 of the read d1 {message}.*returns its weight, \\(4, 2\\)"
+    expected = f"the read d1: the projection of source 0 {message}.*returns its weight, \\(4, 2\\)"
     with pytest.raises(ValueError, match=expected):
         network(make_input(network))
 
