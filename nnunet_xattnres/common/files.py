@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -39,8 +39,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing_folder(path: str | os.PathLike[str], former: Collection[str] | None = None) -> Iterator[Path]:
     """Fill a folder anew without ever damaging what is in it.
+
+    Args:
+        former: the names of what gives way, beside what the new content has the name of; None for all that is there.
 
     Yields:
         An empty folder beside ``path``. What it holds takes the place of what ``path`` holds once the block has ended
@@ -59,8 +62,11 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             if not target.exists():
                 target.mkdir()
                 undo.callback(target.rmdir)
-            for source, destination in ((target, old), (partial, target)):
-                for entry in list(source.iterdir()):
+            new = list(partial.iterdir())
+            gives_way = None if former is None else {*former, *(entry.name for entry in new)}
+            before = [entry for entry in target.iterdir() if gives_way is None or entry.name in gives_way]
+            for entries, destination in ((before, old), (new, target)):
+                for entry in entries:
                     moved = entry.rename(destination / entry.name)
                     undo.callback(moved.rename, entry)
             undo.pop_all()

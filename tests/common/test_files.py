@@ -88,6 +88,18 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path, monkeypatch):
     assert content(Path.cwd()) == {"a": "three", "sub/b": "three"}, "the folder that the user is in stays the same one"
 
 
+def test_only_what_is_named_gives_way(tmp_path):
+    folder = tmp_path / "folder"
+    write(folder, "old")
+    (folder / "notes").write_text("mine")
+    with replacing_folder(folder, ["a", "nothing"]) as partial:
+        (partial / "c").write_text("new")
+    assert content(folder) == {"c": "new", "sub/b": "old", "notes": "mine"}
+    with replacing_folder(folder, []) as partial:
+        write(partial, "new")
+    assert content(folder) == {"a": "new", "c": "new", "sub/b": "new", "notes": "mine"}
+
+
 @pytest.mark.parametrize(("there", "fails_at"), [*((True, n) for n in range(5)), *((False, n) for n in range(3))])
 def test_what_fails_leaves_the_old_content(tmp_path, monkeypatch, there, fails_at):
     """In the block, or at one of the moves."""

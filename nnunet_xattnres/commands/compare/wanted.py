@@ -11,12 +11,13 @@ from packaging.requirements import Requirement
 from nnunet_xattnres.commands.compare.measure import Measure
 from nnunet_xattnres.commands.compare.surfaces import Compute, hd95, surface_dice, synapse_dice, synapse_hd95
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.shell import command
 
 METRICS = {"hd95": "HD95", "nsd": "surface Dice"}
 CONVENTIONS = ("synapse",)
 TOLERANCE = 2.0
 KEYS = (*METRICS, "synapse_dice", "synapse_hd95")  # of all measures that there are beside the Dice
-INSTALL = "pip install 'nnunet-xattnres[metrics]'"
+INSTALL = command("pip", "install", "nnunet-xattnres[metrics]")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """What a trained network reads, and what that is good for: behind `nnunet-xattnres inspect`."""
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -26,7 +25,7 @@ from nnunet_xattnres.commands.inspect.sections import (
 )
 from nnunet_xattnres.commands.inspect.truth import dice_means, references_of
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json, refuse_existing, write_json
+from nnunet_xattnres.common.files import read_json, refuse_existing, replacing_folder, write_json
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.pages.page import write_page
 from nnunet_xattnres.reads.history import source_names
@@ -103,7 +102,7 @@ def inspect_model(
     if unknown:
         raise UserError(f"--maps {unknown[0]}: the network has no such read; it has {', '.join(sources)}")
 
-    with _whole_or_not_at_all(out, former) as partial:
+    with replacing_folder(out, former) as partial:
         (partial / "predictions").mkdir()
         # as nnUNetv2_predict does, for what evaluates them
         write_json(predictor.dataset_json, partial / "predictions" / "dataset.json")
@@ -156,7 +155,7 @@ def _knock_out(
     return means
 
 
-def _inspection_in(out: Path) -> list[Path]:
+def _inspection_in(out: Path) -> list[str]:
     """What an earlier inspection may have written into a folder; nothing where there is no folder, or an empty one.
 
     Raises:
@@ -169,28 +168,4 @@ def _inspection_in(out: Path) -> list[Path]:
         pictures = sorted(picture_of_label(*label) for label in labels)
     except (UserError, KeyError, TypeError):
         raise UserError(f"{out} holds no inspection that could be replaced; name another") from None
-    return [out / name for name in (*_WRITTEN, *pictures)]
-
-
-@contextmanager
-def _whole_or_not_at_all(out: Path, former: Sequence[Path]) -> Iterator[Path]:
-    """A folder beside ``out`` whose content is moved there once the block has ended well, and removed in any case.
-
-    Args:
-        former: what is removed before.
-    """
-    out = out.resolve()  # "." has no name
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if out.is_dir():  # stays what it is: it may be the folder that the user is in
-            for path in former:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-            for path in sorted(partial.iterdir()):
-                path.rename(out / path.name)
-        else:
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return [*_WRITTEN, *pictures]
