@@ -87,7 +87,8 @@ class _Packed:
     def programs(self) -> list[int]:
         """Of each source, in the backward."""
         n_blocks = -(-self.width // kernels.blocks(len(self.query), self.width)["BLOCK"])
-        groups = [-(-source.shape[3] // kernels.group_rows(source.shape[3])) for source in self.sources]
+        heights = [source.shape[3] for source in self.sources]
+        groups = [-(-n // kernels.group_rows(n, self.height)) for n in heights]
         return [len(s) * self.depth * n * n_blocks for s, n in zip(self.sources, groups, strict=True)]
 
     def backward(
@@ -100,7 +101,7 @@ class _Packed:
         channels, blocks = len(self.query), kernels.blocks(len(self.query), self.width)
         for source, h, d_query in zip(self.sources, self.maps, d_query_parts, strict=True):
             batch, _, in_depth, in_height, _ = source.shape
-            rows, has_next = kernels.group_rows(in_height), in_height != self.height
+            rows, has_next = kernels.group_rows(in_height, self.height), in_height != self.height
             groups = -(-in_height // rows)
             grid = batch * self.depth * groups, -(-self.width // blocks["BLOCK"])
             d = source.new_empty(batch, channels, self.depth, in_height, self.width)

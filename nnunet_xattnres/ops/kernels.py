@@ -254,7 +254,7 @@ def backward_source(  # type: ignore[no-untyped-def]
     height,
     width,
     stride,
-    rows,  # of a group
+    rows,  # of a group; one without HAS_NEXT
     HAS_NEXT: tl.constexpr,  # noqa: N803  # else no row of the read has a right neighbour
     ALIGN: tl.constexpr,  # noqa: N803
     BLOCK_C: tl.constexpr,  # noqa: N803
@@ -320,9 +320,12 @@ def backward_source(  # type: ignore[no-untyped-def]
     tl.store(d_query + program * channels + channel, d_q, mask=channel < channels)
 
 
-def group_rows(in_height: int) -> int:
-    """Coarse rows that a program of ``backward_source`` owns: few, so that there are enough programs."""
-    return max(1, min(4, in_height // 8))
+def group_rows(in_height: int, height: int) -> int:
+    """Coarse rows that a program of ``backward_source`` owns: few, so that there are enough programs.
+
+    One where there are as many as in the read: none is a right neighbour, so that none is handed on to the next.
+    """
+    return 1 if in_height == height else max(1, min(4, in_height // 8))
 
 
 ROW = 16  # rows in the packed buffer are padded to a multiple of so many numbers: all its loads have 128 bits

@@ -182,8 +182,8 @@ def test_configurations_build(configuration):
 
 
 def test_the_proofs_have_groups_of_several_rows():
-    """As the kernels have in real reads: ``proofs`` reads sources of a half and of a quarter of the size."""
-    groups = {group_rows(-(-size[-2] // factor)) for _, size in plans.PROVED for factor in (2, 4)}
+    """As the kernels have in real reads: ``proofs`` reads sources of the size, of its half and of its quarter."""
+    groups = {group_rows(-(-size[-2] // factor), size[-2]) for _, size in plans.PROVED for factor in (1, 2, 4)}
     assert groups >= {1, 2, 4}
 
 

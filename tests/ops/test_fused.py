@@ -59,6 +59,7 @@ CASES = {  # channels and spatial sizes of the sources, channels and size of the
         (37, 3),
         {"direct": (2,), "skip": 2, "batch": 2},
     ),
+    "2d, many rows of the same size": ([(2, (17, 3)), (3, (17, 3)), (4, (9, 2))], 3, (17, 3), {"direct": (1,)}),
     "3d, groups of coarse rows": ([(2, (2, 17, 2)), (3, (1, 9, 1))], 3, (3, 34, 2), {}),
     "one source": ([(3, (2, 3))], 2, (5, 7), {}),
     "one direct source": ([(3, (4, 5))], 3, (4, 5), {"direct": (0,), "skip": 0, "below": 1}),
