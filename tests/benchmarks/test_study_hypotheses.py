@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from helpers.study import OURS, PLAIN, remove_records, write_a_record
+from helpers.study import OURS, PLAIN, remove_records, rewrite_records, write_a_record
 from scipy import stats
 from test_study_results import cells, mean_dice
 
@@ -87,6 +87,13 @@ def declared(study, folders):
     return study
 
 
+def declaring(study, folders, *hypotheses):
+    """The study as if it had declared these before its trainings."""
+    study = replace(study, hypotheses=hypotheses)
+    rewrite_records(folders, lambda facts: facts | {"settings": study.settings(facts["training"]["schedule"])})
+    return study
+
+
 def found_in(study, folders):
     return outcomes(study, grouped(study, read_records(study, folders)))
 
@@ -121,7 +128,7 @@ def test_holm_is_over_all_that_is_declared(declared, folders):
 def test_no_test_is_made_before_all_of_its_trainings_are_there(declared, folders):
     study = replace(declared, trainers=(PLAIN, f"{OURS}Gated", OURS))
     against_another = replace(CLAIMS[1], against=f"{OURS}Gated")  # needs the plain network's end, too
-    study = replace(study, hypotheses=(CLAIMS[0], against_another))
+    study = declaring(study, folders, CLAIMS[0], against_another)
     first, second = found_in(study, folders)
     assert first.found and first.p_holm == pytest.approx(2 * first.found.p)  # what is open counts with a p of 1
     assert second.found is None and second.lacking == f"0 of 4 repeats of {OURS}Gated"
@@ -149,7 +156,7 @@ def test_the_report_has_the_hypotheses_in_words_and_numbers(declared, folders):
     assert cells(page, "other")[6] == f"{other.found.p:.4f}"
     assert sooner.p_holm <= 1 and "corrected for all 4" in page
 
-    write_report(replace(declared, hypotheses=()), folders)
+    write_report(declaring(declared, folders), folders)
     assert "declared" not in (folders.results / "RESULTS.md").read_text()
 
 
