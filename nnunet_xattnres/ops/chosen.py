@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,13 +85,21 @@ def decide(results: Mapping[str, Mapping[str, Any]], *, timed: bool) -> Choice |
 
 
 def machine(device: torch.device) -> str:
-    """All that what was tried depends on: the GPU, its driver and the libraries."""
+    """All that what was tried depends on: the GPU, its driver, the libraries, and the code of the paths."""
     parts = ["cpu"]
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
         parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {driver}"]
-    return ", ".join([*parts, *(f"{name} {_version(name)}" for name in ("torch", "triton", "nnunet-xattnres"))])
+    versions = (f"{name} {_version(name)}" for name in ("torch", "triton", "nnunet-xattnres"))
+    return ", ".join([*parts, *versions, f"ops {_code()}"])
+
+
+@cache
+def _code() -> str:
+    """A digest of the code of all paths: between two releases it may change, and has then to prove itself again."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _version(name: str) -> str:

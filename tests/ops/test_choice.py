@@ -1,9 +1,11 @@
 """The choice of a path on this machine, with made-up candidates: none that fails is ever used."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -104,6 +106,22 @@ def test_a_cache_of_another_machine_counts_for_nothing(own_cache):
     chosen.save("another GPU", SHAPE, {"good": {"status": "ok", "forward": 1.0, "backward": 1.0}})
     assert chosen.load(chosen.machine(CPU), SHAPE) is None and chosen.load("another GPU", SHAPE)
     assert chosen.load("another GPU", replace(SHAPE, batch=3)) is None
+
+
+def test_what_other_code_proved_counts_for_nothing(own_cache, monkeypatch, tmp_path):
+    """An editable installation keeps its version when its kernels are mended."""
+    before = chosen.machine(CPU)
+    chosen.save(before, SHAPE, {"good": {"status": "ok", "forward": 1.0, "backward": 1.0}})
+    assert chosen.load(chosen.machine(CPU), SHAPE)
+    other = shutil.copytree(Path(chosen.__file__).parent, tmp_path / "ops")
+    with (other / "kernels.py").open("a") as file:
+        file.write("# mended\n")
+    monkeypatch.setattr(chosen, "__file__", str(other / "chosen.py"))
+    chosen._code.cache_clear()
+    try:
+        assert chosen.machine(CPU) != before and chosen.load(chosen.machine(CPU), SHAPE) is None
+    finally:
+        chosen._code.cache_clear()
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(monkeypatch, tmp_path):
