@@ -52,8 +52,7 @@ def history_read(
     """
     check_read(pool, projections, pseudo_query, key_scale, size, skip=skip, below=below)
     values = [_align(h, p, tuple(size)) for h, p in zip(pool, projections, strict=True)]
-    scores = torch.stack([_score(v, pseudo_query, key_scale, eps) for v in values], dim=1)  # (B, N, *size)
-    weights = scores.softmax(dim=1)
+    weights = _scores(values, pseudo_query, key_scale, eps).softmax(dim=1)
     read: Tensor = sum(a.unsqueeze(1) * v for a, v in zip(weights.unbind(1), values, strict=True))  # type: ignore[assignment]
     if skip is not None:
         read = read + pool[skip]
@@ -61,6 +60,23 @@ def history_read(
     if below is not None:
         read = torch.cat((below, read), dim=1)
     return (read, weights) if return_weights else read
+
+
+def log_sum(
+    pool: Sequence[Tensor],
+    projections: Sequence[Tensor | None],
+    pseudo_query: Tensor,
+    key_scale: Tensor,
+    size: Sequence[int],
+    *,
+    eps: float = 1e-6,
+) -> Tensor:
+    """The logarithm of the softmax's denominator, (B, *size): what a path's forward hands on to a backward.
+
+    The arguments are those of ``history_read``.
+    """
+    values = [_align(h, p, tuple(size)) for h, p in zip(pool, projections, strict=True)]
+    return _scores(values, pseudo_query, key_scale, eps).logsumexp(dim=1)
 
 
 def widest_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -102,6 +118,11 @@ def _resize(h: Tensor, size: tuple[int, ...]) -> Tensor:
     if h.shape[2:] == size:
         return h
     return F.interpolate(h, size=size, mode=_LINEAR[len(size)], align_corners=False)
+
+
+def _scores(values: Sequence[Tensor], pseudo_query: Tensor, key_scale: Tensor, eps: float) -> Tensor:
+    """Of all sources, (B, N, *size)."""
+    return torch.stack([_score(v, pseudo_query, key_scale, eps) for v in values], dim=1)
 
 
 def _score(v: Tensor, pseudo_query: Tensor, key_scale: Tensor, eps: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Positions of a small read along its axes, at most: so many rows that a program of the kernels owns several of a coarse
 # source and hands on from one to the next, as on the real read.
-_PLANES, _ROWS, _WIDTH = 8, 64, 512
+_PLANES, _ROWS, _WIDTH = 8, 128, 512
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class ReadShape:
     def small(self) -> ReadShape:
         """A read for a proof: real channels, dtype and row width (by 16, if it is long), but few positions."""
         *planes, rows, width = self.size
-        limits = [*(min(n, _PLANES) for n in planes), min(rows, _ROWS), min(width, _WIDTH - -width % 16)]
+        while rows > _ROWS:  # halved, so that a coarse source has as many rows as one of the real sources
+            rows = -(-rows // 2)
+        limits = [*(min(n, _PLANES) for n in planes), rows, min(width, _WIDTH - -width % 16)]
 
         def shrunk(size: Sequence[int]) -> tuple[int, ...]:
             return tuple(max(1, -(-n * at // full)) for n, at, full in zip(size, limits, self.size, strict=True))

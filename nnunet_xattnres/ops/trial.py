@@ -58,7 +58,10 @@ def _try(path: Path, shape: ReadShape, device: torch.device, timed: bool) -> dic
 
 
 def _errors(path: Path, shape: ReadShape, device: torch.device) -> dict[str, float]:
-    """Of the read and of every gradient, on the scale of each one's largest number in the reference."""
+    """Of the read, of what its forward hands on to the backward of any path, and of every gradient.
+
+    They are on the scale of each one's largest number in the reference.
+    """
     run = _Run(path, shape, device)
     run.forward()
     run.backward()
@@ -70,10 +73,13 @@ def _errors(path: Path, shape: ReadShape, device: torch.device) -> dict[str, flo
     out: Any = reference.history_read(pool, projections, query, ones, shape.size, skip=shape.skip, eps=_EPS)
     given = [p for p in projections if p is not None]
     expected = torch.autograd.grad(out, [*pool, *given, query], run.grad[:, shape.before :].to(dtype))
-    names = ["the read", *(f"the gradient of source {k}" for k in range(len(pool)))]
+    with torch.no_grad():
+        log_sum = reference.log_sum(pool, projections, query, ones, shape.size, eps=_EPS)
+    names = ["the read", "the log-sum", *(f"the gradient of source {k}" for k in range(len(pool)))]
     names += [f"the gradient of a projection ({k})" for k in range(len(given))] + ["the gradient of the query"]
-    found = [run.out[:, shape.before :], *run.d_pool, *(d for d in run.d_projections if d is not None), run.d_query]
-    return {name: error_of(a, b) for name, a, b in zip(names, found, [out.detach(), *expected], strict=True)}
+    found = [run.out[:, shape.before :], run.log_sum, *run.d_pool]
+    found += [*(d for d in run.d_projections if d is not None), run.d_query]
+    return {name: error_of(a, b) for name, a, b in zip(names, found, [out.detach(), log_sum, *expected], strict=True)}
 
 
 class _Run:

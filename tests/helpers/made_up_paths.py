@@ -13,6 +13,12 @@ def wrong_output(*args, out, **options):
     out[0, -1] += 1
 
 
+def wrong_log_sum(*args, log_sum, **options):
+    """Right but for what its own backward does not ask for, and that of another path would."""
+    tiled.forward(*args, log_sum=log_sum, **options)
+    log_sum += 1
+
+
 def wrong_gradient(*args, d_query, **options):
     tiled.backward(*args, d_query=d_query, **options)
     d_query[0] *= 1.1
@@ -47,6 +53,7 @@ PATHS = {
     "slow": (after(slow, tiled.forward), after(slow, tiled.backward)),
     "slow backward": (tiled.forward, after(slow, tiled.backward)),
     "wrong output": (wrong_output, tiled.backward),
+    "wrong log-sum": (wrong_log_sum, tiled.backward),
     "wrong gradient": (tiled.forward, wrong_gradient),
     "unwritten gradient": (tiled.forward, unwritten_gradient),
     "raises": (after(fail, tiled.forward), tiled.backward),
