@@ -75,7 +75,9 @@ def convert(
             )
     for line in summary(data_set, outcome):
         console.print(line)
-    console.print(f"\nNext: nnUNetv2_plan_and_preprocess -d {dataset or data_set.number} --verify_dataset_integrity")
+    # --clean: nnU-Net would plan from the fingerprint of what had this number before
+    number = dataset or data_set.number
+    console.print(f"\nNext: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity --clean")
 
 
 def summary(data_set: "DataSet", outcome: "Outcome") -> list[str]:

@@ -114,6 +114,7 @@ def _convert_cases(
     for case in track(found.cases, "converting"):
         if _is_complete(folder, data_set, record, case, parts):
             continue
+        (folder / "dataset.json").unlink(missing_ok=True)  # of fewer cases: without it nnU-Net takes none of a part
         try:
             pair = case.read()
         except SkippedCaseError as reason:

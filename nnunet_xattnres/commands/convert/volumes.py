@@ -18,6 +18,7 @@ from nnunet_xattnres.commands.convert.sources import reading
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import command
 
+GRID = 512  # pixels of a CT slice along each axis; arrays may have been resized
 HU_LOW, HU_HIGH = -125.0, 275.0  # what the arrays were clipped to before they were mapped to 0 ... 1
 
 Lookup = NDArray[np.uint8]  # (14,): our label for each of the source's
@@ -41,7 +42,7 @@ class ArrayVolume:
     """Arrays without a header: ``image`` from 0 to 1 and ``label``, slices first."""
 
     files: Sequence[Path]  # one h5 file, or a npz for each slice
-    spacing: tuple[float, float]  # in plane, between slices; mm
+    spacing: tuple[float, float]  # in plane, of slices of GRID x GRID, and between slices; mm
     n_slices: int
 
     def labels(self) -> NDArray[np.uint8]:
@@ -55,10 +56,13 @@ class ArrayVolume:
         if image.min() < -1e-4 or image.max() > 1 + 1e-4:
             raise UserError(f"{self.files[0]}: the image goes from {image.min():g} to {image.max():g}, not from 0 to 1")
         hounsfield = (image * (HU_HIGH - HU_LOW) + HU_LOW).astype(np.float32)
-        in_plane, between = self.spacing
-        affine = np.diag([-in_plane, -in_plane, between, 1.0])  # NIfTI's axes run right, anterior and up
-        turned = [nibabel.Nifti1Image(axes.to_patient(array), affine) for array in (hounsfield, lookup[labels])]
-        return Pair(_compressed(turned[0]), _compressed(turned[1]))
+        turned = [axes.to_patient(array) for array in (hounsfield, lookup[labels])]
+        (columns, rows, _), (in_plane, between) = turned[0].shape, self.spacing
+        pixel = [in_plane * GRID / n for n in (columns, rows)]
+        affine = np.diag([-pixel[0], -pixel[1], between, 1.0])  # NIfTI's axes run right, anterior and up
+        resized = () if columns == rows == GRID else (f"slices that were resized to {columns} x {rows}: their spacing",)
+        content = [_compressed(nibabel.Nifti1Image(array, affine)) for array in turned]
+        return Pair(content[0], content[1], mended=resized)
 
     def _read(self, key: str) -> NDArray[Any]:
         array = self._read_h5(key) if self.files[0].suffix == ".h5" else self._read_slices(key)

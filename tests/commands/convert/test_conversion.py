@@ -56,6 +56,28 @@ def test_a_second_run_goes_on(tmp_path, monkeypatch, at):
     assert outcome.mended == whole.mended and convert_isic(tmp_path).n_before == 3
 
 
+def test_a_part_that_is_stopped_half_way_is_no_data_set(tmp_path, monkeypatch):
+    """nnU-Net refuses a folder without dataset.json; the one of the first run would count fewer cases."""
+    write_isic(tmp_path / "source", "Training", (0, 1))
+    first = convert_isic(tmp_path)
+    assert (first.folder / "dataset.json").is_file()
+    write_isic(tmp_path / "source", "Validation", (2, 3))
+    original, n = conversion_module.Path.write_bytes, []
+
+    def stopping(path, content):
+        n.append(path)
+        if len(n) == 3:
+            raise KilledError
+        return original(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion_module.Path, "write_bytes", stopping)
+        with pytest.raises(KilledError):
+            convert_isic(tmp_path)
+    assert not (first.folder / "dataset.json").exists()
+    assert convert_isic(tmp_path).n_before == 3 and (first.folder / "dataset.json").is_file()
+
+
 def test_half_a_line_in_the_record_costs_its_case_once_more(tmp_path):
     write_clinicdb(tmp_path / "source", (1, 30))
     run = lambda: convert(DATA_SETS["clinicdb"], tmp_path / "source", tmp_path / "raw")  # noqa: E731
@@ -153,7 +175,7 @@ def test_what_the_command_prints(tmp_path):
         "splits    1 fold(s) in splits_final.json, train + validate: 1 + 1",
         "warning   a random split leaks",
         "terms     Research and education only; commercial use is forbidden.",
-        "nnUNetv2_plan_and_preprocess -d 12 --verify_dataset_integrity",
+        "nnUNetv2_plan_and_preprocess -d 12 --verify_dataset_integrity --clean",
     ):
         assert words in done.output
 

@@ -49,10 +49,25 @@ def test_each_order_of_labels_and_each_layout(tmp_path, distribution):
     outcome = convert_synapse(tmp_path)
     assert outcome.measured["labels of npz"].startswith(distribution)
     image = expect_upright(outcome, 40)
-    assert image.GetSpacing() == pytest.approx((0.742, 0.742, 3)) and image.GetOrigin() == (0, 0, 0)
+    pixel = 0.742 * 512 / distributed.SIDE  # of a slice as wide as the patient
+    assert image.GetSpacing() == pytest.approx((pixel, pixel, 3)) and image.GetOrigin() == (0, 0, 0)
     description = json.loads((outcome.folder / "dataset.json").read_text())
     assert description["labels"] == {"background": 0} | {name: i for i, name in enumerate(distributed.OURS, start=1)}
     assert description["channel_names"] == {"0": "CT"}  # nnU-Net's normalisation of CT
+
+
+def test_slices_of_the_scanners_size_and_of_half_of_it_show_one_patient(tmp_path):
+    labels = body(GEOMETRY[40][2], NUMBERS["TransUNet"])
+    for side, mended in ((256, {"slices that were resized to 256 x 256: their spacing": 1}), (512, {})):
+        large = np.kron(labels, np.ones((side // 128, side // 128, 1), np.uint8))
+        large = np.pad(large, ((0, side - len(large)), (0, side - len(large)), (0, 0)))
+        write_slices(tmp_path / "source" / str(side), 40, on_its_side(scan(large)), on_its_side(large))
+        outcome = convert(DATA_SETS["synapse"], tmp_path / "source" / str(side), tmp_path / str(side))
+        image = SimpleITK.ReadImage(str(outcome.folder / "imagesTr" / "case0040_0000.nii.gz"))
+        assert image.GetSize() == (side, side, 195) and outcome.mended == mended
+        assert [n * mm for n, mm in zip(image.GetSize(), image.GetSpacing(), strict=True)] == pytest.approx(
+            [512 * 0.742, 512 * 0.742, 195 * 3]
+        )
 
 
 AXES = list(product((1, -1), (1, -1), (1, -1), (False, True)))
