@@ -56,7 +56,8 @@ def profile(
                 status.update(escape(text))
 
             rows = measure(setting, torch.device(name), rounds, say, trainers or ())
-        machine = torch.cuda.get_device_name() if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        gpus = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS"}
+        machine = gpus[name]() if name in gpus else f"CPU, {torch.get_num_threads()} threads"
         result = {
             "dataset": folder.name,
             "plans": plans,

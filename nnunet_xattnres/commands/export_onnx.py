@@ -22,7 +22,8 @@ from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 _NOT_INCLUDED = (
     "This is the network alone. Not included: reading the image, transposing its axes, cropping to non-zero, "
     "resampling to 'spacing', normalisation; the sliding window of 'patch_size' with Gaussian weighting, mirroring; "
-    "softmax or sigmoid, resampling back, choosing the label."
+    "softmax or sigmoid, resampling back, choosing the label. Of a cascade also not included: the network of "
+    "'previous_stage', whose segmentation is the input's further channels, one for each label."
 )
 
 
@@ -113,6 +114,7 @@ def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ..
             {"scheme": scheme, "use_mask_for_norm": mask, "intensities_of_foreground": statistics.get(str(i))}
             for i, (scheme, mask) in enumerate(schemes)
         ],
+        "previous_stage": _previous_stage(configuration.previous_stage_name, labels),
         "labels": dataset["labels"],
         "regions_class_order": dataset.get("regions_class_order"),
         "nonlinearity": "sigmoid" if labels.has_regions else "softmax",
@@ -121,3 +123,10 @@ def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ..
         "sha256_of_checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "versions": {name: importlib.metadata.version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")},
     }
+
+
+def _previous_stage(configuration: str | None, labels: Any) -> dict[str, Any] | None:
+    """Of a cascade: where the channels after those of the image come from, in nnU-Net's order."""
+    if configuration is None:
+        return None
+    return {"configuration": configuration, "one_hot_of_labels": [int(label) for label in labels.foreground_labels]}

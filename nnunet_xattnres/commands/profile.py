@@ -178,7 +178,9 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
 
 
 def _contestant(setting: Setting, trainer: str, device: torch.device) -> Contestant:
-    compiled = device.type == "cuda" and os.environ.get("nnUNet_compile", "t").lower() in ("true", "1", "t")
+    # as nnU-Net decides it
+    wanted = os.name != "nt" and os.environ.get("nnUNet_compile", "t").lower() in ("true", "1", "t")
+    compiled = device.type == "cuda" and wanted
     return Contestant(setting.build(trainer), setting.images(device), compiled)
 
 

@@ -58,6 +58,8 @@ class Contestant:
     def _wait(self) -> None:
         if self.cuda:
             torch.cuda.synchronize(self.x.device)
+        elif self.x.device.type == "mps":
+            torch.mps.synchronize()
 
 
 def seconds_of(step: Step) -> float:

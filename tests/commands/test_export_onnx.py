@@ -31,7 +31,7 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["export-onnx", *map(str, arguments)])
 
 
-def make_model(folder, trainer, plans, folds=("0",)):
+def make_model(folder, trainer, plans, folds=("0",), dataset=DATASET, channels=(1, 2)):
     """A folder as a training leaves it, of a network with random weights; the network."""
     plans |= {
         "transpose_forward": [0, 1],
@@ -40,7 +40,8 @@ def make_model(folder, trainer, plans, folds=("0",)):
     }
     plans["configurations"]["2d"] |= {"spacing": [0.5, 0.7], "use_mask_for_norm": [False]}
     torch.manual_seed(3)
-    network = build({**TRAINERS, "nnUNetTrainer": nnUNetTrainer}[trainer], plans, deep_supervision=False).eval()
+    trainer_class = {**TRAINERS, "nnUNetTrainer": nnUNetTrainer}[trainer]
+    network = build(trainer_class, plans, deep_supervision=False, channels=channels).eval()
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.2)
     for fold in folds:
@@ -48,12 +49,12 @@ def make_model(folder, trainer, plans, folds=("0",)):
         checkpoint = {
             "network_weights": network.state_dict(),
             "trainer_name": trainer,
-            "init_args": {"plans": plans, "configuration": "2d", "dataset_json": DATASET},
+            "init_args": {"plans": plans, "configuration": "2d", "dataset_json": dataset},
             "inference_allowed_mirroring_axes": (0, 1),
         }
         torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
     (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
     return network
 
 
@@ -119,9 +120,24 @@ def test_the_description(model, tmp_path):
     ]
     assert description["labels"] == DATASET["labels"] and description["regions_class_order"] == [1, 2]
     assert description["nonlinearity"] == "sigmoid" and description["channel_names"] == {"0": "MRI"}
-    assert description["mirroring_axes"] == [0, 1]
+    assert description["mirroring_axes"] == [0, 1] and description["previous_stage"] is None
     checkpoint = (model / "fold_0" / "checkpoint_final.pth").read_bytes()
     assert description["sha256_of_checkpoint"] == hashlib.sha256(checkpoint).hexdigest()
+
+
+def test_the_description_of_a_cascade_says_where_the_further_channels_come_from(tmp_path):
+    plans = make_plans()
+    plans["configurations"]["2d"]["previous_stage"] = "2d_coarse"
+    labels = {"background": 0, "a": 1, "b": 2}
+    dataset = {**DATASET, "labels": labels}
+    del dataset["regions_class_order"]
+    make_model(tmp_path / "model", "nnUNetTrainerXAttnRes", plans, dataset=dataset, channels=(1 + 2, 3))
+    done = invoke(tmp_path / "model", tmp_path / "a.onnx")
+    assert done.exit_code == 0, done.output
+    description = json.loads((tmp_path / "a.json").read_text())
+    assert description["input"]["shape"][1] == 1 + 2 and description["channel_names"] == {"0": "MRI"}
+    assert description["previous_stage"] == {"configuration": "2d_coarse", "one_hot_of_labels": [1, 2]}
+    assert "'previous_stage'" in description["note"]
 
 
 def test_what_is_refused(model, tmp_path):
