@@ -29,6 +29,7 @@ from benchmarks.machine import describe_machine
 from nnunet_xattnres.common.children import kill_all, results
 from nnunet_xattnres.common.files import replacing, write_json
 from nnunet_xattnres.ops import FUSED_CHANNELS, PATHS
+from nnunet_xattnres.ops.chosen import code
 
 HERE = Path(__file__).resolve().parents[1]  # benchmarks/
 KEYS = {"proofs": ("path", "dtype", "channels", "size"), "timings": ("configuration", "compiled", "kind")}
@@ -60,8 +61,8 @@ class Record:
             partial.write_text(tables(self.result), encoding="utf-8")
 
     def missing(self, what: str, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What has not been tried yet."""
-        tried = [row for row in self.result[what] if row["status"] != "no time"]
+        """What has not been tried yet, or not for long enough."""
+        tried = [row for row in self.result[what] if row["status"] not in ("no time", "too slow", "not tried")]
         return [item for item in items if not any(same(what, row, item) for row in tried)]
 
 
@@ -93,6 +94,7 @@ def begin(options: argparse.Namespace) -> Record:
     """The record of an earlier run in the same circumstances, or an empty one."""
     machine = describe_machine(HERE.parent, options.device)
     machine["triton"] = __import__("triton").__version__ if find_spec("triton") else None
+    machine["ops"] = code()  # where there is no git, and where files were changed since the commit
     if options.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         machine |= {"capability": f"{properties.major}.{properties.minor}", "memory": properties.total_memory}
@@ -157,7 +159,7 @@ def time_all(record: Record, options: argparse.Namespace, deadline: float) -> No
             continue
         row = {"configuration": configuration.name, "compiled": compiled}
         items = record.missing("timings", [{**row, "kind": kind} for kind in kinds])
-        for item in [item for item in items if crashed(record, item["kind"])]:
+        for item in [item for item in items if crashed(record, item["kind"], options.device)]:
             items.remove(item)
             record.add("timings", {**item, "status": "not tried", "why": "it crashed or hung when it was to be proved"})
         arguments = {
@@ -191,19 +193,19 @@ def schedule(tiny: bool) -> list[tuple[Configuration, bool, tuple[str, ...]]]:
 
 def proved(record: Record, kind: str, device: str) -> bool | None:
     """Whether all proofs of a network's path, in the dtype that it is timed in, went well; None if there are none."""
-    dtype = "float16" if device == "cuda" else "float32"
-    states = [row["status"] for row in proofs_of(record, kind) if row["dtype"] == dtype and row["status"] != "no time"]
+    states = [row["status"] for row in proofs_of(record, kind, device) if row["status"] != "no time"]
     return all(state == "ok" for state in states) if states else None
 
 
-def crashed(record: Record, kind: str) -> bool:
-    return any(row["status"] in ("crashed", "too slow") for row in proofs_of(record, kind))
+def crashed(record: Record, kind: str, device: str) -> bool:
+    return any(row["status"] in ("crashed", "too slow") for row in proofs_of(record, kind, device))
 
 
-def proofs_of(record: Record, kind: str) -> list[dict[str, Any]]:
-    """Those that say something about a network: "fused" has kernels up to some channels only."""
+def proofs_of(record: Record, kind: str, device: str) -> list[dict[str, Any]]:
+    """Those that say something about a network: in its dtype; "fused" has kernels up to some channels only."""
     most = FUSED_CHANNELS if kind == "fused" else float("inf")
-    return [r for r in record.result["proofs"] if r["path"] == kind.split()[0] and r["channels"] <= most]
+    wanted = {"path": kind.split()[0], "dtype": "float16" if device == "cuda" else "float32"}
+    return [r for r in record.result["proofs"] if wanted.items() <= r.items() and r["channels"] <= most]
 
 
 def same(what: str, row: dict[str, Any], other: dict[str, Any]) -> bool:

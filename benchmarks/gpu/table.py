@@ -18,7 +18,10 @@ def tables(result: dict[str, Any]) -> str:
     """The whole result; what was wrong or failed stands first."""
     machine = result["machine"]
     head = f"{machine['gpu'] or machine['cpu']}, torch {machine['torch']}, triton {machine['triton']}"
-    parts = [f"# The paths of the reads on {head}", f"Commit {machine['commit']}. {_proved(result['proofs'])}"]
+    parts = [
+        f"# The paths of the reads on {head}",
+        f"Commit {machine['commit']}, code of the paths {machine['ops']}. {_proved(result['proofs'])}",
+    ]
     if bad := [row for row in result["proofs"] if row["status"] not in ("ok", "no time")]:
         parts.append(_table(_PROOFS, map(_proof, bad)))
     if result["timings"]:

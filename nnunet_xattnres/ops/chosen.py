@@ -92,11 +92,11 @@ def machine(device: torch.device) -> str:
         driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
         parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {driver}"]
     versions = (f"{name} {_version(name)}" for name in ("torch", "triton", "nnunet-xattnres"))
-    return ", ".join([*parts, *versions, f"ops {_code()}"])
+    return ", ".join([*parts, *versions, f"ops {code()}"])
 
 
 @cache
-def _code() -> str:
+def code() -> str:
     """A digest of the code of all paths: between two releases it may change, and has then to prove itself again."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

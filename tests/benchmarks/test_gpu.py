@@ -91,6 +91,26 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
     assert {item["compiled"] for item in asked if "kind" in item} == {True}
 
 
+def test_a_path_is_not_timed_after_a_crash_in_the_dtype_of_the_timings(tmp_path):
+    def record_of(**proof):
+        proof = {"path": "fused", "dtype": "float16", "channels": 32, "size": [4, 8], **proof}
+        return gpu.Record(tmp_path / "a.json", {"proofs": [proof], "timings": []})
+
+    assert gpu.crashed(record_of(status="crashed"), "fused", "cuda")
+    assert not gpu.crashed(record_of(status="crashed", dtype="bfloat16"), "fused", "cuda")
+    assert not gpu.crashed(record_of(status="crashed", path="tiled"), "fused", "cuda")
+    assert not gpu.crashed(record_of(status="wrong"), "fused", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [("too slow", True), ("no time", True), ("crashed", False), ("ok", False)]
+)
+def test_what_had_not_enough_time_is_tried_again(tmp_path, status, again):
+    item = {"path": "fused", "dtype": "float16", "channels": 32, "size": [4, 8]}
+    record = gpu.Record(tmp_path / "a.json", {"proofs": [{**item, "status": status}], "timings": []})
+    assert record.missing("proofs", [item]) == [item] * again
+
+
 def test_no_time_is_no_result_but_a_whole_file(command, tmp_path):
     result = command("--minutes", "0")
     rows = result["proofs"] + result["timings"]
@@ -233,7 +253,7 @@ def test_the_two_benchmarks_do_not_write_over_each_other(tmp_path, monkeypatch):
 
 
 def test_the_table_tells_what_was_not_proved():
-    machine = {"gpu": "Made Up", "cpu": "", "torch": "2", "triton": "3", "commit": "abc"}
+    machine = {"gpu": "Made Up", "cpu": "", "torch": "2", "triton": "3", "commit": "abc", "ops": "12ab"}
     bad = {"path": "fused", "dtype": "float16", "channels": 32, "size": [4, 8], "status": "wrong"}
     bad |= {"worst": "out", "worst_error": 0.5}
     timing = {"configuration": "a", "compiled": True, "kind": "fused", "proved": False, **WELL}

@@ -48,10 +48,14 @@ def slow():
     time.sleep(0.05)
 
 
+def slower():
+    time.sleep(0.2)  # so much that a busy machine does not turn it round
+
+
 PATHS = {
     "good": (tiled.forward, tiled.backward),
     "slow": (after(slow, tiled.forward), after(slow, tiled.backward)),
-    "slow backward": (tiled.forward, after(slow, tiled.backward)),
+    "slower backward": (tiled.forward, after(slower, tiled.backward)),
     "wrong output": (wrong_output, tiled.backward),
     "wrong log-sum": (wrong_log_sum, tiled.backward),
     "wrong gradient": (tiled.forward, wrong_gradient),
