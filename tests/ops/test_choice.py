@@ -47,7 +47,7 @@ def own_cache(monkeypatch, tmp_path):
 
 def choose(*candidates, shapes=(SHAPE,), lines=None, **options):
     log = [].append if lines is None else lines.append
-    options = {"table": MADE_UP, "limit": 15.0, "budget": 120.0, **options}
+    options = {"table": MADE_UP, "limit": 30.0, "budget": 240.0, **options}
     return choose_paths(shapes, CPU, log, candidates=candidates, **options)
 
 
