@@ -135,7 +135,8 @@ def test_all_of_it_on_the_cpu(command, monkeypatch):
     """Real processes and networks; eager, for compiling takes long."""
     pytest.importorskip("triton")
     monkeypatch.setattr(plans, "KINDS", ("plain", "fused", "tiled", "reference"))
-    result = command("--only", "eager", "--minutes", "4")
+    monkeypatch.setattr(gpu, "LIMITS", dict.fromkeys(gpu.LIMITS, 600.0))  # Triton's interpreter on a busy machine
+    result = command("--only", "eager", "--minutes", "20")
     assert [r["status"] for r in result["proofs"]] == ["ok"] * 2
     assert {r["kind"]: (r["status"], r.get("why")) for r in result["timings"]} == dict.fromkeys(
         plans.KINDS, ("ok", None)
