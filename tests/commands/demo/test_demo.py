@@ -371,7 +371,7 @@ class {name}(TheDemos):
 @pytest.mark.parametrize(
     ("iterations", "learned", "good"),
     [
-        (60, ["organ"], 0.5),  # few for the duct: one training in many has not begun with it then
+        (60, ["organ"], 0.5),  # few for the duct, with which a training may not have begun by then
         pytest.param(250, ["organ", "duct"], settings.GOOD_DICE, marks=pytest.mark.thorough),
     ],
 )
