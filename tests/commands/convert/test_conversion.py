@@ -28,12 +28,8 @@ class KilledError(BaseException):
     pass
 
 
-@pytest.mark.parametrize("at", range(1, 7))
-def test_a_second_run_goes_on(tmp_path, monkeypatch, at):
-    """Stopped while the ``at``-th file is being written: nothing is half there, and the end is the same."""
-    write_isic(tmp_path / "source", "Training", (0, 1))
-    write_isic(tmp_path / "source", "Validation", (2,))
-    whole = convert_isic(tmp_path, "whole")
+def convert_isic_and_stop(tmp_path, monkeypatch, at):
+    """Stopped when half of the ``at``-th file has been written."""
     original, n = conversion_module.Path.write_bytes, []
 
     def stopping(path, content):
@@ -47,6 +43,15 @@ def test_a_second_run_goes_on(tmp_path, monkeypatch, at):
         patch.setattr(conversion_module.Path, "write_bytes", stopping)
         with pytest.raises(KilledError):
             convert_isic(tmp_path)
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+def test_a_second_run_goes_on(tmp_path, monkeypatch, at):
+    """Stopped while the ``at``-th file is being written: nothing is half there, and the end is the same."""
+    write_isic(tmp_path / "source", "Training", (0, 1))
+    write_isic(tmp_path / "source", "Validation", (2,))
+    whole = convert_isic(tmp_path, "whole")
+    convert_isic_and_stop(tmp_path, monkeypatch, at)
     folder = tmp_path / "raw" / whole.folder.name
     there = files(folder)
     assert all(there[name] == files(whole.folder)[name] for name in there if name.suffix == ".png")
@@ -62,18 +67,7 @@ def test_a_part_that_is_stopped_half_way_is_no_data_set(tmp_path, monkeypatch):
     first = convert_isic(tmp_path)
     assert (first.folder / "dataset.json").is_file()
     write_isic(tmp_path / "source", "Validation", (2, 3))
-    original, n = conversion_module.Path.write_bytes, []
-
-    def stopping(path, content):
-        n.append(path)
-        if len(n) == 3:
-            raise KilledError
-        return original(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(conversion_module.Path, "write_bytes", stopping)
-        with pytest.raises(KilledError):
-            convert_isic(tmp_path)
+    convert_isic_and_stop(tmp_path, monkeypatch, at=3)
     assert not (first.folder / "dataset.json").exists()
     assert convert_isic(tmp_path).n_before == 3 and (first.folder / "dataset.json").is_file()
 
