@@ -75,6 +75,8 @@ def convert(
     parts = parts_of(found.cases, split)
     _same_parts(record, parts)
     n_before = sum(_is_complete(folder, data_set, record, case, parts) for case in found.cases)
+    if n_before < len(found.cases):  # one of fewer cases: without it nnU-Net takes none of a part
+        (folder / "dataset.json").unlink(missing_ok=True)
     _convert_cases(data_set, folder, found, parts, record, track)
     return _finish(data_set, folder, found, parts, record, split, n_before)
 
@@ -114,7 +116,6 @@ def _convert_cases(
     for case in track(found.cases, "converting"):
         if _is_complete(folder, data_set, record, case, parts):
             continue
-        (folder / "dataset.json").unlink(missing_ok=True)  # of fewer cases: without it nnU-Net takes none of a part
         try:
             pair = case.read()
         except SkippedCaseError as reason:
