@@ -34,7 +34,7 @@ class Split(str, Enum):
     SEQUENCE = "sequence"
 
 
-_N_NAMED = 5  # of the files or cases that were skipped for one reason
+_N_NAMED = 5  # on the screen, of the files or cases that were skipped for one reason
 
 
 def convert(
@@ -102,7 +102,7 @@ def summary(data_set: "DataSet", outcome: "Outcome") -> list[str]:
 
 
 def _named(what: Sequence[str]) -> str:
-    return escape(", ".join(what[:_N_NAMED]) + (", ..." if len(what) > _N_NAMED else ""))
+    return escape(", ".join(what[:_N_NAMED]) + (", ..., all in skipped.json" if len(what) > _N_NAMED else ""))
 
 
 def _folds(outcome: "Outcome") -> str:

@@ -10,6 +10,8 @@ from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.networks.registry import OurNetworkError, UnsupportedNetworkError, counterpart, is_ours, kind_of
 from nnunet_xattnres.nnunet.plans import read_plans, resolved
 
+_OTHER_FILES = ("dataset", "dataset_fingerprint", "splits_final")  # of nnU-Net's, beside the plans
+
 
 def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Plans for the same preprocessed data with another kind of network.
@@ -88,6 +90,8 @@ def write_plans_with_network(
     """
     if not target.strip(". ") or "__" in target or any(c in '/\\:*?"<>|' or not c.isprintable() for c in target):
         raise UserError(f'-o {target!r}: it is the name of the new plans, not a path, and without __ and /\\:*?"<>|')
+    if target.lower() in _OTHER_FILES:
+        raise UserError(f"-o {target!r}: nnU-Net keeps something else in {target}.json; name the new plans otherwise")
     path = folder / f"{target}.json"
     if source == target:
         raise UserError(f"the new plans would replace {source!r}; name others with -o")

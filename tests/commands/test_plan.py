@@ -204,6 +204,7 @@ def test_plans_that_cannot_have_reads_are_refused(folder, plans, message):
             r"nnUNetOtherPlans.json does not exist; in that folder there are: nnUNetPlans",
         ),
         (("-d", 1, "-o", "nnUNetPlans"), "would replace"),
+        (("-d", 1, "-o", "dataset", "--force"), "nnU-Net keeps something else in dataset.json"),
         (("-d", 7), "Could not find a dataset with the ID 7"),
         (("-d", "hippocampus"), "hippocampus"),
         (("-d", "Dataset007_No"), "nnUNetv2_plan_and_preprocess -d Dataset007_No"),

@@ -146,6 +146,7 @@ def _finish(
         write_json(folds, folder / "splits_final.json")  # nnU-Net's planner takes it along
     else:
         (folder / "splits_final.json").unlink(missing_ok=True)
+    write_json(found.skipped, folder / "skipped.json")
     write_json(_description(data_set, n_training), folder / "dataset.json", indent=4)  # nnU-Net needs it: last
     counts = Counter(case.part for case in found.cases if case.name in parts)
     return Outcome(

@@ -160,6 +160,9 @@ def test_what_the_command_prints(tmp_path):
     ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "raw" / "Dataset012_CVCClinicDB" / "skipped.json").read_text()) == {
+        "pictures without a mask": ["2"]
+    }
     for words in (
         "Dataset012_CVCClinicDB: 2 cases to train on, 1 to test on",
         "found     3 of 612 cases",
@@ -224,3 +227,14 @@ def test_nnunet_accepts_what_is_written(tmp_path):
     for folder in (tmp_path / "raw").iterdir():
         splits = tmp_path / "preprocessed" / folder.name / "splits_final.json"
         assert json.loads(splits.read_text()) == json.loads((folder / "splits_final.json").read_text())
+
+
+def test_all_that_was_skipped_has_a_name_even_where_the_screen_has_no_room(tmp_path):
+    numbers = (1, 2, 3, 4, 5, 6, 30, 60)
+    write_clinicdb(tmp_path / "source", numbers)
+    for number in numbers[:6]:
+        (tmp_path / "source" / "Ground Truth" / f"{number}.tif").unlink()
+    done = CliRunner().invoke(app, ["convert", "clinicdb", str(tmp_path / "source"), str(tmp_path / "raw")])
+    assert "pictures without a mask: 6 (1, 2, 3, 4, 5, ..., all in skipped.json)" in done.output
+    skipped = json.loads((tmp_path / "raw" / "Dataset952_CVCClinicDB" / "skipped.json").read_text())
+    assert skipped == {"pictures without a mask": ["1", "2", "3", "4", "5", "6"]}
