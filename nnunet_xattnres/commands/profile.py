@@ -16,10 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.measure import Contestant, Step, allocated_memory, resident_memory, seconds_of
+from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.history import reads_of
 from nnunet_xattnres.reads.history_read import HistoryRead
 from nnunet_xattnres.training.build import PlannedNetwork
 from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
+
+if CUSTOM_OPS:
+    from nnunet_xattnres.ops.tuning import choose_paths
+    from nnunet_xattnres.reads.shapes import read_shapes
 
 PLAIN = "nnUNetTrainer"
 # each network once: a trainer that inherits its network only trains it otherwise
@@ -79,7 +84,7 @@ def profile(
     """Measure the plain network and each of ours, one at a time.
 
     A step is forward, backward and nnU-Net's optimizer, on noise and with the mean of squares as the loss; on CUDA with
-    autocast and torch.compile, as nnU-Net trains.
+    autocast, torch.compile and the paths of the reads that a training chooses there.
 
     Args:
         rounds: of which the time is the median; with none it is not taken, as on a busy computer.
@@ -112,11 +117,15 @@ def profile(
     for row in rows:
         if row["why"]:
             continue
-        on_step(f"{row['trainer']}: memory")
         try:
+            if CUSTOM_OPS and device.type == "cuda":
+                _choose_paths(setting, row["trainer"], device, on_step)
+            on_step(f"{row['trainer']}: memory")
             row["memory"] = _memory(setting, row["trainer"], device)
         except _TOO_LITTLE as error:
             row["memory"], row["why"] = None, _why(error)
+        except UserError as error:  # no path is right on this GPU
+            row["why"] = str(error)
     measured = [row["trainer"] for row in rows if not row["why"]]
     seconds: dict[str, list[float]] = {trainer: [] for trainer in measured}
     # in turns, for a CPU's clock wanders; on CUDA a network is compiled once, which takes longer than its steps
@@ -133,6 +142,16 @@ def profile(
             both = row[name], rows[0][name]
             row[f"{name}_ratio"] = both[0] / both[1] if all(both) else None
     return rows
+
+
+def _choose_paths(setting: Setting, trainer: str, device: torch.device, on_step: Callable[[str], None]) -> None:
+    """As at the start of a training: without a choice the reads would be measured as plain torch computes them."""
+    network = setting.build(trainer)
+    if forced_path(getattr(network, "path", None)) is None and (
+        shapes := read_shapes(network, setting.images("meta").shape, device)
+    ):
+        on_step(f"{trainer}: choosing the paths of its reads")
+        choose_paths(shapes, device, lambda _: None)
 
 
 def _why(error: BaseException) -> str:

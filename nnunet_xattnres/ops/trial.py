@@ -1,12 +1,13 @@
-"""A path is tried: it proves itself on a small read, then it is timed on the real one (ours).
+"""A path is tried: it proves itself on a small read, then it runs the real one, whose sums are compared (ours).
 
 It runs in a process of its own, for what an illegal access leaves behind on CUDA cannot be caught.
 """
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -24,13 +25,15 @@ Path = tuple[Callable[..., None], Callable[..., None]]
 
 
 def trials(items: Sequence[dict[str, Any]], *, device: str, table: str, timed: bool) -> Iterator[dict[str, Any]]:
-    """What became of each item: ``status`` ok (with the seconds of ``forward`` and ``backward``), wrong, or a failure.
+    """What became of each item: ``status`` ok, wrong, or a failure.
+
+    With ok come the seconds of ``forward`` and ``backward``, and the ``sums`` of all that they wrote of the real read.
 
     Args:
         items: a ``path`` and a ``shape``, as ``dataclasses.asdict`` has it.
         device: on which.
         table: ``module:name`` of the paths, forward and backward by name.
-        timed: whether to time the path on the real shape.
+        timed: whether to time the path on the real read.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # in what is compared with
     if torch.device(device).type == "cuda":
@@ -51,10 +54,55 @@ def _try(path: Path, shape: ReadShape, device: torch.device, timed: bool) -> dic
     found = {"status": "ok", "worst": worst, "error": errors[worst]}
     if errors[worst] > TOLERANCES[shape.dtype]:
         return {**found, "status": "wrong", "why": f"{worst} is off by {errors[worst]:.1e}"}
-    if timed:
-        run = _Run(path, shape, device)
-        found |= {"forward": _seconds(run.forward, device), "backward": _seconds(run.backward, device)}
-    return found
+    run = _Run(path, shape, device)
+    for phase, step in {"forward": run.forward, "backward": run.backward}.items():
+        if timed:
+            found[phase] = _seconds(step, device)
+        else:
+            step()
+    sums = {name: _sums(x) for name, x in run.written().items()}
+    for name, numbers in sums.items():
+        if not all(map(isfinite, numbers)):
+            return {"status": "wrong", "why": f"of the real read {name} is not finite"}
+    return {**found, "sums": sums}
+
+
+def compared(results: Mapping[str, dict[str, Any]], dtype: str) -> dict[str, dict[str, Any]]:
+    """The results of a read's candidates, without the sums; wrong is one whose sums most of the others do not have.
+
+    A small read is one tile, and its indices are small: neither is so of a real one, for which the reference has no
+    memory. So the candidates, which are different code, have to agree there. Of two that do not, the last one counts as
+    right: it has the smallest tiles.
+    """
+    sums = {path: result["sums"] for path, result in results.items() if "sums" in result}
+
+    def errors(path: str, other: str) -> dict[str, float]:
+        pairs = {name: (torch.tensor(x), torch.tensor(sums[other][name])) for name, x in sums[path].items()}
+        return {name: error_of(found, expected) for name, (found, expected) in pairs.items()}
+
+    def n_agreeing(path: str) -> int:
+        return sum(max(errors(other, path).values()) <= TOLERANCES[dtype] for other in sums)
+
+    right = max(reversed(sums), key=n_agreeing, default="")
+    checked = {path: {k: v for k, v in result.items() if k != "sums"} for path, result in results.items()}
+    for path in sums:
+        name, error = max(errors(path, right).items(), key=lambda pair: pair[1])
+        if error > TOLERANCES[dtype]:
+            why = f"of the real read {name} is off by {error:.1e} from that of {right}"
+            checked[path] = {"status": "wrong", "why": why}
+    return checked
+
+
+def _sums(x: Tensor) -> list[float]:
+    """Of each plane of each sample one sum, its numbers weighted at random; by channels, for there is little memory."""
+    maps = x if x.ndim >= 4 else x.reshape(1, 1, len(x), -1)  # a parameter has a row in the place of a plane
+    generator = torch.Generator(x.device).manual_seed(0)
+    total = torch.zeros((), device=x.device)
+    for channel in maps.unbind(1):
+        wide = channel.to(torch.promote_types(x.dtype, torch.float32))
+        weights = torch.randn(wide.shape[2:], generator=generator, device=x.device, dtype=wide.dtype)
+        total = total + (wide * weights).flatten(2).sum(2)
+    return total.flatten().tolist()  # (B, planes)
 
 
 def _errors(path: Path, shape: ReadShape, device: torch.device) -> dict[str, float]:
@@ -75,11 +123,8 @@ def _errors(path: Path, shape: ReadShape, device: torch.device) -> dict[str, flo
     expected = torch.autograd.grad(out, [*pool, *given, query], run.grad[:, shape.before :].to(dtype))
     with torch.no_grad():
         log_sum = reference.log_sum(pool, projections, query, ones, shape.size, eps=_EPS)
-    names = ["the read", "the log-sum", *(f"the gradient of source {k}" for k in range(len(pool)))]
-    names += [f"the gradient of a projection ({k})" for k in range(len(given))] + ["the gradient of the query"]
-    found = [run.out[:, shape.before :], run.log_sum, *run.d_pool]
-    found += [*(d for d in run.d_projections if d is not None), run.d_query]
-    return {name: error_of(a, b) for name, a, b in zip(names, found, [out.detach(), log_sum, *expected], strict=True)}
+    wanted = [out.detach(), log_sum.unsqueeze(1), *expected]
+    return {name: error_of(x, y) for (name, x), y in zip(run.written().items(), wanted, strict=True)}
 
 
 class _Run:
@@ -104,6 +149,14 @@ class _Run:
         written = {"d_pool": self.d_pool, "d_projections": self.d_projections, "d_query": self.d_query}
         options: dict[str, Any] = {"skip": self.shape.skip, "eps": _EPS}
         self.path[1](self.grad, self.log_sum, self.pool, self.projections, self.query, **options, **written)
+
+    def written(self) -> dict[str, Tensor]:
+        """All that the path has written, by name: maps (B, channels, *spatial), and the gradients of the parameters."""
+        found = {"the read": self.out[:, self.shape.before :], "the log-sum": self.log_sum.unsqueeze(1)}
+        found |= {f"the gradient of source {k}": d for k, d in enumerate(self.d_pool)}
+        given = [d for d in self.d_projections if d is not None]
+        found |= {f"the gradient of a projection ({k})": d for k, d in enumerate(given)}
+        return {**found, "the gradient of the query": self.d_query}
 
 
 def error_of(found: Tensor, expected: Tensor) -> float:

@@ -24,6 +24,7 @@ from nnunet_xattnres.ops.chosen import (
     save,
 )
 from nnunet_xattnres.ops.shapes import ReadShape
+from nnunet_xattnres.ops.trial import compared
 
 TABLE = "nnunet_xattnres.ops.operator:PATHS"
 LIMIT = 60.0  # seconds for one path of one read, compiling its kernels included
@@ -71,7 +72,8 @@ def choose_paths(
     """Choose a path for every read, and remember it for the operator; under DDP all ranks call it, and agree.
 
     A candidate is used only after it has proved itself here: in a child process, for an illegal access poisons a CUDA
-    context, and a hang would stop a training. Of those that have, the fastest is taken; with deterministic algorithms
+    context, and a hang would stop a training. The proof is against the reference, on a small read; on the real one the
+    candidates have to agree. Of those that have proved themselves, the fastest is taken; with deterministic algorithms
     the first in the fixed order, and nothing is timed. Where none has, the last resort is plain torch: ``tiled``,
     whatever became of it, unless it is wrong.
 
@@ -153,7 +155,7 @@ def _try(
     tried: dict[ReadShape, Results] = {shape: {} for shape in shapes}
     for (shape, path), result in zip(pairs, found, strict=True):
         tried[shape][path] = result
-    return tried
+    return {shape: compared(results, shape.dtype) for shape, results in tried.items()}
 
 
 def _possible(candidates: Sequence[str], shape: ReadShape) -> set[str]:

@@ -155,6 +155,21 @@ def nothing():
     pass
 
 
+def test_the_paths_of_the_reads_are_those_that_a_training_chooses(monkeypatch):
+    """Of a GPU that need not be here: on a fresh one plain torch would have been measured."""
+    asked, said = [], []
+    monkeypatch.setattr(command, "choose_paths", lambda shapes, device, log: asked.extend(shapes))
+    setting, gpu = Setting.of(make_plans(), DATASET, "2d", 3), torch.device("cuda")
+    for trainer in (PLAIN, "nnUNetTrainerXAttnRes"):
+        command._choose_paths(setting, trainer, gpu, said.append)
+    assert asked and {shape.batch for shape in asked} == {3}
+    assert said == ["nnUNetTrainerXAttnRes: choosing the paths of its reads"]
+    asked.clear()
+    monkeypatch.setenv("NNUNET_XATTNRES_PATH", "reference")
+    command._choose_paths(setting, "nnUNetTrainerXAttnRes", gpu, said.append)
+    assert asked == []
+
+
 def test_one_network_at_a_time_and_dynamo_forgets_between_them(monkeypatch):
     """Networks share their forward: dynamo would leave the ninth of them uncompiled, and small GPUs have no room."""
     alive, resets, most = weakref.WeakSet(), [], []

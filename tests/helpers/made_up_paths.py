@@ -28,6 +28,19 @@ def unwritten_gradient(*args, d_pool, **options):
     tiled.backward(*args, d_pool=[torch.empty_like(d) for d in d_pool], **options)
 
 
+def wrong_if_large(*args, out, **options):
+    """Right on a small read, as where an index overflows, or between two tiles."""
+    tiled.forward(*args, out=out, **options)
+    if out.shape[2] > 8:
+        out[0, -1, -1] = out[0, -1, 0]
+
+
+def unwritten_if_large(*args, d_pool, **options):
+    tiled.backward(*args, d_pool=d_pool, **options)
+    if d_pool[0].shape[2] > 8:
+        d_pool[0][0, -1, -1] = float("nan")
+
+
 def after(act, compute):
     def path(*args, **options):
         act()
@@ -60,6 +73,8 @@ PATHS = {
     "wrong log-sum": (wrong_log_sum, tiled.backward),
     "wrong gradient": (tiled.forward, wrong_gradient),
     "unwritten gradient": (tiled.forward, unwritten_gradient),
+    "wrong if large": (wrong_if_large, tiled.backward),
+    "unwritten if large": (tiled.forward, unwritten_if_large),
     "raises": (after(fail, tiled.forward), tiled.backward),
     "raises in the backward": (tiled.forward, after(fail, tiled.backward)),
     "out of memory": (after(exhaust, tiled.forward), tiled.backward),

@@ -64,6 +64,35 @@ def test_what_fails_is_never_used_and_the_log_says_why():
     assert chosen.choice_of(CPU, SHAPE).forward == "good"
 
 
+LARGE = replace(SHAPE, size=(16, 6, 12), sources=((4, 16, 6, 12), (3, 8, 3, 6)))  # a small read has 8 planes
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_what_is_wrong_of_the_real_read_alone_is_never_used(deterministic):
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        (found,) = choose("wrong if large", "unwritten if large", "slow", "good", shapes=[LARGE])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found.choice == (Choice("slow", "slow") if deterministic else Choice("good", "good"))
+    assert [r["status"] for r in found.results.values()] == ["wrong", "wrong", "ok", "ok"]
+    whys = [r["why"] for r in list(found.results.values())[:2]]
+    assert whys[0].startswith("of the real read the read is off by") and whys[0].endswith("from that of good")
+    assert whys[1] == "of the real read the gradient of source 0 is not finite"
+    assert not any("sums" in result for result in found.results.values())
+
+
+@pytest.mark.parametrize("order", [("wrong if large", "slow", "good"), ("slow", "good", "wrong if large")])
+def test_of_paths_that_differ_most_are_right(order):
+    (found,) = choose(*order, shapes=[LARGE])
+    assert found.results["wrong if large"]["status"] == "wrong" and found.choice == Choice("good", "good")
+
+
+def test_of_two_that_differ_the_last_is_right():
+    (found,) = choose("wrong if large", "good", shapes=[LARGE])
+    assert found.choice == Choice("good", "good")
+
+
 def test_forward_and_backward_are_chosen_apart():
     (found,) = choose("slow", "slower backward")
     assert found.choice == Choice("slower backward", "slow")
