@@ -147,9 +147,7 @@ def profile(
 def _choose_paths(setting: Setting, trainer: str, device: torch.device, on_step: Callable[[str], None]) -> None:
     """As at the start of a training: without a choice the reads would be measured as plain torch computes them."""
     network = setting.build(trainer)
-    if forced_path(getattr(network, "path", None)) is None and (
-        shapes := read_shapes(network, setting.images("meta").shape, device)
-    ):
+    if forced_path() is None and (shapes := read_shapes(network, setting.images("meta").shape, device)):
         on_step(f"{trainer}: choosing the paths of its reads")
         choose_paths(shapes, device, lambda _: None)
 

@@ -165,7 +165,7 @@ def test_the_paths_of_the_reads_are_those_that_a_training_chooses(monkeypatch):
     assert asked and {shape.batch for shape in asked} == {3}
     assert said == ["nnUNetTrainerXAttnRes: choosing the paths of its reads"]
     asked.clear()
-    monkeypatch.setenv("NNUNET_XATTNRES_PATH", "reference")
+    monkeypatch.setattr("nnunet_xattnres.ops.choice._FROM_ENVIRONMENT", "reference")
     command._choose_paths(setting, "nnUNetTrainerXAttnRes", gpu, said.append)
     assert asked == []
 
