@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-# Tests run beside each other and beside nnU-Net's processes: threads that wait must not spin. Read when torch loads.
+# Tests run beside each other and beside nnU-Net's processes: threads that wait must not spin, and of a small operation
+# they would do little else. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # tests/helpers
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/, which is no part of the package
 
