@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prove and time every path of the reads on this machine's GPU, in less than 9 minutes.
+# Prove, choose and time the paths of the reads on this machine's GPU, in less than 9 minutes.
 #
 #     benchmarks/gpu.sh [--wheel FILE] [--minutes N] [--only TEXT] ...       (--help has all of them)
 #

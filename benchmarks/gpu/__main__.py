@@ -1,4 +1,4 @@
-"""Prove and time every path of the reads on a GPU, within minutes: ``benchmarks/gpu.sh``.
+"""Prove, choose and time the paths of the reads on a GPU, within minutes: ``benchmarks/gpu.sh``.
 
 It needs torch, triton and dynamic-network-architectures. Every result is printed and written as it comes; a second run
 goes on where the first one ran out of time.
@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -30,11 +30,18 @@ from nnunet_xattnres.common.children import kill_all, results
 from nnunet_xattnres.common.files import replacing, write_json
 from nnunet_xattnres.ops import FUSED_CHANNELS, PATHS
 from nnunet_xattnres.ops.chosen import code
+from nnunet_xattnres.ops.shapes import ReadShape
+from nnunet_xattnres.ops.tuning import choose_paths
+from nnunet_xattnres.reads.shapes import read_shapes
 
 HERE = Path(__file__).resolve().parents[1]  # benchmarks/
-KEYS = {"proofs": ("path", "dtype", "channels", "size"), "timings": ("configuration", "compiled", "kind")}
+KEYS = {
+    "proofs": ("path", "dtype", "channels", "size"),
+    "choices": ("configuration", "read"),
+    "timings": ("configuration", "compiled", "kind"),
+}
 PROVE, TIME = "benchmarks.gpu.proofs:prove", "benchmarks.gpu.timings:time_kinds"
-PROOFS_SHARE = 0.3  # of the time, at most
+PROOFS_SHARE, CHOICES_SHARE = 0.3, 0.25  # of the time, at most
 LIMITS = {"proof": 90.0, "eager": 90.0, "compiled": 180.0}  # seconds for one result
 ENOUGH = {"pairs": 5, "seconds": 2.5}  # of measuring a phase of a network
 
@@ -74,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = begin(options)
     try:
         prove_all(record, options, time.monotonic() + 60 * options.minutes * PROOFS_SHARE)
+        choose_all(record, options, time.monotonic() + 60 * options.minutes * CHOICES_SHARE)
         time_all(record, options, deadline)
     finally:
         print(f"\n{tables(record.result)}\n{record.path}")
@@ -101,7 +109,7 @@ def begin(options: argparse.Namespace) -> Record:
     result: dict[str, Any] = {
         "machine": machine,
         "settings": {"device": options.device, "tiny": options.tiny, **ENOUGH},
-        **{"rows": [], "proofs": [], "timings": []},  # no rows: it is no result of benchmarks.cost
+        **{"rows": [], **{what: [] for what in KEYS}},  # no rows: it is no result of benchmarks.cost
     }
     path = options.out or default_path(machine, options)
     if path.exists() and not options.again:
@@ -150,6 +158,26 @@ def prove_all(record: Record, options: argparse.Namespace, deadline: float) -> N
 
     with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2))) as pool:
         list(pool.map(run, jobs))
+
+
+def choose_all(record: Record, options: argparse.Namespace, deadline: float) -> None:
+    """As at the start of a training, by the same function; what it keeps in the cache is timed as "chosen"."""
+    device = torch.device(options.device)
+    for configuration in plans.TINY if options.tiny else plans.CONFIGURATIONS:
+        with torch.device("meta"):
+            network = configuration.build("add")
+        shapes = read_shapes(network, (configuration.batch, 1, *configuration.patch), device)
+        if not record.missing("choices", [choice_row(configuration, shape) for shape in shapes]):
+            continue
+        for one in choose_paths(shapes, device, lambda _: None, budget=max(0.0, deadline - time.monotonic())):
+            lacking = any(result["status"] == "no time" for result in one.results.values())
+            chosen = {**asdict(one.choice), "source": one.source, "results": one.results}
+            row = choice_row(configuration, one.shape)
+            record.add("choices", {**row, "status": "no time" if lacking else "ok", **chosen})
+
+
+def choice_row(configuration: Configuration, shape: ReadShape) -> dict[str, Any]:
+    return {"configuration": configuration.name, "read": str(shape)}
 
 
 def time_all(record: Record, options: argparse.Namespace, deadline: float) -> None:

@@ -25,8 +25,9 @@ TINY = [
     Configuration("tiny 2D", 1, (8, 8), (2, 4, 4), ((2, 2), (2, 2))),
     Configuration("tiny anisotropic", 2, (2, 8, 8), (2, 4), ((1, 2, 2),), first_kernel=(1, 3, 3)),
 ]
+# "chosen": the paths that a training takes.
 # "fused": the kernels up to the channels that they are made for, the tiles beyond; "fused everywhere": the kernels
-KINDS = ("plain", "fused", "tiled", "reference", "fused everywhere")
+KINDS = ("plain", "chosen", "fused", "tiled", "reference", "fused everywhere")
 
 DTYPES = ("float16", "bfloat16", "float32")
 _SIZES = ((4, 6, 128), (4, 6, 40), (5, 7, 20))  # rows that are multiples of 16 bytes, and others
@@ -38,7 +39,7 @@ TINY_PROVED = [(4, (4, 8)), (3, (2, 3, 5))]
 def build(configuration: Configuration, kind: str) -> nn.Module:
     """The network of a kind, in mode add; its reads take the kind's path."""
     network = configuration.build(None if kind == "plain" else "add")
-    if kind != "plain":
+    if kind not in ("plain", "chosen"):
         network.use_path(kind.split()[0])
     if kind == "fused":
         for read in network.reads.values():

@@ -5,12 +5,13 @@ from typing import Any
 
 _GB = 1e9
 _TIMINGS = ("configuration", "compiled", "network", "training", "inference", "training memory", "inference memory", "")
+_CHOICES = ("configuration", "read", "forward", "backward", "forward of each", "backward of each", "")
 _PROOFS = ("path", "dtype", "channels", "size", "result", "worst error")
 
 
 def line(what: str, row: dict[str, Any]) -> str:
     """One result as a line of text."""
-    cells = _timing(row) if what == "timings" else _proof(row)
+    cells = {"proofs": _proof, "choices": _choice, "timings": _timing}[what](row)
     return f"{what}: " + ", ".join(cell for cell in cells if cell)
 
 
@@ -24,6 +25,9 @@ def tables(result: dict[str, Any]) -> str:
     ]
     if bad := [row for row in result["proofs"] if row["status"] not in ("ok", "no time")]:
         parts.append(_table(_PROOFS, map(_proof, bad)))
+    if result["choices"]:
+        parts.append("The path of each read that a training takes here, and the ms of each path.")
+        parts.append(_table(_CHOICES, map(_choice, result["choices"])))
     if result["timings"]:
         parts.append(
             "Medians; in brackets the median ratio over the plain network's steps, which alternate. Memory is the peak "
@@ -54,6 +58,16 @@ def _proof(row: dict[str, Any]) -> list[str]:
     error = f"{row['worst_error']:.1e} ({row['worst']})" if "worst_error" in row else row.get("why", "")
     size = "x".join(map(str, row["size"]))
     return [row["path"], row["dtype"], f"{row['channels']} channels", size, row["status"], error]
+
+
+def _choice(row: dict[str, Any]) -> list[str]:
+    found = row["results"]
+    times = [
+        ", ".join(f"{path} {1e3 * result[phase]:.3g}" for path, result in found.items() if phase in result)
+        for phase in ("forward", "backward")
+    ]
+    failed = [f"{path} {r['status']}: {r.get('why', '')}" for path, r in found.items() if r["status"] != "ok"]
+    return [row["configuration"], row["read"], row["forward"], row["backward"], *times, "; ".join(failed)]
 
 
 def _timing(row: dict[str, Any]) -> list[str]:

@@ -14,7 +14,10 @@ from benchmarks.cost import __main__ as cost
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import plans, proofs, timings
 from benchmarks.gpu.table import tables
+from nnunet_xattnres.ops import chosen
+from nnunet_xattnres.ops.chosen import Choice
 from nnunet_xattnres.ops.kernels import group_rows
+from nnunet_xattnres.ops.tuning import Found, choose_paths
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +36,7 @@ def command(monkeypatch, tmp_path):
     monkeypatch.setattr(plans, "TINY", plans.TINY[:1])
     monkeypatch.setattr(plans, "TINY_PROVED", [(4, (4, 8))])
     monkeypatch.setattr(plans, "DTYPES", ("float32",))
+    monkeypatch.setattr(gpu, "choose_paths", choose_nothing)
     out = tmp_path / "results" / "reads-made-up.json"
 
     def command(*options):
@@ -40,6 +44,10 @@ def command(monkeypatch, tmp_path):
         return json.loads(out.read_text())
 
     return command
+
+
+def choose_nothing(shapes, device, log, budget):
+    return [Found(shape, Choice("tiled", "tiled"), {"tiled": {"status": "no time"}}, "tried") for shape in shapes]
 
 
 PHASE = {
@@ -62,11 +70,12 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
             if function == gpu.PROVE:
                 yield {"status": "crashed", "why": "it fell"} if item["path"] == "fused" else {"status": "ok"}
             elif item["kind"] == "tiled":
-                written = json.loads((tmp_path / "results" / "reads-made-up.json").read_text())
-                assert written["timings"][-1]["kind"] == "plain"  # before this line there is
                 yield {"status": "out of memory", "why": "80 GiB"}
             else:
-                yield WELL if item["kind"] == "plain" else {"status": "no time"}
+                if item["kind"] == "chosen":
+                    written = json.loads((tmp_path / "results" / "reads-made-up.json").read_text())
+                    assert written["timings"][-1]["kind"] == "plain"  # before this line there is
+                yield WELL if item["kind"] in ("plain", "chosen") else {"status": "no time"}
 
     monkeypatch.setattr(gpu, "results", made_up)
     result = command()
@@ -75,7 +84,10 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
     states = {(r["compiled"], r["kind"]): r["status"] for r in result["timings"]}
     assert len(states) == 2 * len(plans.KINDS)
     for compiled in (False, True):
-        assert states[compiled, "plain"] == "ok" and states[compiled, "tiled"] == "out of memory"
+        assert (
+            states[compiled, "plain"] == states[compiled, "chosen"] == "ok"
+            and states[compiled, "tiled"] == "out of memory"
+        )
         assert states[compiled, "fused"] == states[compiled, "fused everywhere"] == "not tried"
         assert states[compiled, "reference"] == "no time"
     shown = capsys.readouterr().out
@@ -114,6 +126,7 @@ def test_what_had_not_enough_time_is_tried_again(tmp_path, status, again):
 def test_no_time_is_no_result_but_a_whole_file(command, tmp_path):
     result = command("--minutes", "0")
     rows = result["proofs"] + result["timings"]
+    assert result["choices"] and {row["status"] for row in result["choices"]} == {"no time"}
     assert len(rows) == 2 + 2 * len(plans.KINDS) and {row["status"] for row in rows} == {"no time"}
     assert "Proofs: 0 of 0 ok, 2 not tried" in (tmp_path / "results" / "reads-made-up.md").read_text()
 
@@ -131,13 +144,20 @@ def test_a_run_that_is_ended_leaves_its_lines(tmp_path):
     assert "proofs: " in first and json.loads(out.read_text())["proofs"][0]["status"] in ("ok", "failed")
 
 
-def test_all_of_it_on_the_cpu(command, monkeypatch):
+def test_all_of_it_on_the_cpu(command, monkeypatch, tmp_path):
     """Real processes and networks; eager, for compiling takes long."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(plans, "KINDS", ("plain", "fused", "tiled", "reference"))
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(gpu, "choose_paths", choose_paths)
+    monkeypatch.setattr(plans, "KINDS", ("plain", "chosen", "fused", "tiled", "reference"))
     monkeypatch.setattr(gpu, "LIMITS", dict.fromkeys(gpu.LIMITS, 600.0))  # Triton's interpreter on a busy machine
     result = command("--only", "eager", "--minutes", "20")
+    chosen.forget()  # in this process
     assert [r["status"] for r in result["proofs"]] == ["ok"] * 2
+    for row in result["choices"]:
+        assert row["status"] == "ok" and row["source"] == "tried" and row["forward"].startswith("tiled")
+        assert row["results"]["fused"]["status"] == "failed"  # not by the interpreter
+        assert all(row["results"]["tiled"][phase] > 0 for phase in ("forward", "backward"))
     assert {r["kind"]: (r["status"], r.get("why")) for r in result["timings"]} == dict.fromkeys(
         plans.KINDS, ("ok", None)
     )
@@ -145,7 +165,11 @@ def test_all_of_it_on_the_cpu(command, monkeypatch):
         for phase in timings.PHASES:
             assert row[phase]["seconds"] > 0 and row[phase]["ratio"] > 0 and len(row[phase]["all"][0]) == 2
     assert {r["kind"]: r["proved"] for r in result["timings"]} == {
-        **{"plain": None, "reference": None},  # in float32 the reference is what the others are compared with
+        **{
+            "plain": None,
+            "chosen": None,
+            "reference": None,
+        },  # in float32 the reference is what the others are compared with
         **{"fused": True, "tiled": True},
     }
 
@@ -190,6 +214,7 @@ def test_fused_means_the_kernels_where_they_are_made_for(monkeypatch):
     monkeypatch.setattr(plans, "FUSED_CHANNELS", 2)
     paths = {kind: {r.path for r in plans.build(plans.TINY[0], kind).reads.values()} for kind in plans.KINDS[1:]}
     assert paths == {
+        "chosen": {None},
         **{"fused": {"fused", "tiled"}, "fused everywhere": {"fused"}},
         **{"tiled": {"tiled"}, "reference": {"reference"}},
     }
@@ -258,7 +283,16 @@ def test_the_table_tells_what_was_not_proved():
     bad = {"path": "fused", "dtype": "float16", "channels": 32, "size": [4, 8], "status": "wrong"}
     bad |= {"worst": "out", "worst_error": 0.5}
     timing = {"configuration": "a", "compiled": True, "kind": "fused", "proved": False, **WELL}
-    text = tables({"machine": machine, "proofs": [bad, {**bad, "status": "no time"}], "timings": [timing]})
+    choice = {"configuration": "a", "read": "32 channels", "forward": "fused", "backward": "tiled"}
+    choice["results"] = {
+        "fused": {"status": "ok", "forward": 0.001, "backward": 0.004},
+        "tiled": {"status": "ok", "forward": 0.002, "backward": 0.003},
+        "tiled-small": {"status": "crashed", "why": "it fell"},
+    }
+    tried = [bad, {**bad, "status": "no time"}]
+    text = tables({"machine": machine, "proofs": tried, "choices": [choice], "timings": [timing]})
+    each = "fused 1, tiled 2 | fused 4, tiled 3 | tiled-small crashed: it fell"
+    assert f"| a | 32 channels | fused | tiled | {each} |" in text
     assert (
         "0 of 1 ok, 1 not tried" in text and "| fused | float16 | 32 channels | 4x8 | wrong | 5.0e-01 (out) |" in text
     )
