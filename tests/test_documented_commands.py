@@ -180,7 +180,7 @@ def steps(preprocessed: Path):
         if words[:2] == ["nnunet-xattnres", "upgrade"]:
             step["away"] = [words[-1]]  # another command has written there
         if words[:2] == ["nnunet-xattnres", "profile"]:
-            step["away"] = ["nnunet-xattnres-profile.json"]
+            step["away"] = [f"profile-{DATASET}-nnUNetPlans-3d_fullres.json"]
         yield step
 
 

@@ -1,5 +1,6 @@
 """``nnunet-xattnres convert``"""
 
+import os
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -75,6 +76,11 @@ def convert(
             )
     for line in summary(data_set, outcome):
         console.print(line)
+    raw = os.environ.get("nnUNet_raw")
+    if raw is not None and Path(raw).resolve() != out.resolve():
+        console.print(
+            f"[yellow]warning[/]   nnU-Net looks in nnUNet_raw, which is {escape(raw)}, and not in {escape(str(out))}"
+        )
     # --clean: nnU-Net would plan from the fingerprint of what had this number before
     number = dataset or data_set.number
     console.print(f"\nNext: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity --clean")

@@ -27,7 +27,10 @@ def profile(
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Another batch than the plan's.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=0, help="Of each network, in turns; 0 takes no time.")] = 3,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The JSON file.")] = Path("nnunet-xattnres-profile.json"),
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The JSON file. Default: profile-DATASET-PLANS-CONFIGURATION.json."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Measure what switching costs: parameters, multiply-adds, time and memory of a training step.
@@ -45,8 +48,9 @@ def profile(
         from nnunet_xattnres.nnunet.folders import preprocessed_folder
         from nnunet_xattnres.nnunet.plans import read_plans
 
-        refuse_existing(out, force)
         folder = preprocessed_folder(dataset)
+        out = Path(f"profile-{folder.name}-{plans}-{configuration}.json") if out is None else out
+        refuse_existing(out, force)
         description = read_json(folder / "dataset.json")
         setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
         name = device_of(device.value if device else None).type

@@ -19,7 +19,12 @@ def tune(
     dataset: Dataset,
     configuration: Configuration,
     plans: Annotated[str, typer.Option("-p", "--plans", help="The plans.")] = "nnUNetPlans",
-    trainer: Annotated[str, typer.Option("-tr", "--trainer", help="The trainer.")] = "nnUNetTrainerXAttnRes",
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            "-tr", "--trainer", help="Default: nnUNetTrainerXAttnRes, with plans that have reads nnUNetTrainer."
+        ),
+    ] = None,
 ) -> None:
     """Choose on this GPU how the reads are computed, ahead of a training.
 

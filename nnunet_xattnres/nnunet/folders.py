@@ -1,5 +1,6 @@
 """Where nnU-Net keeps the files of a data set."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def preprocessed_folder(dataset: str) -> Path:
     """
     from nnunetv2.paths import nnUNet_preprocessed
 
-    way_out = f"preprocess first: `nnUNetv2_plan_and_preprocess -d {dataset}`"
+    way_out = "preprocess first: `nnUNetv2_plan_and_preprocess -d {number}`"
     return _folder_of(dataset, nnUNet_preprocessed, "nnUNet_preprocessed", way_out)
 
 
@@ -60,5 +61,6 @@ def _folder_of(dataset: str, root: Any, variable: str, way_out: str) -> Path:
         raise UserError(str(error)) from None
     folder = Path(str(root)) / name
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; {way_out}")
+        number = re.match(r"Dataset0*(\d+)_", name)  # the only thing that nnUNetv2_plan_and_preprocess takes
+        raise UserError(f"{folder} does not exist; {way_out.format(number=number[1] if number else 'NUMBER')}")
     return folder

@@ -207,7 +207,7 @@ def test_plans_that_cannot_have_reads_are_refused(folder, plans, message):
         (("-d", 1, "-o", "dataset", "--force"), "nnU-Net keeps something else in dataset.json"),
         (("-d", 7), "Could not find a dataset with the ID 7"),
         (("-d", "hippocampus"), "hippocampus"),
-        (("-d", "Dataset007_No"), "nnUNetv2_plan_and_preprocess -d Dataset007_No"),
+        (("-d", "Dataset007_No"), "nnUNetv2_plan_and_preprocess -d 7`"),
         (("-d", 1, "--skip-mode", "replace", "--read-gate", "zero"), "needs skip_mode 'add'"),
     ],
 )

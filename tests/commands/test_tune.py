@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.cli.tune import table
+from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.reads.config import ReadConfig
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 
@@ -53,6 +55,16 @@ def test_every_read_is_tried_and_shown(tune):
     shown = table(found)
     assert shown.row_count == 6
     assert tune("2d", "nnUNetPlans", "nnUNetTrainerNoSkip") == []
+
+
+@needs_operators
+@pytest.mark.parametrize("trainer", [None, "nnUNetTrainer"])
+def test_plans_with_reads_need_no_trainer_of_ours(tune, trainer, tmp_path):
+    """nnU-Net's own trainers choose no paths: for these plans this is the only way."""
+    plans, _ = plans_with_network(make_plans(), "nnUNetXAttnResPlans", ReadConfig())
+    (tmp_path / "Dataset001_MadeUp" / "nnUNetXAttnResPlans.json").write_text(json.dumps(plans))
+    found = tune("2d", "nnUNetXAttnResPlans", trainer)
+    assert [one.shape for one in found] == [one.shape for one in tune("2d", "nnUNetPlans", None)] and len(found) == 6
 
 
 @needs_operators

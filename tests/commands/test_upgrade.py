@@ -556,7 +556,7 @@ def test_every_trainer_for_a_warm_start_exists():
 DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "warm-start.md"
 TRAINERS_OF_THE_TABLE = ("nnUNetTrainer", "nnUNetTrainerXAttnRes", "nnUNetTrainerXAttnResReplace",
                          "nnUNetTrainerXAttnResDecoderReads", "nnUNetTrainerXAttnResGated",
-                         "nnUNetTrainerNoSkip")  # fmt: skip
+                         "nnUNetTrainerNoSkip", "nnUNetTrainerXAttnResBlock")  # fmt: skip
 
 
 def what_is_left_out(network, path):

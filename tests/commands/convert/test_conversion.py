@@ -177,6 +177,18 @@ def test_what_the_command_prints(tmp_path):
         assert words in done.output
 
 
+@pytest.mark.parametrize("raw", [None, "raw", "elsewhere"])
+def test_a_folder_in_which_nnunet_does_not_look_is_named(tmp_path, monkeypatch, raw):
+    """As when the variable's name was typed in the place of its value."""
+    write_colondb(tmp_path / "source", (1, 39))
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    if raw is not None:
+        monkeypatch.setenv("nnUNet_raw", str(tmp_path / raw))
+    done = CliRunner().invoke(app, ["convert", "colondb", str(tmp_path / "source"), str(tmp_path / "raw")])
+    assert done.exit_code == 0, done.output
+    assert (f"nnUNet_raw, which is {tmp_path / 'elsewhere'}" in done.output) == (raw == "elsewhere")
+
+
 def test_it_converts_without_torch(tmp_path):
     write_colondb(tmp_path / "source", (1, 39))
     code = (
