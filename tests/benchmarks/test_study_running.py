@@ -62,6 +62,17 @@ def test_every_training_runs_once_and_never_again(study, folders, nnunet):
     assert run(study, folders) == [] and len(nnunet.ran) == len(study.trainings())
 
 
+@pytest.mark.parametrize("check", ["prepare", "refuse_other_data"])
+def test_what_is_refused_is_refused_before_anything_is_trained(study, folders, nnunet, monkeypatch, check):
+    def refuse(*_):
+        raise UserError("other data")
+
+    monkeypatch.setattr(running, check, refuse)
+    with pytest.raises(UserError, match="other data"):
+        run(study, folders)
+    assert nnunet.ran == []
+
+
 def test_a_training_that_fails_is_told_and_the_others_run(study, folders, nnunet):
     nnunet.program = "import sys; print('it broke'); sys.exit('nnUNetTrainerXAttnRes_study' in sys.argv)"
     failures = run(study, folders)

@@ -153,7 +153,26 @@ def test_what_is_refused(model, tmp_path):
         assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
         assert "Traceback" not in done.output
     assert not list(tmp_path.glob("a.*"))
-    assert invoke(tmp_path / "two", tmp_path / "a.onnx", "-f", "all").exit_code == 0
+
+
+@pytest.mark.parametrize("options", [("-f", "all"), ("-f", 0, "-chk", "checkpoint_best.pth")])
+def test_the_fold_and_the_checkpoint_that_are_named_are_exported(tmp_path, options):
+    network = make_model(tmp_path / "two", "nnUNetTrainer", make_plans(), folds=("0", "all"))
+    final, named = (tmp_path / "two" / name / "checkpoint_final.pth" for name in ("fold_0", "fold_all"))
+    if "-chk" in options:
+        named = final.with_name("checkpoint_best.pth")
+    checkpoint = torch.load(final, weights_only=False)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    torch.save({**checkpoint, "network_weights": network.state_dict()}, named)
+    done = invoke(tmp_path / "two", tmp_path / "a.onnx", *options)
+    assert done.exit_code == 0, done.output
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(x)
+    (found,) = session.run(["logits"], {"image": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_full_disk_leaves_the_export_that_is_there(model, tmp_path, disk_full_at):

@@ -14,7 +14,7 @@ from helpers.networks import make_input, make_network
 
 from benchmarks.gpu.plans import CONFIGURATIONS
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.ops import chosen, operator, tuning
+from nnunet_xattnres.ops import chosen, operator, tiled, tiles, trial, tuning
 from nnunet_xattnres.ops.chosen import Choice, decide
 from nnunet_xattnres.ops.kernels import group_rows
 from nnunet_xattnres.ops.shapes import ReadShape
@@ -390,6 +390,44 @@ def test_a_network_computes_what_was_chosen(monkeypatch):
         sum(o.square().mean() for o in run(x)).backward()
         assert taken == ["tiled"] * len(shapes) + ["fused backward"] * len(shapes)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_the_kernels_are_tried_for_the_channels_that_they_are_made_for(available, monkeypatch):
+    monkeypatch.setattr(tuning.fused, "available", lambda: available)
+    asked = []
+
+    def results(function, items, arguments, **limits):
+        for item in items:
+            asked.append((item["path"], item["shape"]["channels"]))
+            yield {"status": "ok", "forward": 1.0, "backward": 1.0}
+
+    with patch.object(tuning, "results_of_children", results):
+        choose_paths([replace(SHAPE, channels=n, direct=()) for n in (128, 129)], CPU, [].append)
+    assert asked == [("fused", 128)] * available + [
+        (f"tiled{small}", n) for n in (128, 129) for small in ("", "-small")
+    ]
+
+
+def test_small_tiles_are_smaller():
+    """What the least memory is for, and what is right where two paths differ."""
+    given = []
+
+    class Recorded(tiled.TiledRead):
+        def __init__(self, *arguments):
+            given.append(arguments[-1])
+            super().__init__(*arguments)
+
+    with patch.object(tiled, "TiledRead", Recorded):
+        for path in ("tiled", "tiled-small"):
+            run = trial._Run(operator.PATHS[path], SHAPE, CPU)
+            run.forward()
+            run.backward()
+    assert given == [None, None, tiles.SMALL_TILE, tiles.SMALL_TILE] and tiles.SMALL_TILE < tiles._TILE_ELSEWHERE
+    operands = SHAPE.tensors(CPU)
+    projections, _ = tiled._with_query(operands["projections"], operands["query"])
+    n_tiles = [len(tiled.TiledRead(operands["pool"], projections, SHAPE.size, 1e-6, n).tiles) for n in (2**7, 2**20)]
+    assert n_tiles[0] > n_tiles[1] == 1
 
 
 @pytest.mark.parametrize("path", ["tiled", "tiled-small"])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -9,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers.networks import make_input, make_network
-from helpers.reads import needs_operators
+from helpers.reads import CASES, make, needs_operators
 
 from nnunet_xattnres import ops
 
@@ -43,6 +44,28 @@ def test_what_reads_takes_the_path_that_the_rule_names(monkeypatch):
     assert ops.resize_to_each(x, [(2, 2)]) == "resize"
     on_mps = SimpleNamespace(device=MPS)  # there is no such hardware here
     assert ops.resize_to_each(on_mps, [(2, 2)]) == "reference"
+
+
+@needs_operators
+@pytest.mark.parametrize("path", ["tiled", "reference"])
+def test_eps_is_the_callers(path):
+    """In the read, its gradients, theirs, and the weights."""
+    tensors, read = make(CASES["2d, finer and coarser"])
+
+    def found(history_read, **options):
+        history_read = partial(history_read, **options)
+        out = read(history_read, tensors)
+        first = torch.autograd.grad(out.square().sum(), list(tensors.values()), create_graph=True)
+        second = torch.autograd.grad(sum(d.square().sum() for d in first), list(tensors.values()))
+        with torch.no_grad():
+            _, weights = read(partial(history_read, return_weights=True), tensors)
+        return [out, *first, *second, weights]
+
+    expected = found(ops.reference.history_read, eps=0.5)
+    for a, b in zip(found(ops.history_read, eps=0.5, path=path), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    usual = found(ops.history_read, path=path)
+    assert not any(torch.allclose(usual[i], expected[i], rtol=1e-3) for i in (0, 1, -3, -1))  # the map below stays
 
 
 @pytest.mark.parametrize("encoder_reads", [True, False])

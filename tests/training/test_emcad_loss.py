@@ -8,7 +8,7 @@ import torch
 
 from nnunet_xattnres.training.emcad_loss import EMCADLoss
 
-H, W, HEADS = 9, 8, 4
+H, W, HEADS = 40, 20, 4  # more than half a window of 31 to each side
 
 
 def make(channels, target_shape, largest):

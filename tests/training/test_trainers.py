@@ -178,7 +178,7 @@ def test_attributes_stringify(make_trainer):
 @needs_operators
 def test_the_chosen_paths_are_in_the_checkpoint_and_kept(saved, monkeypatch, tmp_path):
     """--c computes with them; on CUDA it is asked at the start of a training, here by hand."""
-    from nnunet_xattnres.ops import chosen, tuning
+    from nnunet_xattnres.ops import chosen, fused, tuning
 
     monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "cache"))
 
@@ -195,7 +195,7 @@ def test_the_chosen_paths_are_in_the_checkpoint_and_kept(saved, monkeypatch, tmp
     trainer._choose_paths()
     log = Path(trainer.log_file).read_text()
     assert log.count("forward tiled-small, backward tiled (tried)") == 6  # three reads, in training and in prediction
-    assert "fused crashed: it fell" in log or "fused" not in log  # without Triton
+    assert ("fused crashed: it fell" in log) == fused.available()
     trainer.save_checkpoint(str(path))
 
     monkeypatch.setattr(tuning, "results_of_children", lambda *_, **__: iter(()))  # nothing is tried again
@@ -211,6 +211,34 @@ def test_the_chosen_paths_are_in_the_checkpoint_and_kept(saved, monkeypatch, tmp
     again._choose_paths()
     assert "chosen anew: those of the checkpoint were made on cpu" in Path(again.log_file).read_text()
     chosen.forget()
+
+
+@needs_operators
+def test_on_cuda_a_training_chooses_at_its_start_and_goes_on_if_that_fails(make_trainer, monkeypatch):
+    """Of a GPU that need not be here."""
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda _: None)
+    calls, errors = [], [None, RuntimeError("no cache"), UserError("nothing is right here")]
+
+    def choose(trainer):
+        calls.append(trainer)
+        if errors[len(calls) - 1] is not None:
+            raise errors[len(calls) - 1]
+
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    monkeypatch.setattr(type(trainer), "_choose_paths", choose)
+    trainer.on_train_start()
+    trainer._unlock()
+    assert calls == []
+    trainer.device = torch.device("cuda")
+    for _ in range(2):
+        trainer.on_train_start()
+        trainer._unlock()
+    assert calls == [trainer] * 2
+    assert "No path was chosen for the reads: RuntimeError: no cache" in Path(trainer.log_file).read_text()
+    with pytest.raises(UserError, match="nothing is right here"):
+        trainer.on_train_start()
+    trainer._unlock()
 
 
 @needs_operators

@@ -159,12 +159,15 @@ def test_the_18_and_the_12():
 
 
 def test_five_folds_over_the_18_are_nnunets():
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
     from nnunet_xattnres.commands.convert.splits import folds_of
 
     parts = {f"case{n:04d}": "test" if n in TEST else "training" for n in GEOMETRY}
     same = {name: name for name in parts}
     folds = folds_of("official", parts, same, same, False)
-    assert sorted(name for fold in folds for name in fold["val"]) == sorted(n for n in parts if parts[n] == "training")
+    nnunets = generate_crossval_split(sorted(name for name in parts if parts[name] == "training"))
+    assert folds == [{key: [str(name) for name in fold[key]] for key in ("train", "val")} for fold in nnunets]
     assert [len(fold["val"]) for fold in folds] == [4, 4, 4, 3, 3]
     assert all(type(name) is str for fold in folds for name in fold["train"])
 
