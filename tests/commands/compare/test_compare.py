@@ -386,8 +386,12 @@ def change(key, value):
         ("splits", {"n_training": 39}, "40"),
         ("labels", {"labels": LABELS | {"third": 3}}, "third"),
         ("epochs", {"epochs": 4}, "the number of epochs of fold 0 is 5 in"),
+        ("epochs", {"iterations": 25}, "the iterations of an epoch of fold 0 is 250 in"),
         ("preprocessing", {"change_plans": change("spacing", [1, 2])}, "spacing"),
         ("preprocessing", {"change_plans": change("data_identifier", "other")}, "nnUNetPlans_2d"),
+        ("preprocessing", {"change_plans": change("preprocessor_name", "Mine")}, "preprocessor_name is missing in"),
+        ("preprocessing", {"change_plans": change("normalization_schemes", ["X"])}, "normalization_schemes is missing"),
+        ("preprocessing", {"change_plans": change("use_mask_for_norm", [True])}, "use_mask_for_norm is missing in"),
     ],
 )
 def test_what_differs_is_named_and_may_be_allowed(results, tmp_path, check, other, named):

@@ -150,6 +150,19 @@ def comparison_of(tmp_path, models=("one", "two"), labels=("liver",), dice=lambd
     return compare_cases(tmp_path / "cases.csv")
 
 
+def test_the_table_of_the_cases(tmp_path):
+    dice = {"one": {"liver": 0.5, "spleen": 0.7}, "two": {"liver": 0.6, "spleen": 0.4}}
+    comparison = comparison_of(
+        tmp_path, labels=("liver", "spleen"), dice=lambda model, case, label: dice[model][label] + 0.01 * case
+    )
+    write_page(comparison, write_comparison(comparison, tmp_path, "title"), tmp_path, "title")
+    line = (
+        '<tr><th scope="row">3</th><td data-name="Dice before">0.6300</td><td data-name="Dice">0.5300</td>'
+        '<td data-name="difference">-0.1000</td></tr>'
+    )
+    assert line in (tmp_path / "comparison.html").read_text()
+
+
 def test_names_are_text_and_no_html(tmp_path):
     comparison = comparison_of(tmp_path, ("<i>one</i>", "<script>two & three"), ("<b>", r"$\frac$"))  # nor formulas
     rows = write_comparison(comparison, tmp_path, "<u>title</u>")
