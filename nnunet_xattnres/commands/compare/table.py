@@ -21,6 +21,7 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.nnunet.results import Run, label_names
 
 MEAN = "mean"  # the row of the mean over the labels; a label of that name gets its number
+TEST = "test"  # what stands for a fold where folders of predictions are compared
 FEW_CASES = 20
 
 
@@ -171,11 +172,11 @@ def _warnings(comparison: Comparison) -> list[str]:
     found = []
     if "all" in folds:
         found.append('Fold "all" is validated on the cases that it was trained on: this says nothing about new cases.')
-    elif len(folds) == 1 and "test" not in folds:
+    elif len(folds) == 1 and TEST not in folds:
         found.append("One fold only: the differences say nothing about other splits of the data.")
     if len(comparison.cases) < FEW_CASES:
         found.append(f"Only {len(comparison.cases)} cases: the intervals and the p-values say little.")
-    if "test" not in folds and all(len(model.runs) == 1 for model in models):
+    if TEST not in folds and all(len(model.runs) == 1 for model in models):
         found.append(
             "One run of each: how much a repetition would differ is not known. "
             "`nnunet-xattnres repeat` makes plans for more."
