@@ -23,6 +23,8 @@ _HEAD = (  # behind the values of the two models
     "range of\nrepeats",
     "p\n(Holm)",
     "better/\nequal/\nworse",
+    "only the\nfirst",
+    "only\nthis",
 )
 _COST_HEAD = ("model", "parameters", "seconds\nan epoch", "peak GPU\nmemory (MiB)")
 
@@ -42,8 +44,8 @@ def tables(comparison: Comparison, rows: Sequence[Row], width: int) -> list[Rend
         for model in others:
             lines = []
             for row, old in zip(rows_of(one, rows, model), before, strict=True):
-                _, label, value, _, between, _, difference, *intervals, p, holm, counts = cells(row)
-                lines.append((label, old[2], value, difference, *intervals, old[4], between, holm or p, counts))
+                _, label, value, _, between, _, difference, cases, repeats, p, holm, *counts = cells(row)
+                lines.append((label, old[2], value, difference, cases, repeats, old[4], between, holm or p, *counts))
             above = f"{model.name}\nagainst {first.name}" + (f"\n{one.measure.title}" if comparison.further else "")
             found.append(_group(above, ("label", f"{title}\nbefore", title, *_HEAD), lines, width))
     if comparison.published:

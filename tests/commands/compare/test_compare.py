@@ -418,7 +418,8 @@ def test_a_label_that_no_case_has(results, tmp_path):
         write_fold(results, trainer, 0, dice_of(seed, absent=absent))
     rows, screen = compared(tmp_path, "-tr", A, B)
     assert rows[B, "posterior"]["dice"] == "nan" and int(rows[B, "posterior"]["cases"]) == 0
-    assert "No case has a Dice for posterior" in screen
+    assert "The mean over the labels is without posterior: not every run has a Dice there." in screen
+    assert rows[B, "mean"]["dice"] == rows[B, "anterior"]["dice"]
     assert float(rows[B, "mean"]["difference"]) == pytest.approx(float(rows[B, "anterior"]["difference"]))
 
 

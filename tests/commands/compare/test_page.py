@@ -12,7 +12,7 @@ from nnunet_xattnres.commands.compare import compare_cases, write_comparison, wr
 from nnunet_xattnres.commands.compare.curves import figure_of_curves, mean_curve, window
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import LONG
-from nnunet_xattnres.commands.compare.statistics import OverRepeats
+from nnunet_xattnres.commands.compare.statistics import OverRepeats, over_repeats
 from nnunet_xattnres.commands.compare.summary import summary
 from nnunet_xattnres.commands.compare.table import make_rows
 from nnunet_xattnres.nnunet.results import Fold, Run
@@ -126,7 +126,7 @@ def test_the_verdict_follows_from_both_intervals(tmp_path, cases, repeats, verdi
     for row in make_rows(comparison):
         if row.difference is not None:
             difference = row.difference.__class__(**{**vars(row.difference), "low": cases[0], "high": cases[1]})
-            over = None if repeats is None else OverRepeats(*repeats)
+            over = over_repeats([0.4], [0.6]) if repeats is None else OverRepeats(*repeats)
             row = replace(row, difference=difference, over_repeats=over)
         row = replace(row, repeats=[0.4, 0.6])
         rows.append(row)
