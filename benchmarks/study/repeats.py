@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.study.description import Study, Training
 from benchmarks.study.records import Record
-from nnunet_xattnres.commands.compare.statistics import foreground_mean
+from nnunet_xattnres.commands.compare.pairing import foreground_mean
 
 
 def complete_repeats(study: Study, records: Sequence[Record]) -> list[list[Record]]:

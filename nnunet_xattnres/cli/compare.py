@@ -65,6 +65,7 @@ def compare(
             FILES,
             Wanted,
             compare_cases,
+            compared,
             doubts,
             with_measures,
             write_comparison,
@@ -103,6 +104,7 @@ def compare(
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for table in tables_of(comparison, rows, console.width):
         console.print(table)
+    console.print(compared(comparison))
     for note in (*comparison.notes, *doubts(rows)):
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"wrote {', '.join(written)} in {escape(str(out))}", soft_wrap=True)

@@ -69,6 +69,9 @@ def gallery(
             chosen = show(material, out, rows or _ROWS, cases or (), slice_, begin)
     for one in chosen:
         console.print(f"  {escape(one.case)}" + (f" ({one.why})" if one.why else ""))
+    console.print(material.scope)
+    for note in material.notes:
+        console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"wrote {', '.join(FILES)} in {escape(str(out))}")
 
 

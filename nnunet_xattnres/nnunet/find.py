@@ -57,8 +57,8 @@ def find_models(
     return [(_name(key, list(found)), paths) for key, paths in found.items()]
 
 
-def common_folds(folders: Sequence[Path]) -> list[str]:
-    """The validated folds that all model folders have.
+def common_folds(folders: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """The validated folds that all model folders have; and in words, which others are left out because of which folder.
 
     Fold ``all`` is among them only where it is the only one: its cases are those of the others, and it was trained on
     them.
@@ -66,11 +66,27 @@ def common_folds(folders: Sequence[Path]) -> list[str]:
     Raises:
         UserError: when there is none.
     """
-    common = set.intersection(*(set(folds_of(folder)) for folder in folders))
+    there = {folder.name: folds_of(folder) for folder in folders}
+    common = set.intersection(*map(set, there.values()))
     if not common:
-        have = "; ".join(f"{folder.name}: {', '.join(folds_of(folder)) or 'none'}" for folder in folders)
+        have = "; ".join(f"{name}: {', '.join(folds) or 'none'}" for name, folds in there.items())
         raise UserError(f"these models have no validated fold in common: {have}")
-    return sorted(common - {"all"} or common, key=by_number)
+    lacking: dict[str, list[str]] = {}
+    for fold in sorted(set().union(*there.values()) - common - {"all"}, key=by_number):
+        without = ", ".join(name for name, folds in there.items() if fold not in folds)
+        lacking.setdefault(without, []).append(fold)
+    left_out = [
+        f"Fold {', '.join(folds)} left out: not validated in {without}. Train it there, or validate what is trained "
+        f"with --val, to have it, too."
+        for without, folds in lacking.items()
+    ]
+    return sorted(common - {"all"} or common, key=by_number), left_out
+
+
+def cases_of_folds(n: int, folds: Sequence[str]) -> str:
+    """How many cases of which folds, in words."""
+    of_folds = f" of fold {', '.join(folds)}" if folds else ""
+    return f"{n} case{'' if n == 1 else 's'}{of_folds}"
 
 
 def _of_configuration(results: Path, configuration: str) -> list[_Folder]:

@@ -32,7 +32,7 @@ def dice_of(seed, n_cases=12, better=0.0, absent=()):
 
 
 def write_fold(results, trainer, fold, dice, *, plans="nnUNetPlans", configuration="2d", epochs=5, keys=("1", "2"),
-               labels=LABELS, n_training=40, change_plans=None):  # fmt: skip
+               labels=LABELS, n_training=40, iterations=250, change_plans=None):  # fmt: skip
     """What nnU-Net leaves of a training, as far as it is read."""
     model = results / f"{trainer}__{plans}__{configuration}"
     folder = model / f"fold_{fold}"
@@ -52,7 +52,7 @@ def write_fold(results, trainer, fold, dice, *, plans="nnUNetPlans", configurati
     (model / "plans.json").write_text(json.dumps(content))
     dataset = {"labels": labels, "file_ending": ".nii.gz"}
     (model / "dataset.json").write_text(json.dumps(dataset))
-    (folder / "debug.json").write_text(json.dumps({"num_iterations_per_epoch": "250"}))
+    (folder / "debug.json").write_text(json.dumps({"num_iterations_per_epoch": str(iterations)}))
     memory = 1234 if trainer == B else None
     log = f"2026: This split has {n_training} training and {len(dice)} validation cases.\n"
     log += "2026: Parameters: plain network 2,000, reads 345 (+17.25%)\n" if trainer == B else ""

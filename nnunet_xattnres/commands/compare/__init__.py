@@ -13,8 +13,8 @@ from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import write_html
 from nnunet_xattnres.commands.compare.picture import draw
 from nnunet_xattnres.commands.compare.report import doubts, write_csv, write_markdown
-from nnunet_xattnres.commands.compare.screen import tables
-from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows, rows_of
+from nnunet_xattnres.commands.compare.screen import compared, tables
+from nnunet_xattnres.commands.compare.table import TEST, Comparison, Row, make_rows, rows_of
 from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
@@ -30,6 +30,7 @@ __all__ = [
     "compare_cases",
     "compare_predictions",
     "compare_trainings",
+    "compared",
     "doubts",
     "tables",
     "with_measures",
@@ -64,9 +65,11 @@ def compare_trainings(
     found = find_models(results, configuration, trainers, plans)
     if len(found) < 2:
         raise UserError(f"there is nothing to compare {found[0][0]!r} with: name a second trainer or second plans")
-    folds = folds or common_folds([folder for _, repeats in found for folder in repeats])
+    left_out: list[str] = []
+    if not folds:
+        folds, left_out = common_folds([folder for _, repeats in found for folder in repeats])
     models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in found]
-    return Comparison.of(models, [*refuse_unfair(models, allowed), *gaps(models)])
+    return Comparison.of(models, [*left_out, *refuse_unfair(models, allowed), *gaps(models)])
 
 
 def compare_predictions(
@@ -187,4 +190,4 @@ def _evaluated(folder: Path, labels: Path, processes: int) -> Run:
         except (RuntimeError, ValueError, AssertionError) as error:
             raise UserError(f"nnU-Net cannot evaluate {folder} against {labels}: {error}") from None
         dice = read_dice(summary)
-    return Run(folder, {"test": Fold(dice)}, dataset["labels"], dataset.get("regions_class_order"), {})
+    return Run(folder, {TEST: Fold(dice)}, dataset["labels"], dataset.get("regions_class_order"), {})

@@ -16,6 +16,7 @@ class Measure:
         unit: empty where it has none.
         less_is_better: as for a distance.
         digits: behind the point.
+        has_one: what a model did that has a value where another has none.
     """
 
     key: str
@@ -25,6 +26,7 @@ class Measure:
     unit: str = ""
     less_is_better: bool = False
     digits: int = 4
+    has_one: str = "has a value"
 
     @property
     def title(self) -> str:
@@ -49,4 +51,11 @@ class Measure:
         return "" if math.isnan(low) else f"{self.signed(low)} to {self.signed(high)}"
 
 
-DICE = Measure("dice", "Dice", "a Dice", "Dice as nnU-Net computes it; undefined where neither mask has the label.")
+PREDICTED_IN_VAIN = "predicted a label that is not there"
+DICE = Measure(
+    "dice",
+    "Dice",
+    "a Dice",
+    "Dice as nnU-Net computes it; undefined where neither mask has the label.",
+    has_one=PREDICTED_IN_VAIN,
+)

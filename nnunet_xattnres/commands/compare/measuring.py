@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_xattnres.commands.compare.measure import Measure
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.surfaces import Compute, dice
-from nnunet_xattnres.commands.compare.table import Comparison
+from nnunet_xattnres.commands.compare.table import Comparison, not_in_mean
 from nnunet_xattnres.commands.compare.wanted import Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
@@ -114,6 +114,8 @@ def _without_value(comparison: Comparison) -> list[str]:
     """How often a measure has no value, although one of the two masks has the label."""
     notes = []
     for measure in comparison.further:
+        one = comparison.by(measure)
+        notes += not_in_mean(one) if (one.in_mean != comparison.in_mean).any() else []
         counts = {model.name: _missed(comparison, model, measure) for model in comparison.models}
         if any(counts.values()):
             told = "; ".join(f"{name}: {_listed(count)}" for name, count in counts.items())

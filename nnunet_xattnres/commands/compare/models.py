@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
 
 from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet.results import Run, Values
@@ -31,3 +33,18 @@ class Model:
             for case, values in runs[0].items()
             if all(case in run for run in runs)
         }
+
+
+def costs(model: Model) -> dict[str, Any]:
+    """Parameters, mean seconds of an epoch, and peak GPU memory in MiB; None for what is not known."""
+    folds = [fold for run in model.runs for fold in run.folds.values()]
+
+    def known(name: str) -> list[float]:
+        return [getattr(fold, name) for fold in folds if getattr(fold, name) is not None]
+
+    seconds, memory, parameters = known("epoch_seconds"), known("gpu_memory"), known("parameters")
+    return {
+        "parameters": int(max(parameters)) if parameters else None,
+        "epoch_seconds": mean(seconds) if seconds else None,
+        "gpu_memory": max(memory) if memory else None,
+    }

@@ -4,12 +4,14 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_xattnres.commands.compare.cases import cases_file
 from nnunet_xattnres.commands.compare.curves import PANELS, curves_of, figure_of_curves, window
 from nnunet_xattnres.commands.compare.models import Model
+from nnunet_xattnres.commands.compare.pairing import case_means
 from nnunet_xattnres.commands.compare.picture import figure_of
 from nnunet_xattnres.commands.compare.published import (
     EMPTY_HEAD,
@@ -20,6 +22,7 @@ from nnunet_xattnres.commands.compare.published import (
 )
 from nnunet_xattnres.commands.compare.report import (
     COST_HEAD,
+    ONLY,
     cells,
     cost_lines,
     doubts,
@@ -28,7 +31,6 @@ from nnunet_xattnres.commands.compare.report import (
     method,
     without_empty,
 )
-from nnunet_xattnres.commands.compare.statistics import case_means, paired
 from nnunet_xattnres.commands.compare.summary import summary
 from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
 from nnunet_xattnres.common.files import replacing
@@ -171,14 +173,16 @@ def _curves(comparison: Comparison) -> Iterator[str]:
 def _cases(comparison: Comparison, model: Model) -> str:
     """A line for each case: the mean over its labels."""
     measure = comparison.measure
-    before, after = (comparison.values(of) for of in (comparison.models[0], model))
-    columns = case_means(before), case_means(after), paired(before, after)[:, -1]
-    lines = [
-        (case, measure.number(old), measure.number(new), measure.signed(d))
-        for case, old, new, d in zip(comparison.cases, *columns, strict=True)
-    ]
+    pairs, labels = comparison.pairs(model), list(comparison.labels.values())
+    before, after = (case_means(comparison.values(of)[:, pairs.in_mean]) for of in (comparison.models[0], model))
+    only_first, only_this = (
+        [", ".join(compress(labels, of_case)) for of_case in of] for of in (pairs.only_first, pairs.only_other)
+    )
+    values = [map(measure.number, before), map(measure.number, after), map(measure.signed, pairs.differences[:, -1])]
+    lines = list(zip(comparison.cases, *values, only_first, only_this, strict=True))
+    of_table = ("case", f"{measure.title} before", measure.title, "difference", *ONLY)
     what = f"cases: the mean over their labels (each label is in {cases_file(measure.key)})"
-    return _folded(("case", f"{measure.title} before", measure.title, "difference"), lines, what)
+    return _folded(*without_empty(of_table, lines), what)
 
 
 def _figure(figure: "Figure", caption: str) -> str:

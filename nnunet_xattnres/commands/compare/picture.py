@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_xattnres.commands.compare.models import Model
-from nnunet_xattnres.commands.compare.statistics import Array, Difference, paired
+from nnunet_xattnres.commands.compare.pairing import Array
+from nnunet_xattnres.commands.compare.statistics import Difference
 from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.pages.figure import new_figure
@@ -42,8 +43,7 @@ def figure_of(
     names = [row.label for row in rows_of(comparison, rows, first)]
     n_rows = math.ceil(len(models) / PANELS_A_ROW)
     n_columns = math.ceil(len(models) / n_rows)  # rows of the same length, as far as that goes
-    before = comparison.values(first)
-    differences = [paired(before, comparison.values(model)) for model in models]
+    differences = [comparison.pairs(model).differences for model in models]
     limit = 1.08 * float(np.nanmax(np.abs([np.zeros_like(differences[0]), *differences]))) or 1.0
     height = 1.0 + (0.7 if len(names) <= 8 else 0.4) * len(names)
     with new_figure(2.0 + 4.2 * n_columns, 0.9 + height * n_rows) as figure:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nnunet_xattnres.commands.compare.measure import DICE, Measure
+from nnunet_xattnres.commands.compare.models import costs
 from nnunet_xattnres.commands.compare.published import (
     EMPTY_HEAD,
     TITLE,
@@ -13,9 +14,16 @@ from nnunet_xattnres.commands.compare.published import (
     empty_masks,
     side_by_side,
 )
-from nnunet_xattnres.commands.compare.table import Comparison, Row, costs, rows_of
+from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
 from nnunet_xattnres.common.files import replacing
 
+ONLY = ("only the first", "only this")  # cases with a value; columns that are there where there are such cases
+HOW_ONLY = (
+    f"'{ONLY[0]}' and '{ONLY[1]}': of the cases that are left out, those in which only the first model has a value, "
+    f"and those in which only the one of the line has; for the mean over the labels, their sum over the labels. These "
+    f"cases are in the values of the models, and not in the differences, intervals, p and better/equal/worse. With "
+    f"repeats, a case is left out where any repeat of the two has no value, and 'only' means: has one in more of them."
+)
 COST_HEAD = ("model", "parameters", "seconds an epoch", "peak GPU memory (MiB)")
 
 
@@ -34,12 +42,15 @@ def head(measure: Measure) -> list[str]:
         "p",
         "p (Holm)",
         "better/equal/worse",
+        *ONLY,
     ]
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Every number of the table of a measure, unrounded."""
-    attributes = ("mean", "low", "high", "p", "p_holm", "better", "equal", "worse", "left_out")
+    attributes = ["mean", "low", "high", "p", "p_holm", "better", "equal", "worse", "left_out"]
+    if any(_one_sided(row) for row in rows):
+        attributes += ["only_first", "only_this"]
     of_run = ("model", "label", rows[0].measure.key, "spread_between_repeats", "lowest", "highest", "cases")
     of_difference = ("difference", "interval_low", "interval_high", "repeats_low", "repeats_high", "repeats_doubt")
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -51,7 +62,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
             between = ("", "") if row.repeats_range is None else row.repeats_range
             start = [row.model, row.label, row.value, spread, *between, row.n_cases]
             over = row.over_repeats
-            repeats = ("", "", "") if over is None else (over.low, over.high, over.doubt)
+            repeats = ("", "", "") if over is None or over.missing else (over.low, over.high, over.doubt)
             writer.writerow([*start, *values[:3], *repeats, *values[3:]])
 
 
@@ -77,7 +88,9 @@ def _markdown_sections(comparison: Comparison, rows: Sequence[Row]) -> Iterator[
     for one in comparison.each():
         if comparison.further:
             yield f"## {one.measure.title}"
-        yield markdown_table(head(one.measure), [cells(row) for row in rows_of(one, rows)])
+        names = head(one.measure)
+        lines = [cells(row) for row in rows_of(one, rows)]
+        yield markdown_table(*without_empty(names, lines, always=len(names) - len(ONLY)))
 
 
 def _markdown_published(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
@@ -124,12 +137,13 @@ def doubts(rows: Sequence[Row]) -> list[str]:
 
 def left_out(rows: Sequence[Row]) -> list[str]:
     """Where cases have no value in one of the two, in words."""
-    return [
+    found = [
         f"{row.model}, {row.label}: {row.difference.left_out} cases without {row.measure.one} in one of the two are "
         f"left out."
         for row in rows
         if row.difference is not None and row.difference.left_out
     ]
+    return [*found, HOW_ONLY] if any(map(_one_sided, rows)) else found
 
 
 def cells(row: Row) -> list[str]:
@@ -139,12 +153,13 @@ def cells(row: Row) -> list[str]:
     between = "" if row.repeats_range is None else " to ".join(map(measure.number, row.repeats_range))
     left = [row.model, row.label, measure.number(row.value), spread, between, str(row.n_cases)]
     if d is None:
-        return [*left, "", "", "", "", "", ""]
+        return [*left, *[""] * (len(head(measure)) - len(left))]
     holm = "" if math.isnan(d.p_holm) else _p(d.p_holm)
     over = row.over_repeats
     over_repeats = "" if over is None else measure.interval(over.low, over.high)
     left += [measure.signed(d.mean), measure.interval(d.low, d.high), over_repeats]
-    return [*left, _p(d.p), holm, f"{d.better}/{d.equal}/{d.worse}"]
+    only = (str(n) if n else "" for n in (d.only_first, d.only_this))
+    return [*left, _p(d.p), holm, f"{d.better}/{d.equal}/{d.worse}", *only]
 
 
 def cost_lines(comparison: Comparison) -> list[list[str]]:
@@ -156,15 +171,25 @@ def cost_lines(comparison: Comparison) -> list[list[str]]:
     return [[name, *(_known(cost[key], spec) for key, spec in formats.items())] for name, cost in of_models]
 
 
-def without_empty(head: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """A table without the columns that no line has anything in: those of repeats, where there are none."""
-    kept = [i for i in range(len(head)) if i == 0 or any(line[i] for line in lines)]
+def without_empty(
+    head: Sequence[str], lines: Sequence[Sequence[str]], always: int = 1
+) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns that no line has anything in, such as those of repeats, where there are none.
+
+    Args:
+        always: how many columns at the left are kept, whatever they have.
+    """
+    kept = [i for i in range(len(head)) if i < always or any(line[i] for line in lines)]
     return [head[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
 
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     table = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
+def _one_sided(row: Row) -> bool:
+    return row.difference is not None and bool(row.difference.only_first or row.difference.only_this)
 
 
 def _known(value: float | None, spec: str) -> str:

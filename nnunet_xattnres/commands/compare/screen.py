@@ -12,7 +12,8 @@ from rich.text import Text
 
 from nnunet_xattnres.commands.compare.published import TITLE, side_by_side
 from nnunet_xattnres.commands.compare.report import cells, cost_lines, without_empty
-from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
+from nnunet_xattnres.commands.compare.table import TEST, Comparison, Row, rows_of
+from nnunet_xattnres.nnunet.find import cases_of_folds
 
 _HEAD = (  # behind the values of the two models
     "difference",
@@ -22,6 +23,8 @@ _HEAD = (  # behind the values of the two models
     "range of\nrepeats",
     "p\n(Holm)",
     "better/\nequal/\nworse",
+    "only the\nfirst",
+    "only\nthis",
 )
 _COST_HEAD = ("model", "parameters", "seconds\nan epoch", "peak GPU\nmemory (MiB)")
 
@@ -41,8 +44,8 @@ def tables(comparison: Comparison, rows: Sequence[Row], width: int) -> list[Rend
         for model in others:
             lines = []
             for row, old in zip(rows_of(one, rows, model), before, strict=True):
-                _, label, value, _, between, _, difference, *intervals, p, holm, counts = cells(row)
-                lines.append((label, old[2], value, difference, *intervals, old[4], between, holm or p, counts))
+                _, label, value, _, between, _, difference, cases, repeats, p, holm, *counts = cells(row)
+                lines.append((label, old[2], value, difference, cases, repeats, old[4], between, holm or p, *counts))
             above = f"{model.name}\nagainst {first.name}" + (f"\n{one.measure.title}" if comparison.further else "")
             found.append(_group(above, ("label", f"{title}\nbefore", title, *_HEAD), lines, width))
     if comparison.published:
@@ -52,6 +55,12 @@ def tables(comparison: Comparison, rows: Sequence[Row], width: int) -> list[Rend
         found.append(_group(title, (of_model, *(fill(name, 12) for name in names)), lines, width))
     cost = cost_lines(comparison)
     return [*found, _group("Cost", _COST_HEAD, cost, width)] if cost else found
+
+
+def compared(comparison: Comparison) -> str:
+    """How many cases of which folds."""
+    folds = dict.fromkeys(name for model in comparison.models for run in model.runs for name in run.folds)
+    return cases_of_folds(len(comparison.cases), [name for name in folds if name != TEST])
 
 
 def _group(title: str, head: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> Group:

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
+
+from nnunet_xattnres.commands.compare.pairing import Array, Pairs
 
 N_RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
 ENOUGH_REPEATS = 5  # for Welch's t: fewer cannot show whether their distribution has one hump
 TOO_FEW = f"there are fewer than {ENOUGH_REPEATS} repeats of one of the two"
 NOT_NORMAL = "the repeats of one of the two are far from a normal distribution (Shapiro and Wilk, p < 0.05)"
-Array = NDArray[np.float64]
+TOO_FEW_FOR_AN_INTERVAL = "that takes two repeats of both at least"
+NO_VALUE = "a repeat of one of the two has no value"
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Difference:
     """A model against the first one, for one label, or for the mean over the labels.
 
     Attributes:
-        mean: of the differences over the cases in which both have a value.
+        mean: of the differences over the cases in which every run of both has a value.
         low, high: a 95% interval from a bootstrap over the cases (percentiles; 10,000 resamples, seeded).
         p: of Wilcoxon's signed-rank test; 1 when no case differs.
         p_holm: the same after Holm's correction over the labels; NaN for the mean over labels.
         better, equal, worse: numbers of cases.
-        left_out: cases in which at least one of the two has no value.
+        left_out: cases in which a run of one of the two has no value.
+        only_first, only_this: of those the ones in which more runs of the first model have a value, or of this one; of
+            single runs: in which it alone has one. For the mean over the labels, their sum over the labels.
     """
 
     mean: float
@@ -37,6 +41,8 @@ class Difference:
     equal: int
     worse: int
     left_out: int
+    only_first: int
+    only_this: int
 
 
 @dataclass(frozen=True)
@@ -44,51 +50,33 @@ class OverRepeats:
     """The difference between two models, from the repeats of both.
 
     Attributes:
-        low, high: its 95% interval, by Welch's t.
+        low, high: its 95% interval, by Welch's t; NaN where there is none.
         doubt: in words, why this interval may mislead; empty where nothing speaks against it.
+        missing: in words, why there is no interval; empty where there is one.
     """
 
     low: float
     high: float
     doubt: str = ""
+    missing: str = ""
 
 
-def foreground_mean(values: Array) -> float:
-    """nnU-Net's: of ``values``, (cases, labels), the mean over the labels of the means over the cases that have one."""
-    with np.errstate(all="ignore"):
-        return float(np.mean([_mean(column) for column in values.T]))
-
-
-def case_means(values: Array) -> Array:
-    """Of ``values``, (cases, labels), each case's mean over the labels that have one; NaN where none has."""
-    return np.array([_mean(row) for row in values], dtype=np.float64)
-
-
-def paired(first: Array, other: Array) -> Array:
-    """The differences of every case, (cases, labels + 1): of each label and, last, of the mean over its labels.
-
-    Args:
-        first, other: the values, (cases, labels), NaN where there is none; the cases in the same order.
-    """
-    difference = other - first
-    return np.column_stack([difference, case_means(difference)])
-
-
-def compare_paired(first: Array, other: Array, direction: int = 1) -> list[Difference]:
+def compare_paired(pairs: Pairs, direction: int = 1) -> list[Difference]:
     """One difference for each label and, last, one for the mean over the labels.
 
     Args:
-        first, other: the values, (cases, labels), NaN where there is none; the cases in the same order.
         direction: 1 where more is better, -1 where less is.
     """
-    *columns, per_case = paired(first, other).T
-    labels = [_difference(column, column[:, None], direction) for column in columns]
+    *columns, per_case = pairs.differences.T
+    only = list(zip(pairs.only_first.sum(axis=0), pairs.only_other.sum(axis=0), strict=True))
+    labels = [_difference(c, c[:, None], direction, n) for c, n in zip(columns, only, strict=True)]
     corrected = holm([d.p for d in labels])
-    labels = [Difference(**{**vars(d), "p_holm": p}) for d, p in zip(labels, corrected, strict=True)]
-    return [*labels, _difference(per_case, np.column_stack(columns), direction)]
+    labels = [replace(d, p_holm=p) for d, p in zip(labels, corrected, strict=True)]
+    in_mean = np.column_stack(columns)[:, pairs.in_mean]
+    return [*labels, _difference(per_case, in_mean, direction, np.sum(only, axis=0))]
 
 
-def over_repeats(first: Sequence[float], other: Sequence[float]) -> OverRepeats | None:
+def over_repeats(first: Sequence[float], other: Sequence[float]) -> OverRepeats:
     """The difference between the repeats of two models, with what speaks against its interval.
 
     Welch's t takes values that are distributed normally. Too few cannot show whether they are (fewer than
@@ -97,13 +85,13 @@ def over_repeats(first: Sequence[float], other: Sequence[float]) -> OverRepeats 
     S. S. Shapiro and M. B. Wilk, An analysis of variance test for normality, Biometrika 52 (1965) 591-611.
 
     Args:
-        first, other: a value for each repeat.
-
-    Returns:
-        None where ``welch_interval`` finds none.
+        first, other: a value for each repeat, NaN where it has none.
     """
     interval = welch_interval(first, other)
-    return None if interval is None else OverRepeats(*interval, _doubt(first, other))
+    if interval is None:
+        missing = TOO_FEW_FOR_AN_INTERVAL if min(len(first), len(other)) < 2 else NO_VALUE
+        return OverRepeats(math.nan, math.nan, missing=missing)
+    return OverRepeats(*interval, _doubt(first, other))
 
 
 def _doubt(*samples: Sequence[float]) -> str:
@@ -148,8 +136,11 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _difference(per_case: Array, columns: Array, direction: int) -> Difference:
-    """``per_case``: the differences to count and to test; ``columns``: what is resampled, (cases, labels)."""
+def _difference(per_case: Array, columns: Array, direction: int, only: Sequence[int]) -> Difference:
+    """``per_case``: the differences to count and to test; ``columns``: what is resampled, (cases, labels).
+
+    ``only``: in how many pairs of case and label only the first has a value, and only the other.
+    """
     there = per_case[~np.isnan(per_case)]
     low, high = _interval(columns[~np.isnan(columns).all(axis=1)])
     return Difference(
@@ -162,6 +153,8 @@ def _difference(per_case: Array, columns: Array, direction: int) -> Difference:
         equal=int((there == 0).sum()),
         worse=int((direction * there < 0).sum()),
         left_out=int(np.isnan(per_case).sum()),
+        only_first=int(only[0]),
+        only_this=int(only[1]),
     )
 
 
@@ -193,8 +186,3 @@ def _wilcoxon(differences: Array) -> float:
     if differences.size == 0:
         return math.nan
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
-
-
-def _mean(values: Array) -> float:
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if there.size else math.nan

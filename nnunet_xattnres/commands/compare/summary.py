@@ -17,20 +17,25 @@ def summary(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, str]
     for model in comparison.models[1:]:
         row = means[model.name]
         d = row.difference
+        only = comparison.one_sided(model)
         if d is None or math.isnan(d.mean):
-            found.append((f"{model.name} cannot be compared with {first}", f"No case has {measure.one} in both."))
+            why = f"No case has {measure.one} in both{f': {only}' if only else ''}."
+            found.append((f"{model.name} cannot be compared with {first}", why))
             continue
+        missing = _missing(comparison, rows, model)
+        both = f"both have {measure.one}"
         values = (measure.number(of.value) for of in (row, means[first]))
         unit = f" {measure.unit}" if measure.unit else ""
         numbers = (
             f"Mean {measure.name} {' against '.join(values)}{unit}, a difference of "
-            f"{measure.signed(d.mean)}{' (less is better)' if measure.less_is_better else ''}. "
+            f"{measure.signed(d.mean)}{f' where {both}' if only else ''}"
+            f"{' (less is better)' if measure.less_is_better else ''}. "
             f"Of {d.better + d.equal + d.worse} cases {d.better} are better, {d.equal} equal and {d.worse} worse."
         )
-        missing = _missing(comparison, rows, model)
         verdict, over_cases = _verdict(row, d, first), _over_cases(d, measure)
+        if only or missing:
+            verdict = f"Where {both}: {verdict}{f'; {only}' if only else ''}"
         if missing:
-            verdict = f"Where both have {measure.one}: {verdict}"
             numbers += f" {missing} pairs are left out, in which a mask is empty: look at the Dice, too."
         found.append((verdict, " ".join((numbers, over_cases, *_over_repeats(row, means[first])))))
     return found
@@ -47,11 +52,11 @@ def _missing(comparison: Comparison, rows: Sequence[Row], model: Model) -> int:
 
 def _verdict(row: Row, d: Difference, first: str) -> str:
     model, over = row.model, row.over_repeats
-    sides = {_side(d.low, d.high), *([] if over is None else [_side(over.low, over.high)])}
+    sides = {_side(d.low, d.high), *([] if over is None or over.missing else [_side(over.low, over.high)])}
     if len(sides) > 1 or sides == {0}:
         return f"No clear difference between {model} and {first}"
     better = "better" if sides == {row.measure.direction} else "worse"
-    if over is None or over.doubt:
+    if over is None or over.doubt or over.missing:
         return f"These networks of {model} are {better} than those of {first}; other trainings may differ"
     return f"{model} is {better} than {first} on this data"
 
@@ -68,7 +73,9 @@ def _over_cases(d: Difference, measure: Measure) -> str:
 def _over_repeats(row: Row, first: Row) -> Iterator[str]:
     over, measure = row.over_repeats, row.measure
     if over is None:
-        yield "Whether other trainings would show it is not known: that takes two repeats of both at least."
+        return
+    if over.missing:
+        yield f"Whether other trainings would show it is not known: {over.missing}."
         return
     bounds = f"The one over repeats, {measure.interval(over.low, over.high)},"
     if _side(over.low, over.high):

@@ -2,26 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean
-from typing import Any
 
 import numpy as np
 
 from nnunet_xattnres.commands.compare.measure import DICE, Measure
 from nnunet_xattnres.commands.compare.models import Model
-from nnunet_xattnres.commands.compare.statistics import (
-    Array,
-    Difference,
-    OverRepeats,
-    compare_paired,
-    foreground_mean,
-    over_repeats,
-)
+from nnunet_xattnres.commands.compare.pairing import Array, Marks, Pairs, foreground_mean
+from nnunet_xattnres.commands.compare.statistics import Difference, OverRepeats, compare_paired, over_repeats
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.nnunet.results import Run, label_names
 
 MEAN = "mean"  # the row of the mean over the labels; a label of that name gets its number
+TEST = "test"  # what stands for a fold where folders of predictions are compared
 FEW_CASES = 20
+ONE_SIDED = (
+    "nnU-Net gives such a prediction a Dice of 0, and none to an empty one, which is right. The Dice of each model has "
+    "these zeros in it. The differences, their intervals, p and the numbers of better and worse cases are without them."
+)
 
 
 @dataclass(frozen=True)
@@ -78,18 +75,44 @@ class Comparison:
         values = of.values(self.measure.key)
         return np.array([[values[case][key] for key in self.labels] for case in self.cases], dtype=np.float64)
 
+    def of_runs(self, model: Model) -> list[Array]:
+        """``values`` of each run."""
+        return list(map(self.values, model.runs))
+
+    @property
+    def in_mean(self) -> Marks:
+        """(labels,): whether the mean over the labels has it, for which every run of every model must have a value."""
+        runs = [run for model in self.models for run in self.of_runs(model)]
+        return np.all([~np.isnan(run).all(axis=0) for run in runs], axis=0)
+
+    def pairs(self, model: Model) -> Pairs:
+        """Of the first model and another."""
+        first, other = ((self.values(of), self.of_runs(of)) for of in (self.models[0], model))
+        return Pairs.of(first, other, self.in_mean)
+
+    def one_sided(self, model: Model) -> str:
+        """How often only one of the first model and another has a value, in words; empty where that is never so."""
+        first, pairs = self.models[0], self.pairs(model)
+        several = len(first.runs) > 1 or len(model.runs) > 1
+        found = []
+        for marks, one, other in ((pairs.only_other, model, first), (pairs.only_first, first, model)):
+            n = int(marks.sum())
+            who = f"more of the repeats of {one.name} than of {other.name}" if several else f"only {one.name}"
+            if n:
+                found.append(f"in {n} pair{'s' if n > 1 else ''} of case and label {who} {self.measure.has_one}")
+        return ", ".join(found)
+
 
 @dataclass(frozen=True)
 class Row:
     """One model and one label, or the mean over the labels.
 
     Attributes:
-        value: of the measure, the mean over the cases that have one.
+        value: of the measure, the mean over the cases that have one; over the labels, of ``Comparison.in_mean``.
         repeats: ``value`` of each run.
         n_cases: cases that have a value; for the mean over the labels, cases with any.
         difference: to the first model, with its interval over the cases; None for the first model itself.
-        over_repeats: the difference, with its interval over the repeats; None where one of the two models has a single
-            run, or a run without a value, and for the first model itself.
+        over_repeats: the same difference, with its interval over the repeats; None for the first model itself.
         measure: what ``value`` is of.
     """
 
@@ -129,41 +152,24 @@ def rows_of(comparison: Comparison, rows: Sequence[Row], model: Model | None = N
 
 
 def _rows(comparison: Comparison) -> Iterator[Row]:
-    first, measure = comparison.models[0], comparison.measure
-    first_values, first_runs = comparison.values(first), [comparison.values(run) for run in first.runs]
+    measure, first = comparison.measure, comparison.models[0]
+    rows = [*((label, [i]) for i, label in enumerate(comparison.labels.values()))]
+    rows.append((MEAN, np.flatnonzero(comparison.in_mean).tolist()))
     for model in comparison.models:
-        values, runs = comparison.values(model), [comparison.values(run) for run in model.runs]
-        differences: Sequence[Difference | None] = [None] * (values.shape[1] + 1)
-        if model is not first:
-            differences = compare_paired(first_values, values, measure.direction)
-        for i, label in enumerate([*comparison.labels.values(), MEAN]):
-            columns = slice(None) if label == MEAN else slice(i, i + 1)
-            before, after = ([foreground_mean(run[:, columns]) for run in of] for of in (first_runs, runs))
+        values, runs = comparison.values(model), comparison.of_runs(model)
+        pairs = None if model is first else comparison.pairs(model)
+        differences = [None] * len(rows) if pairs is None else compare_paired(pairs, measure.direction)
+        for (label, columns), difference in zip(rows, differences, strict=True):
             yield Row(
                 model=model.name,
                 label=label,
                 value=foreground_mean(values[:, columns]),
-                repeats=after,
+                repeats=[foreground_mean(run[:, columns]) for run in runs],
                 n_cases=int((~np.isnan(values[:, columns])).any(axis=1).sum()),
-                difference=differences[i],
-                over_repeats=None if model is first else over_repeats(before, after),
+                difference=difference,
+                over_repeats=None if pairs is None else over_repeats(*pairs.of_repeats(columns)),
                 measure=measure,
             )
-
-
-def costs(model: Model) -> dict[str, Any]:
-    """Parameters, mean seconds of an epoch, and peak GPU memory in MiB; None for what is not known."""
-    folds = [fold for run in model.runs for fold in run.folds.values()]
-
-    def known(name: str) -> list[float]:
-        return [getattr(fold, name) for fold in folds if getattr(fold, name) is not None]
-
-    seconds, memory, parameters = known("epoch_seconds"), known("gpu_memory"), known("parameters")
-    return {
-        "parameters": int(max(parameters)) if parameters else None,
-        "epoch_seconds": mean(seconds) if seconds else None,
-        "gpu_memory": max(memory) if memory else None,
-    }
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -171,20 +177,26 @@ def _warnings(comparison: Comparison) -> list[str]:
     found = []
     if "all" in folds:
         found.append('Fold "all" is validated on the cases that it was trained on: this says nothing about new cases.')
-    elif len(folds) == 1 and "test" not in folds:
+    elif len(folds) == 1 and TEST not in folds:
         found.append("One fold only: the differences say nothing about other splits of the data.")
     if len(comparison.cases) < FEW_CASES:
         found.append(f"Only {len(comparison.cases)} cases: the intervals and the p-values say little.")
-    if "test" not in folds and all(len(model.runs) == 1 for model in models):
+    if TEST not in folds and all(len(model.runs) == 1 for model in models):
         found.append(
             "One run of each: how much a repetition would differ is not known. "
             "`nnunet-xattnres repeat` makes plans for more."
         )
-    rare = [
-        name
-        for name, column in zip(comparison.labels.values(), comparison.values(models[0]).T, strict=True)
-        if np.isnan(column).all()
+    found += not_in_mean(comparison)
+    one_sided = {model.name: comparison.one_sided(model) for model in models[1:]}
+    told = "; ".join(f"{name} against {models[0].name}: {words}" for name, words in one_sided.items() if words)
+    return [*found, f"{told}. {ONE_SIDED}"] if told else found
+
+
+def not_in_mean(comparison: Comparison) -> list[str]:
+    """Which labels the mean over the labels leaves out, in words."""
+    left_out = [name for name, there in zip(comparison.labels.values(), comparison.in_mean, strict=True) if not there]
+    if not left_out:
+        return []
+    return [
+        f"The mean over the labels is without {', '.join(left_out)}: not every run has {comparison.measure.one} there."
     ]
-    if rare:
-        found.append(f"No case has a Dice for {', '.join(rare)}.")
-    return found

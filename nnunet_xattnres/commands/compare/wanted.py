@@ -8,7 +8,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from nnunet_xattnres.commands.compare.measure import Measure
+from nnunet_xattnres.commands.compare.measure import PREDICTED_IN_VAIN, Measure
 from nnunet_xattnres.commands.compare.surfaces import Compute, hd95, surface_dice, synapse_dice, synapse_hd95
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import command
@@ -105,7 +105,8 @@ def _hd95(unit: str) -> Measure:
         f"HD95: the 95th percentile of the distances from the surface of each mask to the other's, of the two "
         f"directions the larger, in {unit} (MONAI {_version('monai')}); none where one of the two masks is empty."
     )
-    return Measure("hd95", "HD95", "an HD95", how, unit, less_is_better=True, digits=2)
+    found = "found a label that is there"
+    return Measure("hd95", "HD95", "an HD95", how, unit, less_is_better=True, digits=2, has_one=found)
 
 
 def _surface_dice(tolerance: str) -> Measure:
@@ -115,7 +116,7 @@ def _surface_dice(tolerance: str) -> Measure:
         f"the other surface (MONAI {_version('monai')}, voxels are counted, not areas); 0 where one of the two masks "
         f"is empty, none where both are."
     )
-    return Measure("nsd", name, f"a {name}", how)
+    return Measure("nsd", name, f"a {name}", how, has_one=PREDICTED_IN_VAIN)
 
 
 def _refuse_unknown(metrics: Sequence[str], tolerance: float | None, convention: str | None) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet.classes import Classes
+from nnunet_xattnres.nnunet.find import cases_of_folds
 from nnunet_xattnres.nnunet.results import Dice
 
 Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
@@ -52,6 +53,8 @@ class Material:
         dataset: the content of dataset.json.
         reader: nnU-Net's, of images and masks.
         window: what of a CT becomes black and white; None for other images.
+        folds: of the validation; none for folders of masks.
+        notes: what a reader must know of them, in words.
     """
 
     models: Sequence[Model]
@@ -60,6 +63,8 @@ class Material:
     dataset: Mapping[str, Any]
     reader: Any
     window: tuple[float, float] | None
+    folds: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def classes(self) -> Classes:
@@ -68,6 +73,11 @@ class Material:
     @property
     def cases(self) -> list[str]:
         return sorted(self.models[0].dice)
+
+    @property
+    def scope(self) -> str:
+        """How many cases of which folds."""
+        return cases_of_folds(len(self.cases), self.folds)
 
 
 def refuse_unknown(cases: Sequence[str], there: set[str], where: str) -> None:

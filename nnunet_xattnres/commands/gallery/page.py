@@ -1,6 +1,7 @@
 """The page of a gallery: one HTML file in which one goes through the slices of every case."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def write_gallery(path: Path, material: Material, parts: Sequence[str], colors: 
     dice = _rows(material)
     numbers = table(dice) if len(dice) <= _ROWS else f"<p>These are {len(dice)} lines, too many for a page.</p>"
     body = [
-        about({model.name: str(model.folder) for model in material.models}),
+        about({**{model.name: str(model.folder) for model in material.models}, "cases": material.scope}),
+        *(f"<p>{escape(note)}</p>" for note in material.notes),
         heading("The cases", text),
         legend(colors),
         *parts,

@@ -39,7 +39,9 @@ def of_trainings(
             validated on the same cases.
     """
     found = [(name, repeats[0]) for name, repeats in find_models(results, configuration, trainers, plans)]
-    folds = folds or common_folds([folder for _, folder in found])
+    left_out: list[str] = []
+    if not folds:
+        folds, left_out = common_folds([folder for _, folder in found])
     dataset = read_json(found[0][1] / "dataset.json")
     ending = str(dataset["file_ending"])
     models = [_validated(name, folder, folds, ending) for name, folder in found]
@@ -58,7 +60,7 @@ def of_trainings(
     content = read_json(found[0][1] / "plans.json")
     reader = reader_of(content, dataset, next(iter(models[0].files.values())))
     window = window_of(content, resolved(content, configuration))
-    return Material(models, images, truth, dataset, reader, window)
+    return Material(models, images, truth, dataset, reader, window, folds, left_out)
 
 
 def _validated(name: str, folder: Path, folds: Sequence[str], ending: str) -> Model:

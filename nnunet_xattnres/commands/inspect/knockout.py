@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, mask_of, preprocess
 from nnunet_xattnres.commands.inspect.truth import MEAN, dice_of, read_reference
+from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.reads.history import source_names
 from nnunet_xattnres.reads.recorder import knocked_out
 
@@ -67,19 +69,39 @@ def pairs_of(network: Any) -> Iterator[tuple[str, int, str]]:
 
 
 def knockout_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each read, source and label, and for the mean over the labels: means over the cases."""
+    """One row for each read, source and label, and for the mean over the labels: means over the cases that have both.
+
+    ``only_with`` and ``only_without`` count the cases that have the Dice of one of the two predictions alone: there it
+    has a label that is not in the truth, which is a Dice of 0, and the other is right, which is none. No mean has them.
+    """
     found = []
     for read, source in dict.fromkeys((row["read"], row["source"]) for row in rows):
         these = [row for row in rows if (row["read"], row["source"]) == (read, source)]
         means = []
         for label, name in dict.fromkeys((row["label"], row["name"]) for row in these):
-            both = np.array([(row["dice"], row["dice_without"]) for row in these if row["label"] == label])
-            both = both[np.isfinite(both).all(axis=1)]
-            before, after = both.mean(axis=0).tolist() if len(both) else (float("nan"),) * 2
-            means.append((label, name, before, after, len(both)))
-        there = np.array([(before, after) for *_, before, after, n in means if n]).reshape(-1, 2)
-        mean = there.mean(axis=0).tolist() if len(there) else [float("nan")] * 2
-        for label, name, before, after, n in [*means, (MEAN, "", *mean, max(n for *_, n in means))]:
-            values = {"dice": before, "dice_without": after, "difference": after - before, "cases": n}
-            found.append({"read": read, "source": source, "label": label, "name": name, **values})
+            values = np.array([(row["dice"], row["dice_without"]) for row in these if row["label"] == label])
+            means.append({"label": label, "name": name, **_over_cases(values)})
+        means.append({"label": MEAN, "name": "", **_over_labels(means)})
+        found += [{"read": read, "source": source, **row} for row in means]
     return found
+
+
+def _over_cases(values: NDArray[np.float64]) -> dict[str, Any]:
+    """``values``: (cases, 2), with the source and without."""
+    there = ~np.isnan(values)
+    both, alone = there.all(axis=1), there.sum(axis=1) == 1
+    before, after = (mean_of(column) for column in values[both].T.tolist())
+    only_with, only_without = there[alone].sum(axis=0).tolist()
+    return _row(before, after, int(both.sum()), only_with, only_without)
+
+
+def _over_labels(means: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of those that have one; the most cases of a label, and how many are left out of all labels together."""
+    before, after = (mean_of([row[name] for row in means]) for name in ("dice", "dice_without"))
+    only_with, only_without = (sum(row[name] for row in means) for name in ("only_with", "only_without"))
+    return _row(before, after, max(row["cases"] for row in means), only_with, only_without)
+
+
+def _row(before: float, after: float, n_cases: int, only_with: int, only_without: int) -> dict[str, Any]:
+    values = {"dice": before, "dice_without": after, "difference": after - before, "cases": n_cases}
+    return {**values, "only_with": only_with, "only_without": only_without}

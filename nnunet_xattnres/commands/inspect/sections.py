@@ -116,6 +116,12 @@ def knockout_section(rows: Rows, out: Path) -> str:
     text = (
         "A source is taken out of one read; the softmax is over the others. The weight of a source and this can differ."
     )
+    if any(row["only_with"] or row["only_without"] for row in rows):
+        text += (
+            " No mean has the cases in which only one of the two predictions has a label that is not in the truth. "
+            "Only with, only without: in how many the prediction with the source has it, and in how many the one "
+            "without. The mean over the labels has their sum."
+        )
     numbers = folded("The knockout in numbers: means over the cases", table(rows))
     picture = chart(out / "knockout.png", "Change of the mean Dice")
     return kept(heading("What the sources are good for", text), picture) + numbers

@@ -386,8 +386,12 @@ def change(key, value):
         ("splits", {"n_training": 39}, "40"),
         ("labels", {"labels": LABELS | {"third": 3}}, "third"),
         ("epochs", {"epochs": 4}, "the number of epochs of fold 0 is 5 in"),
+        ("epochs", {"iterations": 25}, "the iterations of an epoch of fold 0 is 250 in"),
         ("preprocessing", {"change_plans": change("spacing", [1, 2])}, "spacing"),
         ("preprocessing", {"change_plans": change("data_identifier", "other")}, "nnUNetPlans_2d"),
+        ("preprocessing", {"change_plans": change("preprocessor_name", "Mine")}, "preprocessor_name is missing in"),
+        ("preprocessing", {"change_plans": change("normalization_schemes", ["X"])}, "normalization_schemes is missing"),
+        ("preprocessing", {"change_plans": change("use_mask_for_norm", [True])}, "use_mask_for_norm is missing in"),
     ],
 )
 def test_what_differs_is_named_and_may_be_allowed(results, tmp_path, check, other, named):
@@ -414,7 +418,8 @@ def test_a_label_that_no_case_has(results, tmp_path):
         write_fold(results, trainer, 0, dice_of(seed, absent=absent))
     rows, screen = compared(tmp_path, "-tr", A, B)
     assert rows[B, "posterior"]["dice"] == "nan" and int(rows[B, "posterior"]["cases"]) == 0
-    assert "No case has a Dice for posterior" in screen
+    assert "The mean over the labels is without posterior: not every run has a Dice there." in screen
+    assert rows[B, "mean"]["dice"] == rows[B, "anterior"]["dice"]
     assert float(rows[B, "mean"]["difference"]) == pytest.approx(float(rows[B, "anterior"]["difference"]))
 
 

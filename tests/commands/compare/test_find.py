@@ -85,6 +85,23 @@ def test_fold_all_where_there_is_no_other_in_common(results, tmp_path):
     assert float(rows[B, "mean"]["dice"]) == 1
 
 
+def test_folds_that_not_all_have_are_named_with_the_folder_that_lacks_them(results, tmp_path):
+    folds = {(A, ""): (0, 1, 3), (A, "_rep1"): (0, 1, 3), (B, ""): (0, 1, 2, 3), (B, "_rep1"): (0, 2)}
+    for (trainer, repeat), there in folds.items():
+        for fold in there:
+            cases = {f"f{fold}_{case}": row for case, row in dice_of(fold, 4).items()}
+            write_fold(results, trainer, fold, cases, plans=f"nnUNetPlans{repeat}")
+    _, screen = compared(tmp_path, "-tr", A, B)
+    page, text = ((tmp_path / "out" / name).read_text() for name in ("comparison.html", "comparison.md"))
+    one = f"Fold 1, 3 left out: not validated in {B}__nnUNetPlans_rep1__2d."
+    other = f"Fold 2 left out: not validated in {A}__nnUNetPlans__2d, {A}__nnUNetPlans_rep1__2d."
+    screen = " ".join(screen.split())
+    assert all(note in of for note in (one, other) for of in (screen, page, text))
+    assert "4 cases of fold 0 " in screen
+    _, screen = compared(tmp_path, "-tr", A, B, "-f", 0)
+    assert "left out" not in screen
+
+
 def test_a_case_in_two_folds_is_refused(results, tmp_path):
     for trainer in (A, B):
         write_folds(results, trainer, "0", "1", "all")

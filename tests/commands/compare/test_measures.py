@@ -142,8 +142,12 @@ def test_hd95_and_surface_dice_in_millimetres(results, tmp_path):
 
 def test_where_less_is_better_the_better_side_is_the_left_one(tmp_path):
     """The same numbers, once as a Dice and once as a distance."""
+
+    def value(model, i):
+        return 0.5 + 0.01 * i + (0.1 + 0.001 * i) * (model == "b")
+
     path = tmp_path / "cases.csv"
-    lines = [f"{model},r,0,case{i},liver,{0.5 + 0.1 * (model == 'b') + 0.01 * i}" for model in "ab" for i in range(9)]
+    lines = [f"{model},r,0,case{i},liver,{value(model, i)}" for model in "ab" for i in range(9)]
     path.write_text("\n".join(["model,run,fold,case,label,dice", *lines]))
     distance = Measure("hd95", "HD95", "an HD95", "", "mm", less_is_better=True, digits=2)
     found = compare_cases(path)
@@ -155,6 +159,12 @@ def test_where_less_is_better_the_better_side_is_the_left_one(tmp_path):
     rows = make_rows(found)
     for one, better, worse, word in zip(found.each(), (1, -1), (-1, 1), ("better", "worse")):
         (axis,) = picture_of(one, rows).axes
+        points = [line for line in axis.lines if line.get_marker() == "."]
+        assert len(points) == 2  # of the label and the mean; b minus a, whichever side is the better one
+        for of_row in points:
+            assert list(of_row.get_xdata()) == pytest.approx([0.1 + 0.001 * i for i in range(9)])
+        (diamond,) = {float(line.get_xdata()[0]) for line in axis.lines if line.get_marker() == "D"}
+        assert diamond == pytest.approx(0.104)
         sides = {text.get_text().strip("\N{LEFTWARDS ARROW}\N{RIGHTWARDS ARROW} "): text for text in axis.texts}
         assert sides["better"].xyann[0] * better > 0 and sides["worse"].xyann[0] * worse > 0
         (colored,) = axis.patches

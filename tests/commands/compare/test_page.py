@@ -12,7 +12,7 @@ from nnunet_xattnres.commands.compare import compare_cases, write_comparison, wr
 from nnunet_xattnres.commands.compare.curves import figure_of_curves, mean_curve, window
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import LONG
-from nnunet_xattnres.commands.compare.statistics import OverRepeats
+from nnunet_xattnres.commands.compare.statistics import OverRepeats, over_repeats
 from nnunet_xattnres.commands.compare.summary import summary
 from nnunet_xattnres.commands.compare.table import make_rows
 from nnunet_xattnres.nnunet.results import Fold, Run
@@ -126,7 +126,7 @@ def test_the_verdict_follows_from_both_intervals(tmp_path, cases, repeats, verdi
     for row in make_rows(comparison):
         if row.difference is not None:
             difference = row.difference.__class__(**{**vars(row.difference), "low": cases[0], "high": cases[1]})
-            over = None if repeats is None else OverRepeats(*repeats)
+            over = over_repeats([0.4], [0.6]) if repeats is None else OverRepeats(*repeats)
             row = replace(row, difference=difference, over_repeats=over)
         row = replace(row, repeats=[0.4, 0.6])
         rows.append(row)
@@ -148,6 +148,19 @@ def comparison_of(tmp_path, models=("one", "two"), labels=("liver",), dice=lambd
     ]
     (tmp_path / "cases.csv").write_text("\n".join(["model,run,fold,case,label,dice", *lines]))
     return compare_cases(tmp_path / "cases.csv")
+
+
+def test_the_table_of_the_cases(tmp_path):
+    dice = {"one": {"liver": 0.5, "spleen": 0.7}, "two": {"liver": 0.6, "spleen": 0.4}}
+    comparison = comparison_of(
+        tmp_path, labels=("liver", "spleen"), dice=lambda model, case, label: dice[model][label] + 0.01 * case
+    )
+    write_page(comparison, write_comparison(comparison, tmp_path, "title"), tmp_path, "title")
+    line = (
+        '<tr><th scope="row">3</th><td data-name="Dice before">0.6300</td><td data-name="Dice">0.5300</td>'
+        '<td data-name="difference">-0.1000</td></tr>'
+    )
+    assert line in (tmp_path / "comparison.html").read_text()
 
 
 def test_names_are_text_and_no_html(tmp_path):

@@ -233,6 +233,19 @@ def test_fold_all_does_not_stand_in_for_the_others(results, tmp_path):
     assert f"{A}__nnUNetPlans__2d: case_0 was validated in fold 0 and in fold all" in text and "-f" in text
 
 
+def test_folds_that_not_all_have_are_named_with_the_folder_that_lacks_them(results, tmp_path):
+    for trainer, fold in ((A, 0), (A, 1), (B, 0)):
+        write_training(results, trainer, {f"case_{fold}": (0.5, 0.5)}, fold=fold)
+    write_raw(tmp_path / "nnUNet_raw" / results.name, ["case_0", "case_1"])
+    done = show(tmp_path)
+    assert done.exit_code == 0, done.output
+    note = f"Fold 1 left out: not validated in {B}__nnUNetPlans__2d."
+    page = (tmp_path / "out/gallery.html").read_text()
+    assert note in done.output and note in page
+    assert "\n1 case of fold 0\n" in done.output and "1 case of fold 0" in page
+    assert "left out" not in show(tmp_path, "--force", "-f", "0").output
+
+
 def test_cases_that_all_models_have(results, tmp_path):
     write_training(results, A, {"case_0": (0.5, 0.5), "case_1": (0.6, 0.6)})
     write_training(results, B, {"case_1": (0.7, 0.7), "case_2": (0.5, 0.5)})
