@@ -25,7 +25,7 @@ from nnunet_xattnres.commands.inspect.sections import (
 )
 from nnunet_xattnres.commands.inspect.truth import dice_means, references_of
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json, refuse_existing, replacing_folder, write_json
+from nnunet_xattnres.common.files import content_of, read_json, refuse_existing, replacing_folder, write_json
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.pages.page import write_page
 from nnunet_xattnres.reads.history import source_names
@@ -102,7 +102,7 @@ def inspect_model(
     if unknown:
         raise UserError(f"--maps {unknown[0]}: the network has no such read; it has {', '.join(sources)}")
 
-    with replacing_folder(out, former) as partial:
+    with replacing_folder(out, former, overwrite=force) as partial:
         (partial / "predictions").mkdir()
         # as nnUNetv2_predict does, for what evaluates them
         write_json(predictor.dataset_json, partial / "predictions" / "dataset.json")
@@ -161,7 +161,7 @@ def _inspection_in(out: Path) -> list[str]:
     Raises:
         UserError: when something else is there.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and not content_of(out)):
         return []
     try:
         labels = {(row["region"], row["name"]) for row in read_json(out / "routing.json") if row["region"] != ALL}
