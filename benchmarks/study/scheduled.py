@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from benchmarks.study.folders import class_name
 from nnunet_xattnres import nnunet_trainer as ours
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import remove_partials, replacing
 from nnunet_xattnres.training import comparators, emcad
 
 
@@ -78,13 +78,18 @@ def _scheduled(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
             self.inference_allowed_mirroring_axes = None  # the training still mirrors
         return found
 
+    def on_train_start(self: Any) -> None:
+        if self.local_rank == 0:
+            remove_partials(Path(self.output_folder))  # a study trains a fold once at a time
+        super(scheduled, self).on_train_start()
+
     def save_checkpoint(self: Any, filename: str) -> None:
         if self.local_rank == 0:  # as in our own trainers
             with replacing(Path(filename)) as partial:
                 super(scheduled, self).save_checkpoint(str(partial))
 
     name = class_name(trainer.__name__)
-    methods = (__init__, configure_rotation_dummyDA_mirroring_and_inital_patch_size, save_checkpoint)
+    methods = (__init__, configure_rotation_dummyDA_mirroring_and_inital_patch_size, on_train_start, save_checkpoint)
     namespace = {"__module__": __name__, "__doc__": trainer.__doc__, **{method.__name__: method for method in methods}}
     scheduled: type[nnUNetTrainer] = type(name, (trainer,), namespace)
     return scheduled

@@ -72,7 +72,7 @@ def profile(
             "rounds": rounds,
             "rows": rows,
         }
-        write_json(result, out)
+        write_json(result, out, overwrite=force)
     console.print(_table(result))
     for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
         names = ", ".join(row["trainer"] for row in rows if row["why"] == why)

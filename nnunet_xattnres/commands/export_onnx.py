@@ -71,9 +71,9 @@ def export_onnx(
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     shape = (determine_num_input_channels(plans, configuration, predictor.dataset_json), *configuration.patch_size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as partial:
+    with replacing(out, overwrite=force) as partial:
         _write_network(network, shape, partial)
-    with replacing(description) as partial:
+    with replacing(description, overwrite=force) as partial:
         content = _describe(predictor, checkpoint, shape, out.name)
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return description

@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.errors import ExistsError, UserError
 from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.networks.registry import OurNetworkError, UnsupportedNetworkError, counterpart, is_ours, kind_of
 from nnunet_xattnres.nnunet.plans import read_plans, resolved
@@ -96,13 +96,15 @@ def write_plans_with_network(
     if source == target:
         raise UserError(f"the new plans would replace {source!r}; name others with -o")
     plans, outcome = plans_with_network(read_plans(folder / f"{source}.json"), target, config)
-    if path.exists() and not force and (there := read_plans(path)) != plans:
-        raise UserError(
-            f"{path} exists, and is another: {_difference(there, plans)}. A model that was trained on those plans "
-            f"would run in a different network. Name the new ones otherwise, for example "
-            f"-o {_free_name(folder, target)}, or replace those there with --force."
-        )
-    write_json(plans, path, indent=4)
+    try:
+        write_json(plans, path, indent=4, overwrite=force)
+    except ExistsError:
+        if (there := read_plans(path)) != plans:
+            raise UserError(
+                f"{path} exists, and is another: {_difference(there, plans)}. A model that was trained on those plans "
+                f"would run in a different network. Name the new ones otherwise, for example "
+                f"-o {_free_name(folder, target)}, or replace those there with --force."
+            ) from None
     return path, outcome
 
 

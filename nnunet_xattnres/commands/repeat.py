@@ -1,8 +1,10 @@
 """Plans under further names, for trainings that repeat: behind `nnunet-xattnres repeat`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.errors import ExistsError, UserError
 from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.nnunet.plans import REPEAT, read_plans
 
@@ -26,11 +28,19 @@ def write_repeats(folder: Path, source: str, number: int, force: bool = False) -
         folder / f"{source}_rep{i}.json": {**plans, "plans_name": f"{source}_rep{i}"} for i in range(1, number + 1)
     }
     for path, copy in copies.items():
-        if path.exists() and not force and read_plans(path) != copy:
-            raise UserError(
-                f"{path} exists and is no copy of {source}. Trainings on it would be no repeats: move it away, or "
-                f"replace it with --force."
-            )
+        if path.exists() and not force:
+            _refuse_another(path, copy, source)
     for path, copy in copies.items():
-        write_json(copy, path, indent=4)
+        try:
+            write_json(copy, path, indent=4, overwrite=force)
+        except ExistsError:
+            _refuse_another(path, copy, source)
     return list(copies)
+
+
+def _refuse_another(path: Path, copy: Mapping[str, Any], source: str) -> None:
+    if read_plans(path) != copy:
+        raise UserError(
+            f"{path} exists and is no copy of {source}. Trainings on it would be no repeats: move it away, or "
+            f"replace it with --force."
+        )

@@ -13,7 +13,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json, refuse_existing, refuse_to_replace, replacing, replacing_folder
+from nnunet_xattnres.common.files import (
+    content_of,
+    read_json,
+    refuse_existing,
+    refuse_to_replace,
+    replacing,
+    replacing_folder,
+)
 from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.networks.registry import KINDS, plan_options
 from nnunet_xattnres.nnunet.checkpoints import network_weights, origin_of, read_checkpoint
@@ -145,9 +152,9 @@ def write_upgraded(source: Path, out: Path, trainer: str, force: bool = False) -
     """
     refuse_to_replace(source, out)
     refuse_existing(out, force)
-    with replacing(out) as partial:
-        upgraded = upgrade_checkpoint(source, trainer)
-        out.parent.mkdir(parents=True, exist_ok=True)
+    upgraded = upgrade_checkpoint(source, trainer)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out, overwrite=force) as partial:
         _save(upgraded.checkpoint, partial)
     return upgraded
 
@@ -169,11 +176,11 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
     """
     refuse_to_replace(source, out)
     refuse_existing(out, force)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and content_of(out):
         checkpoints_of(out)  # or it is not replaced
     files = checkpoints_of(source)
     done = {}
-    with replacing_folder(out) as partial:
+    with replacing_folder(out, overwrite=force) as partial:
         for file in files:
             upgraded, target = upgrade_checkpoint(file, trainer), partial / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,77 +2,143 @@
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.errors import ExistsError, UserError, words_of
+
+_PARTIAL, _OLD = ".partial-", ".old-"  # folders of new content while it is written, and of old while it gives way
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
     """Write a file anew without ever damaging the one that is there.
 
+    Args:
+        overwrite: take the place of what is there; else only a name that nothing has.
+
     Yields:
-        A path beside ``path`` to write to. It takes the place of ``path`` once the block has ended well; if the block
-        raises (the disk is full, say) it is removed, and the old file is as it was.
+        A path in a folder of its own beside ``path`` to write to. It takes the place of ``path`` once the block has
+        ended well; if the block raises (the disk is full, say) it is removed, and the old file is as it was.
 
     Raises:
         UserError: when ``path`` is a folder.
+        ExistsError: when it is not to be overwritten, and is there once the block has ended.
     """
     target = Path(path)
     if target.is_dir():
         raise UserError(f"{path} is a folder; name a file")
-    partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)  # of a process that was killed: no content of this block's
+    folder = _folder_in(target.parent, _PARTIAL)
     try:
+        partial = folder / target.name
         yield partial
-        if partial.exists():  # the block may have decided to write nothing
+        if any(folder.iterdir()):  # the block may have decided to write nothing
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
-            partial.replace(target)
+            _publish(partial, target, overwrite)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(partial: Path, target: Path, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            os.link(partial, target)  # fails where the name is taken, in one step
+            return
+        except FileExistsError:
+            raise ExistsError(target) from None
+        except OSError:  # a file system without links
+            refuse_existing(target, force=False)
+    partial.replace(target)
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str], former: Collection[str] | None = None) -> Iterator[Path]:
+def replacing_folder(
+    path: str | os.PathLike[str],
+    former: Collection[str] | None = None,
+    *,
+    overwrite: bool = True,
+    keep: bool = False,
+) -> Iterator[Path]:
     """Fill a folder anew without ever damaging what is in it.
 
     Args:
         former: the names of what gives way, beside what the new content has the name of; None for all that is there.
+        overwrite: take the place of what is there; else only fill a folder that has nothing in it.
+        keep: if it fails, leave the files that the block has written, and let the error name their folder.
 
     Yields:
-        An empty folder beside ``path``. What it holds takes the place of what ``path`` holds once the block has ended
-        well. If the block raises, or a move fails, all is as it was; a process that is killed between the moves leaves
-        the old content in a folder beside, ``path.name.old-...``. ``path`` itself stays: the user may be in it.
+        An empty folder in ``path``: that may be a mount point. What it holds takes the place of what ``path`` holds
+        once the block has ended well. If the block raises, or a move fails, all is as it was; a process that is killed
+        between the moves leaves the old content in ``path/.old-...``. ``path`` itself stays: the user may be in it.
+
+    Raises:
+        ExistsError: when nothing is to be overwritten, and something is there once the block has ended.
+        UserError: with ``keep``, in the place of an error or of Ctrl-C.
     """
-    target = Path(path).resolve()  # "." has no name
-    partial = target.with_name(f"{target.name}.partial")
+    target = Path(path).resolve()  # the block may go to another folder
+    with ExitStack() as undo:
+        if not target.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            undo.callback(_remove_empty, target)
+        partial = _folder_in(target, _PARTIAL)
+        undo.callback(shutil.rmtree, partial, ignore_errors=True)
+        try:
+            yield partial
+            _exchange(target, partial, former, overwrite)
+        except (Exception, KeyboardInterrupt) as error:
+            if keep and any(entry.is_file() for entry in partial.rglob("*")):
+                undo.pop_all()
+                raise UserError(f"{words_of(error)}\nWhat was finished is kept in {partial}") from error
+            raise
+        undo.pop_all()
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        old = Path(mkdtemp(prefix=f"{target.name}.old-", dir=target.parent))
-        with ExitStack() as undo:
-            undo.callback(old.rmdir)
-            if not target.exists():
-                target.mkdir()
-                undo.callback(target.rmdir)
-            new = list(partial.iterdir())
-            gives_way = None if former is None else {*former, *(entry.name for entry in new)}
-            before = [entry for entry in target.iterdir() if gives_way is None or entry.name in gives_way]
-            for entries, destination in ((before, old), (new, target)):
-                for entry in entries:
-                    moved = entry.rename(destination / entry.name)
-                    undo.callback(moved.rename, entry)
-            undo.pop_all()
-        shutil.rmtree(old, ignore_errors=True)  # the new content is in place, whatever cannot be removed of the old
-    finally:
+
+
+def _exchange(target: Path, partial: Path, former: Collection[str] | None, overwrite: bool) -> None:
+    """Move what ``partial`` holds into ``target`` and what gives way out of it, all or nothing."""
+    new, before = list(partial.iterdir()), content_of(target)
+    if before and not overwrite:
+        raise ExistsError(target)
+    if former is not None:
+        gives_way = {*former, *(entry.name for entry in new)}
+        before = [entry for entry in before if entry.name in gives_way]
+    old = _folder_in(target, _OLD)
+    with ExitStack() as undo:
+        undo.callback(old.rmdir)
+        for entries, destination in ((before, old), (new, target)):
+            for entry in entries:
+                moved = entry.rename(destination / entry.name)
+                undo.callback(moved.rename, entry)
+        undo.pop_all()
+    shutil.rmtree(old, ignore_errors=True)  # the new content is in place, whatever cannot be removed of the old
+
+
+def _folder_in(parent: Path, prefix: str) -> Path:
+    """A new folder with the usual permissions, which what is moved out of it may keep; tempfile's are its owner's."""
+    folder = parent / f"{prefix}{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder; no other may be writing to it now."""
+    for partial in folder.glob(f"{_PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def content_of(folder: Path) -> list[Path]:
+    """What is in a folder, but for what is only being written into it, by whomever."""
+    return [entry for entry in folder.iterdir() if not entry.name.startswith((_PARTIAL, _OLD))]
 
 
 def refuse_to_replace(source: Path, out: Path) -> None:
@@ -90,10 +156,10 @@ def refuse_existing(path: Path, force: bool) -> None:
     """Refuse to write where something stands already, unless it is to be replaced; an empty folder is nothing.
 
     Raises:
-        UserError: with the two ways out.
+        ExistsError: with the two ways out.
     """
-    if path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} exists: name another, or replace it with --force")
+    if path.exists() and not force and not (path.is_dir() and not content_of(path)):
+        raise ExistsError(path)
 
 
 def read_json(path: Path) -> Any:
@@ -108,7 +174,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def write_json(content: Any, path: Path, indent: int = 2) -> None:
+def write_json(content: Any, path: Path, indent: int = 2, *, overwrite: bool = True) -> None:
     """Write a JSON file, whole or not at all."""
-    with replacing(path) as partial:
+    with replacing(path, overwrite=overwrite) as partial:
         partial.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")

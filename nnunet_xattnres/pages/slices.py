@@ -54,12 +54,16 @@ class Layout:
     shape: tuple[float, float]
 
     @classmethod
-    def of(cls, size: Sequence[int], spacing: Sequence[float], cases: int) -> "Layout":
-        """Of an image of ``size``, (z, y, x), with ``spacing`` of the same axes, on a page of so many cases."""
+    def of(cls, size: Sequence[int], spacing: Sequence[float], cases: int, sheets: int = 1) -> "Layout":
+        """Of an image of ``size``, (z, y, x), with ``spacing`` of the same axes, on a page of so many cases.
+
+        Args:
+            sheets: how many share the pixels of the case, such as the maps of all sources.
+        """
         height, width = (n * s for n, s in zip(size[1:], spacing[1:], strict=True))
         longer, shorter = max(height, width), min(height, width)
         most, least, page = _PIXELS
-        budget = max(least, min(most, page / cases))
+        budget = max(least, min(most, page / cases)) / sheets
         side = min(SIDE, math.sqrt(budget / size[0] * longer / shorter))
         pixels = max(8, round(side * height / longer / 8) * 8), max(8, round(side * width / longer / 8) * 8)
         columns = max(1, round(math.sqrt(size[0] * height / width)))  # the same for all sheets of a case

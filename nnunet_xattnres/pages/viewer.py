@@ -50,8 +50,7 @@ def case_html(case: Case, number: int, cases: int, colors: Mapping[int, str], *,
     parts = [f'<div class="panels">{"".join(panels)}</div>']
     n_maps = sum(len(maps) for _, maps in case.maps.values())
     for read, (sources, maps) in case.maps.items():
-        # as many pixels for all maps as for the image
-        small = Layout.of(size, case.spacing, cases * n_maps)
+        small = Layout.of(size, case.spacing, cases, sheets=n_maps)
         parts.append(_maps_html(read, sources, maps, small, again, z))
     n, columns, (height, width) = layout.slices, layout.columns, layout.shape
     slider = (

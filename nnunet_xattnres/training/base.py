@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import remove_partials, replacing
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights
 from nnunet_xattnres.nnunet.trainers import find_trainer
@@ -78,6 +78,8 @@ class GuardedTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         if self.local_rank == 0:
             self.training_lock = locked(Path(self.output_folder), self.print_to_log_file)
+            if self.training_lock.is_locked:  # else another training may be writing
+                remove_partials(Path(self.output_folder))
         if not self.was_initialized:
             self.initialize()
         network, before = self._bare_network(), self.weights_at_start

@@ -431,4 +431,4 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(make_trainer, tmp_path, mon
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
         trainer.save_checkpoint(str(path))
-    assert path.read_text() == "the last one" and not list(tmp_path.glob("*.partial"))
+    assert path.read_text() == "the last one" and not list(tmp_path.glob(".partial-*"))

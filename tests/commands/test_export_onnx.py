@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_the_export_that_is_there(model, tmp_path, disk_full_
     with disk_full_at(5000):
         done = invoke(model, tmp_path / "a.onnx", "--force")
     assert done.exit_code == 1 and "File too large" in done.output, done.output
-    assert (tmp_path / "a.onnx").read_bytes() == b"old" and not list(tmp_path.glob("*.partial*"))
+    assert (tmp_path / "a.onnx").read_bytes() == b"old" and not list(tmp_path.glob(".partial-*"))
 
 
 def test_what_exists_is_not_overwritten(model, tmp_path):

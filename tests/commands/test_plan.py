@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.plan import plans_with_network, write_plans_with_network
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.networks.configs import EMCADConfig, UNet3PlusConfig
 from nnunet_xattnres.networks.registry import KINDS, plan_options
 from nnunet_xattnres.reads.config import ReadConfig
@@ -279,7 +280,28 @@ def test_a_full_disk_leaves_the_plans_that_are_there(folder, disk_full_at):
     with disk_full_at(500):
         done = invoke("-d", 1, "--skip-mode", "replace", "--force")
     assert done.exit_code == 1 and "File too large" in done.output
-    assert (folder / "nnUNetXAttnResPlans.json").read_text() == before and not list(folder.glob("*.partial"))
+    assert (folder / "nnUNetXAttnResPlans.json").read_text() == before and not list(folder.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("command", ["plan", "repeat"])
+def test_another_that_writes_the_same_name_at_once_is_not_overwritten(folder, monkeypatch, command):
+    """Before there was a file; the same content is no conflict."""
+    name = {"plan": "nnUNetXAttnResPlans", "repeat": "nnUNetPlans_rep1"}[command]
+    arguments = {"plan": (), "repeat": ("-n", 1)}[command]
+
+    def run(changed):
+        def meanwhile(content, path, **options):
+            path.write_text(json.dumps({**content, **changed}))
+            write_json(content, path, **options)
+
+        (folder / f"{name}.json").unlink(missing_ok=True)
+        monkeypatch.setattr(f"nnunet_xattnres.commands.{command}.write_json", meanwhile)
+        return CliRunner().invoke(app, [command, "-d", "1", *map(str, arguments)])
+
+    assert run({}).exit_code == 0
+    done = run({"original_median_shape_after_transp": [1, 2, 3]})
+    assert done.exit_code == 1 and f"{name}.json exists" in done.output.replace("\n", ""), done.output
+    assert json.loads((folder / f"{name}.json").read_text())["original_median_shape_after_transp"] == [1, 2, 3]
 
 
 def repeat(*arguments):

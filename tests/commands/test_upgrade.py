@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.upgrade import trainer_for, upgrade_checkpoint
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.files import content_of
 from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.training.epochs import TRAINERS
 
@@ -417,7 +418,7 @@ def test_a_model_is_not_lost_while_it_is_replaced(model, tmp_path, monkeypatch):
     """Another process holds a file of it, say."""
     out = tmp_path / "out"
     assert invoke(model, out, "--model-folder").exit_code == 0
-    names = sorted(out.rglob("*"))
+    names = whole(out)
 
     def half(path, ignore_errors=False):
         if (Path(path) / "plans.json").exists():
@@ -428,7 +429,12 @@ def test_a_model_is_not_lost_while_it_is_replaced(model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", half)
         invoke(model, out, "--model-folder", "--force")
-    assert sorted(out.rglob("*")) == names
+    assert whole(out) == names
+
+
+def whole(folder):
+    """What is in it and no rest of what was."""
+    return sorted(path for entry in content_of(folder) for path in (entry, *entry.rglob("*")))
 
 
 def test_what_is_read_is_not_replaced(model, tmp_path):
@@ -501,6 +507,23 @@ def test_what_exists_is_not_overwritten(model, tmp_path):
             done.output.split()
         )
     assert out.read_text() == "mine"
+
+
+def test_of_jobs_that_write_one_file_at_once_the_first_wins_and_the_others_say_so(model, tmp_path, monkeypatch):
+    """Else a fold starts from the weights of another one, which has seen its validation cases."""
+    out = tmp_path / "start.pth"
+
+    def meanwhile(checkpoint, path):
+        monkeypatch.undo()
+        done = invoke(model / "fold_0" / "checkpoint_final.pth", out)
+        assert done.exit_code == 0, done.output
+        torch.save(checkpoint, path)
+
+    monkeypatch.setattr("nnunet_xattnres.commands.upgrade._save", meanwhile)
+    done = invoke(model / "fold_3" / "checkpoint_final.pth", out)
+    assert done.exit_code == 1 and "start.pth exists: name another" in " ".join(done.output.split()), done.output
+    assert "fold_0" in load(out)["upgraded_from"]["file"]
+    assert {path.name for path in tmp_path.iterdir()} == {model.parent.name, "start.pth"}
 
 
 @pytest.mark.parametrize(

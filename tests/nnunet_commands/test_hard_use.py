@@ -57,14 +57,14 @@ def test_killed_at_three_moments_a_training_still_ends(workspace, fold):
     n_before = len(epochs(fold))
     start("--c", TEST_DIES="1").communicate()
     assert epochs(fold)[n_before:] == [3, 4, 5]
-    assert (fold / "checkpoint_latest.pth.partial").stat().st_size > 0
+    assert [half.stat().st_size > 0 for half in fold.glob(".partial-*/checkpoint_latest.pth")] == [True]
     assert saved_epoch(fold) == 3
 
     n_before = len(epochs(fold))
     workspace.run("nnUNetv2_train", *OPTIONS, "--c", nnUNet_n_proc_DA="0")
     assert epochs(fold)[n_before:] == [3, 4, 5, 6, 7]
     assert saved_epoch(fold, "final") == 8 and (fold / "validation" / "summary.json").is_file()
-    assert not list(fold.glob("*.partial"))
+    assert not list(fold.glob(".partial-*"))
 
 
 def epochs(fold):

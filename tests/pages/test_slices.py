@@ -66,7 +66,7 @@ def test_the_page_stays_small(cases):
         pixels = layout.slices * layout.pixels[0] * layout.pixels[1]
         assert max(layout.pixels) <= 256 and pixels <= max(slices._PIXELS[1], slices._PIXELS[2] / cases) * 1.2
         assert layout.columns * layout.rows >= layout.slices
-        small = Layout.of(size, (1, 1, 1), cases * 8)  # maps: the same grid, for the same view
+        small = Layout.of(size, (1, 1, 1), cases, sheets=8)  # maps: the same grid, for the same view
         assert (small.columns, small.view(0), small.shape) == (layout.columns, layout.view(0), layout.shape)
 
 
@@ -133,6 +133,22 @@ def test_a_case_on_the_page():
     assert re.search('<input type="range" min="0" max="6" value="5"[^>]* hidden>', html)
     assert html.count('href="data:image/jpeg') == 1 + 3 and html.count('href="data:image/png') == 2
     assert html.count('<use href="#image3"/>') == 2 + 3
+
+
+@pytest.mark.parametrize("cases", [1, 50])
+def test_all_maps_of_a_case_together_have_no_more_pixels_than_an_image_may_have(cases):
+    size, sources = (60, 128, 128), [f"e{i}" for i in range(6)]
+    big = case(
+        image=np.zeros((1, *size)),
+        masks={"prediction": np.zeros(size, dtype=np.uint8)},
+        maps={read: (sources, np.full((6, *size), 1 / 6, dtype=np.float32)) for read in ("d1", "d2", "d3", "d4")},
+        first=0,
+    )
+    html = case_html(big, 0, cases, {}, opened=False)
+    sheets = [picture(uri) for uri in re.findall('class="heat"[^>]* href="(.*?)"', html)]
+    most, least, page = slices._PIXELS
+    assert len(sheets) == 24
+    assert sum(sheet.shape[0] * sheet.shape[1] for sheet in sheets) < 1.3 * max(least, min(most, page / cases))
 
 
 def test_the_slice_with_the_most_foreground():

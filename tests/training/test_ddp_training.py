@@ -263,7 +263,7 @@ def test_while_rank_0_writes_a_checkpoint_another_rank_leaves_it_alone(folders, 
         with mock.patch("torch.save", in_two_halves(meanwhile)):
             writer.save_checkpoint(str(path))
         assert epochs_done(path) == writer.current_epoch + 1
-    assert not list(path.parent.glob("*.partial"))
+    assert not list(path.parent.glob(".partial-*"))
 
 
 def test_two_epochs_then_two_more_then_the_validation(folders, tmp_path):
@@ -276,7 +276,7 @@ def test_two_epochs_then_two_more_then_the_validation(folders, tmp_path):
 
     here = fold(XAttnRes)
     assert checkpoints(here) == {best: 4, final: 4}
-    assert not list(here.glob("*.partial")) and not is_locked(here)
+    assert not list(here.glob(".partial-*")) and not is_locked(here)
     saved = read_checkpoint(here / final)["network_weights"]
     for rank in (0, 1):
         for when in ("trained", "validated"):  # the last epoch is the best
@@ -298,7 +298,7 @@ def test_a_failure_of_rank_0_ends_the_others_and_one_process_can_go_on(folders, 
     assert "No space left on device" in (tmp_path / "error-0.txt").read_text()
     here = fold(NoSkip)
     assert checkpoints(here) == {"checkpoint_latest.pth": 1, "checkpoint_best.pth": 1}
-    assert not list(here.glob("*.partial")) and not is_locked(here)
+    assert not list(here.glob(".partial-*")) and not is_locked(here)
 
     trainer = make_trainer(NoSkip, continue_training=True)
     trainer.num_epochs = 3
@@ -306,4 +306,4 @@ def test_a_failure_of_rank_0_ends_the_others_and_one_process_can_go_on(folders, 
     trainer.run_training()
     assert trainer.wrote[0] == ("checkpoint_latest.pth", 2)
     assert checkpoints(here) == {"checkpoint_best.pth": 3, "checkpoint_final.pth": 3}
-    assert not list(here.glob("*.partial")) and not is_locked(here)
+    assert not list(here.glob(".partial-*")) and not is_locked(here)

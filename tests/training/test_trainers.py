@@ -391,7 +391,7 @@ def test_a_write_that_fails_keeps_the_checkpoint_before(saved, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         trainer.save_checkpoint(str(path))
     assert path.read_bytes() == before
-    assert not list(path.parent.glob("*.partial"))
+    assert not list(path.parent.glob(".partial-*"))
 
 
 def test_disabled_checkpointing_still_writes_nothing(make_trainer):
@@ -402,9 +402,33 @@ def test_disabled_checkpointing_still_writes_nothing(make_trainer):
     trainer.save_checkpoint(str(path))
     assert not path.exists()
     path.write_text("of the training before")
-    path.with_name("checkpoint_latest.pth.partial").write_text("half, of a training that was killed")
+    half_of_a_killed_training(path)
     trainer.save_checkpoint(str(path))
     assert path.read_text() == "of the training before"
+
+
+def half_of_a_killed_training(path):
+    partial = path.parent / ".partial-0123abcd" / path.name
+    partial.parent.mkdir(parents=True)
+    partial.write_text("half")
+    return partial.parent
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_killed_trainings_have_half_written_is_removed_by_the_next(make_trainer, monkeypatch, locks):
+    """Where the file system has no locks it may be another training's that is writing now."""
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if not locks:
+        monkeypatch.setattr("fcntl.flock", flock)
+    trainer = make_trainer("nnUNetTrainerNoSkip")
+    partial = half_of_a_killed_training(Path(trainer.output_folder) / "checkpoint_latest.pth")
+    trainer.on_train_start()
+    trainer._unlock()
+    assert partial.exists() is not locks
 
 
 def test_a_fold_is_trained_once_at_a_time(tmp_path):

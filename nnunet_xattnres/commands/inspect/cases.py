@@ -14,6 +14,8 @@ from nnunet_xattnres.commands.inspect.pictures import draw_overlay
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, Watcher, mask_of, preprocess, watched
 from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, routing_rows
 from nnunet_xattnres.commands.inspect.truth import dice_of, read_reference
+from nnunet_xattnres.common.errors import UserError, words_of
+from nnunet_xattnres.common.files import replacing_folder
 from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.images import shown_channels, window_of
 from nnunet_xattnres.nnunet.results import label_names
@@ -21,7 +23,7 @@ from nnunet_xattnres.pages.slices import colors_of, fullest
 from nnunet_xattnres.pages.viewer import Case, case_html
 from nnunet_xattnres.reads.history import source_names
 
-_OPEN = 8  # cases that are not folded when the page opens
+_SHOWN, _OPEN = 50, 8  # cases that are on the page at most, and of those the ones that are not folded when it opens
 Maps = dict[str, tuple[Sequence[str], NDArray[np.float32]]]
 
 
@@ -32,7 +34,7 @@ class Seen:
     Attributes:
         routing: the rows of routing.csv.
         dice: the rows of dice.csv; none without true masks.
-        cases: the HTML of each.
+        cases: the HTML of each that the page shows.
         colors: of the labels in it, by their names.
     """
 
@@ -55,35 +57,61 @@ def predict_each(
     Args:
         references: the true mask of each case, or none.
         on_case: called after every case.
+
+    Raises:
+        UserError: naming the case that failed, and why.
     """
     names, sources = label_names(predictor.dataset_json["labels"]), source_names(predictor.network)
     routing, seen = RoutingWatcher(predictor.label_manager), Seen()
     classes = Classes.of(predictor.dataset_json["labels"])
     colors = colors_of(list(classes.names), classes.ignored)
     seen.colors = {classes.names[value]: color for value, color in colors.items()}
-    for number, (case, files) in enumerate(cases.items()):
+    shown = min(len(cases), _SHOWN)
+
+    def look_at(number: int, case: str, files: list[str]) -> None:
         mask, maps, picture, properties = _predict(predictor, case, files, reads, routing, out)
         truth = read_reference(predictor, references[case]) if references else None
         dice = {} if truth is None else dice_of(predictor, mask, truth, references[case])
         seen.dice += [
             {"case": case, "label": key, "name": names.get(key, key), "dice": value} for key, value in dice.items()
         ]
-        named = {names.get(key, key): value for key, value in dice.items()}
-        window = window_of(predictor.plans_manager.plans, predictor.configuration_manager.configuration)
-        spacing = properties["spacing"]
-        masks = {"prediction": classes.merged(mask)} | ({} if truth is None else {"truth": classes.merged(truth)})
-        shown_image = shown_channels(predictor.plans_manager.image_reader_writer_class, picture)
-        first = fullest(list(masks.values()), classes.ignored)
-        view = Case(case, shown_image, spacing, window, masks, first, named, maps)
-        seen.cases.append(case_html(view, number, len(cases), colors, opened=number < _OPEN))
+        if number < shown:
+            masks = {"prediction": mask} | ({} if truth is None else {"truth": truth})
+            named = {names.get(key, key): value for key, value in dice.items()}
+            view = _view(predictor, case, picture, properties, masks, named, maps)
+            seen.cases.append(case_html(view, number, shown, colors, opened=number < _OPEN))
         if number == 0:  # one is enough as a file: it takes longer than a small image's maps
             for read, (_, weights) in maps.items():
                 title = f"{case}: what {read} reads (mean weight over the slice)"
                 overlay = out / "maps" / f"{case}_{read}_overlay.png"
-                draw_overlay(picture, mask, weights, sources[read], spacing, overlay, title)
+                draw_overlay(picture, mask, weights, sources[read], properties["spacing"], overlay, title)
+
+    for number, (case, files) in enumerate(cases.items()):
+        try:
+            look_at(number, case, files)
+        except Exception as error:  # the reader of a damaged file, say, may not name it
+            raise UserError(f"{case}: {words_of(error)}") from error
         on_case()
     seen.routing = routing_rows(routing, sources, names)
     return seen
+
+
+def _view(
+    predictor: WatchedPredictor,
+    case: str,
+    picture: NDArray[Any],
+    properties: dict[str, Any],
+    masks: dict[str, NDArray[Any]],
+    dice: dict[str, float],
+    maps: Maps,
+) -> Case:
+    """What the page shows of a case."""
+    classes = Classes.of(predictor.dataset_json["labels"])
+    merged = {name: classes.merged(mask) for name, mask in masks.items()}
+    window = window_of(predictor.plans_manager.plans, predictor.configuration_manager.configuration)
+    image = shown_channels(predictor.plans_manager.image_reader_writer_class, picture)
+    first = fullest(list(merged.values()), classes.ignored)
+    return Case(case, image, properties["spacing"], window, merged, first, dice, maps)
 
 
 def _predict(
@@ -100,16 +128,18 @@ def _predict(
     with watched(predictor, _All([routing, *watchers.values()])):
         logits = predictor.predict_logits_from_preprocessed_data(image)
     mask = mask_of(predictor, logits, properties)
+    del logits  # before the maps, which are as large
     writer = predictor.plans_manager.image_reader_writer_class()
     ending = predictor.dataset_json["file_ending"]
-    writer.write_seg(mask, str(out / "predictions" / f"{case}{ending}"), properties)
+    with replacing_folder(out / "predictions", ()) as partial:  # whole, or not among what is kept if the case fails
+        writer.write_seg(mask, str(partial / f"{case}{ending}"), properties)
     sources = source_names(predictor.network)
     maps: Maps = {}
-    for read, watcher in watchers.items():
-        weights = in_the_image(predictor, watcher.maps(), image, properties)
+    for read in list(watchers):
+        weights = in_the_image(predictor, watchers.pop(read).maps(), image, properties)
         maps[read] = sources[read], weights
-        (out / "maps").mkdir(exist_ok=True)
-        write_maps(weights, sources[read], properties, out / "maps" / f"{case}_{read}")
+        with replacing_folder(out / "maps", ()) as partial:
+            write_maps(weights, sources[read], properties, partial / f"{case}_{read}")
     return mask, maps, writer.read_images(files)[0], properties
 
 

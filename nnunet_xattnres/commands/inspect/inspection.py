@@ -25,7 +25,7 @@ from nnunet_xattnres.commands.inspect.sections import (
 )
 from nnunet_xattnres.commands.inspect.truth import dice_means, references_of
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json, refuse_existing, replacing_folder, write_json
+from nnunet_xattnres.common.files import content_of, read_json, refuse_existing, replacing_folder, write_json
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.pages.page import write_page
 from nnunet_xattnres.reads.history import source_names
@@ -84,7 +84,9 @@ def inspect_model(
         The rows of routing.csv.
 
     Raises:
-        UserError: for input that cannot be inspected, and when ``out`` holds something that is not to be replaced.
+        UserError: for input that cannot be inspected, when ``out`` holds something that is not to be replaced, and in
+            the place of any error after the first prediction, and of Ctrl-C: it names the folder in ``out`` in which
+            the finished predictions are.
     """
     what = replace(what, model_folder=what.model_folder.resolve())  # "." has no name
     refuse_existing(out, force)
@@ -102,12 +104,11 @@ def inspect_model(
     if unknown:
         raise UserError(f"--maps {unknown[0]}: the network has no such read; it has {', '.join(sources)}")
 
-    with replacing_folder(out, former) as partial:
-        (partial / "predictions").mkdir()
+    with replacing_folder(out, former, overwrite=force, keep=True) as partial:
+        seen = predict_each(predictor, cases, references, what.maps, partial, progress("predicting", len(cases)))
         # as nnUNetv2_predict does, for what evaluates them
         write_json(predictor.dataset_json, partial / "predictions" / "dataset.json")
         write_json(predictor.plans_manager.plans, partial / "predictions" / "plans.json")
-        seen = predict_each(predictor, cases, references, what.maps, partial, progress("predicting", len(cases)))
         write_rows(seen.routing, partial / "routing.csv")
         if seen.dice:
             write_rows(seen.dice, partial / "dice.csv")
@@ -133,7 +134,7 @@ def _parts(
         summary_section(identity, what.command, files, list(cases), device, means),
         network_section(predictor.network, seen.routing),
         routing_section(seen.routing, out, what.each_label),
-        cases_section(seen.cases, seen.colors, means, seen.dice),
+        cases_section(seen.cases, len(cases), seen.colors, means, seen.dice),
         *([knockout_section(knocked, out)] if knocked else []),
         files_section(identity),
     ]
@@ -161,7 +162,7 @@ def _inspection_in(out: Path) -> list[str]:
     Raises:
         UserError: when something else is there.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and not content_of(out)):
         return []
     try:
         labels = {(row["region"], row["name"]) for row in read_json(out / "routing.json") if row["region"] != ALL}

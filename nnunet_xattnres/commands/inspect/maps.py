@@ -40,14 +40,15 @@ class MapsWatcher:
         self._count[place] += importance.cpu()
 
     def end(self) -> None:
-        maps = self._total / self._count
-        self._done = maps if self._done is None else self._done + maps
+        self._total /= self._count  # in place, here and below: it is as large as the image times the sources
         self._folds += 1
+        self._done = self._total if self._done is None else self._done.lerp_(self._total, 1 / self._folds)
+        self._total = torch.empty(0)
 
     def maps(self) -> Tensor:
         """The weights, (N, *size of the padded image), the mean over the folds."""
         assert self._done is not None, "no prediction has been watched"
-        return self._done / self._folds
+        return self._done
 
 
 def in_the_image(predictor: WatchedPredictor, maps: Tensor, image: Tensor, properties: dict[str, Any]) -> Array:
@@ -61,11 +62,12 @@ def in_the_image(predictor: WatchedPredictor, maps: Tensor, image: Tensor, prope
     shape = properties["shape_after_cropping_and_before_resampling"]
     spacing = [properties["spacing"][i] for i in plans.transpose_forward]
     before = configuration.spacing if len(configuration.spacing) == len(shape) else [spacing[0], *configuration.spacing]
-    found = np.asarray(configuration.resampling_fn_probabilities(maps, shape, before, spacing), dtype=np.float32)
-    found = found.clip(min=0)
-    found /= found.sum(axis=0)
-    full = np.full((len(found), *properties["shape_before_cropping"]), 1 / len(found), dtype=np.float32)
-    full[_all_channels(bounding_box_to_slice(properties["bbox_used_for_cropping"]))] = found
+    full = np.full((len(maps), *properties["shape_before_cropping"]), 1 / len(maps), dtype=np.float32)
+    cropped = full[_all_channels(bounding_box_to_slice(properties["bbox_used_for_cropping"]))]
+    for k in range(len(maps)):  # source by source: all of them at once would be a further copy
+        resampled = configuration.resampling_fn_probabilities(maps[k : k + 1], shape, before, spacing)
+        np.clip(np.asarray(resampled[0]), 0, None, out=cropped[k])
+    cropped /= cropped.sum(axis=0)
     return full.transpose([0, *(i + 1 for i in plans.transpose_backward)])
 
 

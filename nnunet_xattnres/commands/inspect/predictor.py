@@ -139,7 +139,8 @@ def cases_of(predictor: WatchedPredictor, images: Path) -> dict[str, list[str]]:
     """The files of every case: of a folder as nnU-Net wants it, or of a single case, by one of its files.
 
     Raises:
-        UserError: when there is no image.
+        UserError: when there is no image, a file is a link to nothing, or a case has another number of channels than
+            the model takes.
     """
     ending = predictor.dataset_json["file_ending"]
     if not images.exists():
@@ -150,7 +151,25 @@ def cases_of(predictor: WatchedPredictor, images: Path) -> dict[str, list[str]]:
         cases = {case: files for case, files in cases.items() if str(images) in files}
     if not cases:
         raise UserError(f"{images} holds no image CASE_0000{ending}, as the model was trained on")
+    gone = next((file for files in cases.values() for file in files if not Path(file).is_file()), None)
+    if gone is not None:
+        raise UserError(f"{gone} is a link to a file that does not exist")
+    reader = predictor.plans_manager.image_reader_writer_class()
+    for files in cases.values():
+        if len(files) != _channels_of(predictor):  # one file may have several
+            _refuse_other_channels(predictor, files, len(reader.read_images(files)[0]))
     return cases
+
+
+def _channels_of(predictor: WatchedPredictor) -> int:
+    return determine_num_input_channels(
+        predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    )
+
+
+def _refuse_other_channels(predictor: WatchedPredictor, files: Sequence[str], found: int) -> None:
+    if found != (expected := _channels_of(predictor)):
+        raise UserError(f"{', '.join(files)}: {found} channel(s), but the model takes {expected}")
 
 
 def preprocess(predictor: WatchedPredictor, files: Sequence[str]) -> tuple[Tensor, dict[str, Any]]:
@@ -162,9 +181,7 @@ def preprocess(predictor: WatchedPredictor, files: Sequence[str]) -> tuple[Tenso
     plans, configuration, dataset = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     preprocessor = configuration.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case(list(files), None, plans, configuration, dataset)
-    expected = determine_num_input_channels(plans, configuration, dataset)
-    if len(data) != expected:
-        raise UserError(f"{', '.join(files)}: {len(data)} channel(s), but the model takes {expected}")
+    _refuse_other_channels(predictor, files, len(data))
     return torch.from_numpy(data), properties
 
 

@@ -90,12 +90,15 @@ def routing_section(rows: Rows, out: Path, each_label: bool) -> str:
     return "".join(parts)
 
 
-def cases_section(cases: Sequence[str], colors: Mapping[str, str], means: Rows, dice: Rows) -> str:
-    """Every image, and against the truth the Dice."""
+def cases_section(cases: Sequence[str], n_cases: int, colors: Mapping[str, str], means: Rows, dice: Rows) -> str:
+    """The images, all or the first of many, and against the truth the Dice of all."""
+    which = "Every image" if len(cases) == n_cases else f"The first {len(cases)} of {n_cases} images"
     text = (
-        "Every image and the mask that was predicted, slice by slice, smaller than in the files. At first you see the "
+        f"{which} and the mask that was predicted, slice by slice, smaller than in the files. At first you see the "
         "slice with the most foreground."
     )
+    if len(cases) < n_cases:
+        text += " The folder predictions has the masks of all images, and the tables and numbers are of all."
     parts = [heading("The images", text), legend(colors), *cases]
     if means:
         text = "The mean over the cases in which the prediction or the truth has the label."

@@ -309,7 +309,7 @@ def test_a_full_disk_leaves_the_overlay_of_an_earlier_demo(finished, tmp_path, d
     dice = results.read_dice(predictions / "summary.json", results.structures_of(raw))
     with disk_full_at(1000), pytest.raises(OSError, match="File too large"):
         results.draw_overlay(raw, predictions, dice, overlay)
-    assert overlay.read_bytes() == b"old" and not list(tmp_path.glob("*.partial"))
+    assert overlay.read_bytes() == b"old" and not list(tmp_path.glob(".partial-*"))
 
 
 @pytest.mark.filterwarnings("error")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from helpers.models import LABELS, REGIONS, SOURCES, make_image, make_mask, make_model
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
@@ -45,9 +46,11 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def stock_predictor(model, folds=(0,)):
+def stock_predictor(model, folds=(0,), mirroring=False):
     """nnU-Net's own, and nothing of ours but the network."""
-    predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False, perform_everything_on_device=False)
+    predictor = nnUNetPredictor(
+        use_mirroring=mirroring, device=CPU, allow_tqdm=False, perform_everything_on_device=False
+    )
     predictor.initialize_from_trained_model_folder(str(model), folds, "checkpoint_final.pth")
     return predictor
 
@@ -141,6 +144,22 @@ def test_the_masks_are_nnunets_and_twice_the_same_and_the_model_is_unchanged(tmp
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 
+def test_with_mirroring_the_masks_are_nnunets_and_the_weights_those_of_the_unmirrored_pass(tmp_path, images):
+    model = make_model(tmp_path)
+    inspected(tmp_path / "mirrored", model, "-i", images, "--mirroring")
+    inspected(tmp_path / "plain", model, "-i", images)
+    predict(stock_predictor(model, mirroring=True), images, tmp_path / "nnunet")
+    assert_same_files(tmp_path / "mirrored" / "predictions", tmp_path / "nnunet")
+    with pytest.raises(AssertionError):  # or nothing was mirrored
+        assert_same_files(tmp_path / "mirrored" / "predictions", tmp_path / "plain" / "predictions")
+    found, expected = (
+        {(row["read"], row["source"]): float(row["mean_weight"]) for row in table(tmp_path / out / "routing.csv")
+         if row["region"] == "all"}
+        for out in ("mirrored", "plain")
+    )  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-6) and len(found) == sum(map(len, SOURCES.values()))
+
+
 def test_folds_are_averaged(tmp_path, images):
     model = make_model(tmp_path, folds=(0, 1))
     weights = {}
@@ -189,6 +208,39 @@ def test_a_map_against_the_weights_of_the_one_patch_that_there_is(tmp_path):
     for k, source in enumerate(SOURCES["d2"]):
         found = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / f"out/maps/case_0_d2_{source}.nii.gz")))
         np.testing.assert_allclose(found.transpose(1, 0, 2), weights["d2"][0, k].numpy(), atol=1e-4)
+
+
+def test_a_map_against_the_weights_of_two_padded_patches_and_two_folds(tmp_path):
+    """Where nothing is resampled: put together by hand, from whole arrays."""
+    path = tmp_path / "images" / "case_0_0000.nii.gz"
+    image = make_image(path, shape=(16, 6, 24), empty_border=0)
+    image.SetSpacing([0.9, 2.0, 0.8])
+    SimpleITK.WriteImage(image, str(path))
+    model = make_model(tmp_path, folds=(0, 1))
+    inspected(tmp_path / "out", model, "-i", path, "--maps", "d2")
+    voxels = SimpleITK.GetArrayFromImage(image).transpose(1, 0, 2)  # the plans' transposition
+    normalised = torch.from_numpy((voxels - voxels.mean()) / voxels.std())[None]
+    x, inside = pad_nd_image(normalised, (8, 16, 16), "constant", {"value": 0}, True, None)
+    assert x.shape == (1, 8, 16, 24)
+    gaussian = compute_gaussian((8, 16, 16), sigma_scale=1 / 8, value_scaling_factor=10, device=CPU).double()
+    folds = []
+    for fold in (0, 1):
+        predictor = stock_predictor(model, (fold,))
+        total, count = torch.zeros(len(SOURCES["d2"]), *x.shape[1:]).double(), torch.zeros(x.shape[1:]).double()
+        places = predictor._internal_get_sliding_window_slicers(x.shape[1:])
+        assert len(places) == 2
+        for place in places:
+            weights = {}
+            with torch.inference_mode(), recorded(predictor.network, weights.__setitem__):
+                predictor.network.eval()(x[place][None])
+            total[place] += weights["d2"][0] * gaussian
+            count[place[1:]] += gaussian
+        folds.append(total / count)
+    assert (folds[0] - folds[1]).abs().max() > 0.01
+    expected = (sum(folds) / 2)[(slice(None), *inside[1:])]
+    for k, source in enumerate(SOURCES["d2"]):
+        found = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / f"out/maps/case_0_d2_{source}.nii.gz")))
+        np.testing.assert_allclose(found.transpose(1, 0, 2), expected[k].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -476,6 +528,26 @@ def test_two_channels_in_two_files(tmp_path, images):
     assert not (tmp_path / "second").exists()
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "case_1_0000.nii.gz: 1 channel(s), but the model takes 2"),
+        (lambda file: (file.unlink(), file.symlink_to("gone.nii.gz")), "case_1_0001.nii.gz is a link to a file that"),
+    ],
+)
+def test_what_the_names_of_the_files_show_is_said_before_the_first_prediction(
+    tmp_path, images, monkeypatch, damage, message
+):
+    model = make_model(tmp_path, channels=2)
+    for i in range(2):
+        make_image(images / f"case_{i}_0001.nii.gz", seed=5 + i, shape=(14, 11, 22 + 4 * i))
+    damage(images / "case_1_0001.nii.gz")
+    monkeypatch.setattr("nnunet_xattnres.commands.inspect.inspection.predict_each", pytest.fail)
+    done = invoke(model, "-i", images, "-o", tmp_path / "out")
+    assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def model(tmp_path):
     return make_model(tmp_path)
@@ -537,14 +609,59 @@ def other_shape(root):
     return root / "wrong"
 
 
-def test_a_failure_leaves_nothing(tmp_path, images, model, monkeypatch):
+def test_a_failure_before_anything_is_finished_leaves_nothing(tmp_path, images, model):
+    (images / "case_0_0000.nii.gz").write_bytes(b"no image")
+    done = invoke(model, "-i", images, "-o", tmp_path / "out")
+    assert done.exit_code == 1 and "error: case_0: " in done.output and "kept" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def kept_in(done, out):
+    (kept,) = re.findall(r"What was finished is kept in (.*)", done.output)
+    (folder,) = out.iterdir()
+    assert str(folder) == kept
+    return folder
+
+
+def test_a_damaged_image_costs_no_other_prediction(tmp_path, images, model):
+    image, out = images / "case_1_0000.nii.gz", tmp_path / "out"
+    whole = image.read_bytes()
+    image.write_bytes(b"no image")
+    done = invoke(model, "-i", images, "-o", out, "--maps", "d1")
+    assert done.exit_code == 1 and "error: case_1: " in done.output and "Traceback" not in done.output, done.output
+    kept = kept_in(done, out)
+    image.write_bytes(whole)
+    inspected(out, model, "-i", images, "--maps", "d1")
+    names = [path.relative_to(kept) for path in kept.rglob("*.nii.gz")]
+    assert len(names) == 1 + len(SOURCES["d1"]), "of the first case; the next run leaves them"
+    assert all((kept / name).read_bytes() == (out / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), ValueError("a bug"), KeyboardInterrupt()])
+def test_a_failure_at_the_end_costs_no_prediction(tmp_path, images, model, monkeypatch, error):
     def fail(*_):
-        raise OSError("No space left on device")
+        raise error
 
     monkeypatch.setattr("nnunet_xattnres.commands.inspect.inspection.write_page", fail)
     done = invoke(model, "-i", images, "-o", tmp_path / "out")
-    assert done.exit_code == 1 and "No space left" in done.output
-    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+    said = {OSError: "No space left on device", ValueError: "ValueError: a bug", KeyboardInterrupt: "stopped"}
+    assert done.exit_code == 1 and f"error: {said[type(error)]}" in done.output
+    kept = kept_in(done, tmp_path / "out")
+    predictor = stock_predictor(model)
+    predict(predictor, images, tmp_path / "nnunet")
+    assert_same_files(kept / "predictions", tmp_path / "nnunet")
+    assert (kept / "routing.csv").is_file()
+
+
+def test_the_page_of_many_images_shows_the_first(tmp_path, images, model, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.commands.inspect.cases._SHOWN", 1)
+    for i in range(2):
+        make_mask(tmp_path / "labels" / f"case_{i}.nii.gz", SimpleITK.ReadImage(str(images / f"case_{i}_0000.nii.gz")))
+    inspected(tmp_path / "out", model, "-i", images, "-gt", tmp_path / "labels")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('<details class="case"') == 1 and "The first 1 of 2 images" in page
+    assert {row["case"] for row in table(tmp_path / "out" / "dice.csv")} == {"case_0", "case_1"}
+    assert len(list((tmp_path / "out" / "predictions").glob("*.nii.gz"))) == 2
 
 
 def test_force_replaces_an_inspection_and_nothing_else(tmp_path, images, model):
