@@ -10,6 +10,8 @@ import pytest
 # they would do little else. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each further process of nnU-Net's, and of ours that are as many, first imports torch. Read when nnunetv2 loads.
+os.environ.setdefault("nnUNet_def_n_proc", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # tests/helpers
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/, which is no part of the package
 

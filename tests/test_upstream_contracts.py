@@ -64,6 +64,21 @@ def test_trainers_have_the_methods_that_we_extend():
         assert parameters(getattr(nnUNetTrainer, name)) == expected, f"nnU-Net changed nnUNetTrainer.{name}"
 
 
+def test_a_case_is_evaluated_with_these_parameters():
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+
+    expected = ["reference_file", "prediction_file", "image_reader_writer", "labels_or_regions", "ignore_label"]
+    assert parameters(compute_metrics) == expected, (
+        "nnU-Net changed the parameters of compute_metrics: commands.compare evaluates folders of predictions with it"
+    )
+
+
+def test_the_number_of_processes_is_called_so():
+    from nnunetv2 import configuration
+
+    assert configuration.default_num_processes >= 1, "nnunet.pool has as many processes as nnU-Net"
+
+
 def test_a_checkpoint_has_these_keys():
     source = inspect.getsource(nnUNetTrainer.save_checkpoint)
     keys = ("network_weights", "optimizer_state", "init_args", "trainer_name", "inference_allowed_mirroring_axes")

@@ -2,24 +2,23 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
+from nnunet_xattnres.cli.progress import shown_progress
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import refuse_existing
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.compare import Comparison
 
-_Work = TypeVar("_Work")
 _ONE_OF_THEM = "name one of them: --cases, or --predictions, or a data set (-d) and trainers (-tr)"
 
 
@@ -97,7 +96,8 @@ def compare(
                 raise UserError("--labels is for --predictions; with -d the true masks are the data set's own")
             comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or ())
         if wanted is not None:
-            comparison = with_measures(comparison, wanted, labels if predictions else None, _progress)
+            with shown_progress(Console(stderr=True)) as begin:
+                comparison = with_measures(comparison, wanted, labels if predictions else None, begin)
         rows = write_comparison(comparison, out, title)
         written = write_page(comparison, rows, out, title)
 
@@ -110,17 +110,14 @@ def compare(
     console.print(f"wrote {', '.join(written)} in {escape(str(out))}", soft_wrap=True)
 
 
-def _progress(work: Sequence[_Work]) -> Iterable[_Work]:
-    return track(work, "Measuring", console=Console(stderr=True), transient=True)
-
-
 def _of_predictions(predictions: list[str], labels: Path | None, allow: Collection[str]) -> "tuple[Comparison, str]":
     from nnunet_xattnres.commands.compare import compare_predictions
 
     if labels is None:
         raise UserError("--predictions needs --labels, the folder with the true masks")
     folders = folders_by_name(predictions)
-    return compare_predictions(folders, labels, allow), f"Predictions against {labels.name}"
+    with shown_progress(Console(stderr=True)) as begin:
+        return compare_predictions(folders, labels, allow, begin), f"Predictions against {labels.name}"
 
 
 def _of_trainings(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.failures import first_line, is_poisoned
 from nnunet_xattnres.common.measure import Contestant, Step, allocated_memory, resident_memory, seconds_of
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.history import reads_of
@@ -29,7 +31,7 @@ if CUSTOM_OPS:
 PLAIN = "nnUNetTrainer"
 # each network once: a trainer that inherits its network only trains it otherwise
 CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES if "build_network_architecture" in vars(family)))
-_TOO_LITTLE = BrokenProcessPool, torch.cuda.OutOfMemoryError
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def profile(
     rounds: int,
     on_step: Callable[[str], None],
     trainers: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Measure the plain network and each of ours, one at a time.
 
     A step is forward, backward and nnU-Net's optimizer, on noise and with the mean of squares as the loss; on CUDA with
@@ -98,50 +100,64 @@ def profile(
         One row for each: ``parameters``, ``multiply_adds`` (of one sample, forward; without resizing), ``seconds`` and
         ``memory`` (bytes, the peak of a training step), their ``..._ratio`` to the plain network's, and ``why``. Time
         and memory are None where they cannot be known, everything where the configuration has no such network; ``why``
-        says so if it is not for the device.
+        says so if it is not for the device. What fails for one network is measured for the others.
     """
     unknown = [trainer for trainer in trainers if trainer not in (PLAIN, *TRAINERS)]
     if unknown:
         raise UserError(
             f"{unknown[0]} is none of our trainers; there are {', '.join(CONTENDERS[1:])} and their variants"
         )
-    rows: list[dict[str, Any]] = []
-    for trainer in dict.fromkeys((PLAIN, *(trainers or CONTENDERS))):
-        on_step(f"{trainer}: counting")
-        row: dict[str, Any] = {"trainer": trainer, "parameters": None, "multiply_adds": None, "memory": None, "why": ""}
-        rows.append(row)
-        try:
-            row["parameters"], row["multiply_adds"] = count(setting, trainer)
-        except UserError as error:  # such as a network for 2D images
-            row["why"] = str(error)
-    for row in rows:
-        if row["why"]:
-            continue
-        try:
-            if CUSTOM_OPS and device.type == "cuda":
-                _choose_paths(setting, row["trainer"], device, on_step)
-            on_step(f"{row['trainer']}: memory")
-            row["memory"] = _memory(setting, row["trainer"], device)
-        except _TOO_LITTLE as error:
-            row["memory"], row["why"] = None, _why(error)
-        except UserError as error:  # no path is right on this GPU
-            row["why"] = str(error)
-    measured = [row["trainer"] for row in rows if not row["why"]]
-    seconds: dict[str, list[float]] = {trainer: [] for trainer in measured}
+    names = dict.fromkeys((PLAIN, *(trainers or CONTENDERS)))
+    unmeasured: Row = {"parameters": None, "multiply_adds": None, "memory": None, "why": ""}
+    rows = [{"trainer": trainer, **unmeasured} for trainer in names]
+    seconds: dict[str, list[float]] = {trainer: [] for trainer in names}
     # in turns, for a CPU's clock wanders; on CUDA a network is compiled once, which takes longer than its steps
     turns, steps = (1, rounds) if device.type == "cuda" and rounds else (rounds, 1)
-    for turn in range(turns):
-        for trainer in measured:
-            on_step(f"{trainer}: time, {turn + 1} of {turns}")
-            seconds[trainer] += _seconds(setting, trainer, device, steps)
+
+    def counts(trainer: str) -> Row:
+        on_step(f"{trainer}: counting")
+        return dict(zip(("parameters", "multiply_adds"), count(setting, trainer), strict=True))
+
+    def memory(trainer: str) -> Row:
+        if CUSTOM_OPS and device.type == "cuda":
+            _choose_paths(setting, trainer, device, on_step)
+        on_step(f"{trainer}: memory")
+        return {"memory": _memory(setting, trainer, device)}
+
+    def times(turn: int, trainer: str) -> Row:
+        on_step(f"{trainer}: time, {turn + 1} of {turns}")
+        seconds[trainer] += _seconds(setting, trainer, device, steps)
+        return {}
+
+    stages: list[Callable[[str], Row]] = [counts, memory, *(partial(times, turn) for turn in range(turns))]
+    _measure(rows, stages)
     for row in rows:
-        times = seconds.get(row["trainer"], [])
-        row["seconds"] = median(times) if times and len(times) == rounds else None
+        of_steps = seconds[row["trainer"]]
+        row["seconds"] = median(of_steps) if of_steps and len(of_steps) == rounds else None
     for row in rows:
         for name in ("parameters", "multiply_adds", "seconds", "memory"):
             both = row[name], rows[0][name]
             row[f"{name}_ratio"] = both[0] / both[1] if all(both) else None
     return rows
+
+
+def _measure(rows: Sequence[Row], stages: Sequence[Callable[[str], Row]]) -> None:
+    """Add what each stage measures of each row's trainer; of one that fails nothing more, but why it does."""
+    lost = ""
+    for stage in stages:
+        for row in rows:
+            if row["why"]:
+                continue
+            if lost:
+                row["why"] = f"not measured any more: {lost} has spoilt CUDA for this process; name the others with -tr"
+                continue
+            try:
+                row |= stage(row["trainer"])
+            except UserError as error:  # such as a network for 2D images, or no path that is right on this GPU
+                row["why"] = str(error)
+            except Exception as error:  # compilers, cuDNN and allocators each have their own
+                row["why"] = _why(error)
+                lost = row["trainer"] if is_poisoned({"status": "failed", "why": row["why"]}) else ""
 
 
 def _choose_paths(setting: Setting, trainer: str, device: torch.device, on_step: Callable[[str], None]) -> None:
@@ -152,10 +168,12 @@ def _choose_paths(setting: Setting, trainer: str, device: torch.device, on_step:
         choose_paths(shapes, device, lambda _: None)
 
 
-def _why(error: BaseException) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, BrokenProcessPool):
         return "its measuring process was killed: most likely the main memory does not suffice"
-    return "the GPU's memory does not suffice"
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "the GPU's memory does not suffice"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def count(setting: Setting, trainer: str) -> tuple[int, int]:
@@ -202,14 +220,12 @@ def _contestant(setting: Setting, trainer: str, device: torch.device) -> Contest
 
 
 def _seconds(setting: Setting, trainer: str, device: torch.device, steps: int) -> list[float]:
-    """Of some steps of one network, which alone is in memory; empty when that does not suffice."""
+    """Of some steps of one network, which alone is in memory."""
     torch.compiler.reset()  # networks share their forward, and dynamo leaves the ninth one that it sees uncompiled
     try:
         contestant = _contestant(setting, trainer, device)
         contestant.train()  # the first one compiles, and touches its memory
         return [seconds_of(contestant.train) for _ in range(steps)]
-    except torch.cuda.OutOfMemoryError:
-        return []
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()

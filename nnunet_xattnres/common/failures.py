@@ -13,9 +13,9 @@ def attempt(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[st
     try:
         return function(*arguments)
     except torch.cuda.OutOfMemoryError as error:
-        return {"status": "out of memory", "why": _first_line(error)}
+        return {"status": "out of memory", "why": first_line(error)}
     except Exception as error:
-        return {"status": "failed", "why": f"{type(error).__name__}: {_first_line(error)}"}
+        return {"status": "failed", "why": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def is_poisoned(result: dict[str, Any]) -> bool:
@@ -23,5 +23,6 @@ def is_poisoned(result: dict[str, Any]) -> bool:
     return result["status"] == "failed" and any(sign in result["why"] for sign in ("CUDA error", "AcceleratorError"))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of its text, and not too long for a table."""
     return next(iter(str(error).strip().splitlines()), "")[:_LONGEST]

@@ -25,6 +25,7 @@ class Masks(NamedTuple):
     """The two masks of a case, of one shape; those of a single slice have two axes.
 
     Attributes:
+        prediction, reference: integers; what is none in the file, and so no label, is -1.
         spacing: the size of a voxel along each axis.
     """
 
@@ -108,7 +109,7 @@ class Reader:
         Raises:
             UserError: when one cannot be read, the two are not of the same shape, or no spacing is known.
         """
-        (prediction, of_prediction), (reference, of_reference) = (read_mask(self._reader, file) for file in files)
+        (prediction, of_prediction), (reference, of_reference) = map(self._read, files)
         if prediction.shape != reference.shape:
             raise UserError(
                 f"the masks of a case must have the same shape: {files.prediction} has {prediction.shape}, "
@@ -124,15 +125,23 @@ class Reader:
             return Masks(prediction[0], reference[0], spacing[1:])
         return Masks(prediction, reference, spacing)
 
+    def _read(self, file: Path) -> tuple[NDArray[np.signedinteger[Any]], tuple[float, ...] | None]:
+        """As ``read_mask``; nnU-Net's readers give float32, which takes the memory of two masks."""
+        mask, spacing = read_mask(self._reader, file)
+        with np.errstate(invalid="ignore"):
+            integers = mask.astype(np.int16 if np.nanmax(mask, initial=0) < 2**15 else np.int32)
+        integers[integers != mask] = -1
+        return integers, spacing
 
-def mask_of(segmentation: NDArray[Any], key: str) -> NDArray[np.bool_]:
-    """Where a label or a region is.
+
+def labels_of(key: str) -> tuple[int, ...]:
+    """The label, or those of a region.
 
     Args:
         key: as in a summary.json: ``"1"``, or ``"(1, 2)"`` for a region.
     """
     value = ast.literal_eval(key)
-    return np.isin(segmentation, value) if isinstance(value, tuple) else segmentation == value
+    return value if isinstance(value, tuple) else (value,)
 
 
 def files_of_validation(fold: Path) -> dict[str, Files]:

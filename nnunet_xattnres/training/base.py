@@ -1,5 +1,6 @@
 """What every trainer of ours does beside training: whole checkpoints, one training a fold, what it costs."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,8 @@ if CUSTOM_OPS:
 
 
 _CHOSEN = "read_paths"  # among a checkpoint's init_args
+_WRITTEN_AGAIN = ("checkpoint_latest.pth", "checkpoint_best.pth")  # missing one of them is no reason to end a training
+_WAITS = (1, 2, 4)  # seconds
 
 
 class GuardedTrainer(nnUNetTrainer):
@@ -124,9 +127,18 @@ class GuardedTrainer(nnUNetTrainer):
             self.training_lock.release()
 
     def save_checkpoint(self, filename: str) -> None:
-        if self.local_rank == 0:  # nnU-Net calls it in every process; the others must not touch the file of this one
-            with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
-                super().save_checkpoint(str(partial))
+        if self.local_rank != 0:  # nnU-Net calls it in every process; the others must not touch the file of this one
+            return
+        try:
+            _patiently(lambda: self._write_checkpoint(filename))
+        except PermissionError as error:
+            if Path(filename).name not in _WRITTEN_AGAIN:
+                raise
+            self.print_to_log_file(f"{filename} could not be replaced and is still the one before: {error}")
+
+    def _write_checkpoint(self, filename: str) -> None:
+        with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
+            super().save_checkpoint(str(partial))
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not self.was_initialized:
@@ -152,6 +164,16 @@ class GuardedTrainer(nnUNetTrainer):
 def n_parameters(module: nn.Module) -> int:
     """How many numbers a module learns."""
     return sum(p.numel() for p in module.parameters())
+
+
+def _patiently(write: Callable[[], None]) -> None:
+    """Windows replaces no file while another program reads it: nnUNetv2_predict does for seconds, or a backup."""
+    for wait in _WAITS:
+        try:
+            return write()
+        except PermissionError:
+            time.sleep(wait)
+    write()
 
 
 def _config_of(trainer: str) -> Any:

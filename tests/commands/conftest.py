@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 from helpers.plans import make_plans
@@ -44,3 +45,31 @@ class PathOf(str):
 
     def is_set(self):
         return True
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """How many processes each pool has that is begun; it works here, on what its processes would be sent."""
+    begun = []
+
+    class Pool:
+        def __init__(self, n, mp_context):
+            begun.append(n)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, function, items):
+            return (sent(sent(function)(sent(item))) for item in items)
+
+    monkeypatch.setattr("nnunet_xattnres.nnunet.pool.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("nnunet_xattnres.nnunet.pool._ALONE", -1.0)
+    monkeypatch.setattr("nnunetv2.configuration.default_num_processes", 3)
+    return begun
+
+
+def sent(what):
+    return pickle.loads(pickle.dumps(what))

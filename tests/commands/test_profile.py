@@ -170,6 +170,77 @@ def test_the_paths_of_the_reads_are_those_that_a_training_chooses(monkeypatch):
     assert asked == []
 
 
+def on_a_gpu(monkeypatch, memory, trainers, rounds=0):
+    """The rows of a GPU that need not be here, and what was done there in which order."""
+    done = []
+
+    def measure(setting, trainer, device):
+        done.append(("memory", trainer))
+        return memory(trainer)
+
+    monkeypatch.setattr(command, "_choose_paths", lambda setting, trainer, *_: done.append(("paths", trainer)))
+    monkeypatch.setattr(command, "_memory", measure)
+    monkeypatch.setattr(command, "_seconds", lambda setting, trainer, device, steps: [1.0] * steps)
+    setting = Setting.of(make_plans(), DATASET, "2d", 2)
+    return command.profile(setting, torch.device("cuda"), rounds, lambda _: None, trainers), done
+
+
+@pytest.mark.skipif(not command.CUSTOM_OPS, reason="there is one path only")
+def test_on_a_gpu_the_paths_are_chosen_for_each_network_before_it_is_measured(monkeypatch):
+    rows, done = on_a_gpu(monkeypatch, lambda _trainer: 2**20, CONTENDERS[1:3])
+    assert done == [(what, trainer) for trainer in CONTENDERS[:3] for what in ("paths", "memory")]
+    assert all(row["memory"] == 2**20 and not row["why"] for row in rows)
+
+
+FAILURES = {
+    "AssertionError: ptxas fatal: no such GPU": AssertionError("ptxas fatal: no such GPU\nwith this kernel: ..."),
+    "RuntimeError: unable to find an engine to execute this computation": RuntimeError(
+        "unable to find an engine to execute this computation"
+    ),
+    "the GPU's memory does not suffice": torch.cuda.OutOfMemoryError("CUDA out of memory"),
+}
+
+
+@pytest.mark.parametrize("why", FAILURES)
+@pytest.mark.parametrize("stage", ["_memory", "_seconds"])
+def test_what_fails_for_a_network_is_named_and_the_others_go_on(folder, tmp_path, monkeypatch, stage, why):
+    found = {"_memory": 2**20, "_seconds": [1.0]}
+
+    def measured(name):
+        def measure(setting, trainer, *_):
+            if name == stage and trainer == CONTENDERS[1]:
+                raise FAILURES[why]
+            return found[name]
+
+        return measure
+
+    for name in found:
+        monkeypatch.setattr(command, name, measured(name))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    out = tmp_path / "a.json"
+    arguments = ["profile", "-d", "1", "-c", "2d", "-tr", *CONTENDERS[1:3], "--device", "cpu", "-o", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and f"{CONTENDERS[1]}: {why}\n" in done.output, done.output
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["why"] for row in rows] == ["", why, ""]
+    assert [row["seconds"] for row in rows] == [1.0, None, 1.0] and all(row["parameters"] for row in rows)
+    assert [row["memory"] is None for row in rows] == [False, stage == "_memory", False]
+
+
+def test_what_spoils_cuda_ends_the_measuring_and_keeps_what_was_found(monkeypatch):
+    def memory(trainer):
+        if trainer == CONTENDERS[1]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+        return 2**20
+
+    rows, done = on_a_gpu(monkeypatch, memory, CONTENDERS[1:3], rounds=2)
+    assert [trainer for what, trainer in done if what == "memory"] == list(CONTENDERS[:2])
+    assert [row["memory"] for row in rows] == [2**20, None, None] and all(row["parameters"] for row in rows)
+    spoilt = f"not measured any more: {CONTENDERS[1]} has spoilt CUDA for this process; name the others with -tr"
+    assert rows[1]["why"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert [rows[0]["why"], rows[2]["why"]] == [spoilt, spoilt] and all(row["seconds"] is None for row in rows)
+
+
 def test_one_network_at_a_time_and_dynamo_forgets_between_them(monkeypatch):
     """Networks share their forward: dynamo would leave the ninth of them uncompiled, and small GPUs have no room."""
     alive, resets, most = weakref.WeakSet(), [], []

@@ -3,7 +3,9 @@
 import copy
 import errno
 import inspect
+import os
 import pydoc
+import time
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -392,6 +394,54 @@ def test_a_write_that_fails_keeps_the_checkpoint_before(saved, monkeypatch):
         trainer.save_checkpoint(str(path))
     assert path.read_bytes() == before
     assert not list(path.parent.glob(".partial-*"))
+
+
+@pytest.fixture
+def read_by_another_program(monkeypatch):
+    """Windows then replaces no file: so often, as is asked for."""
+    waited = []
+
+    def read(times):
+        def refusing(replace):
+            def refused(path, target):
+                if len(waited) < times:
+                    raise PermissionError(13, "The process cannot access the file", str(target))
+                return replace(path, target)
+
+            return refused
+
+        for owner in (Path, os):
+            monkeypatch.setattr(owner, "replace", refusing(owner.replace))
+        monkeypatch.setattr(time, "sleep", waited.append)
+        return waited
+
+    return read
+
+
+@pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_final.pth"])
+def test_a_checkpoint_that_is_read_for_some_seconds_is_replaced_then(saved, read_by_another_program, name):
+    trainer, path = saved(file=name)
+    trainer.current_epoch = 7
+    waited = read_by_another_program(2)
+    trainer.save_checkpoint(str(path))
+    assert torch.load(path, weights_only=False)["current_epoch"] == 8 and waited == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"])
+def test_a_checkpoint_that_is_read_for_longer_ends_no_training(saved, read_by_another_program, name):
+    """But the last one must be written."""
+    trainer, path = saved(file=name)
+    before = path.read_bytes()
+    waited = read_by_another_program(99)
+    said = f"{path} could not be replaced and is still the one before: [Errno 13] The process cannot access the file"
+    if name == "checkpoint_final.pth":
+        with pytest.raises(PermissionError):
+            trainer.save_checkpoint(str(path))
+    else:
+        trainer.save_checkpoint(str(path))
+    assert (said in Path(trainer.log_file).read_text()) == (name != "checkpoint_final.pth")
+    assert path.read_bytes() == before and 5 < sum(waited) < 20
+    assert not list(path.parent.glob("*.partial"))
 
 
 def test_disabled_checkpointing_still_writes_nothing(make_trainer):

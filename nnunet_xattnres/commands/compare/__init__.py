@@ -1,8 +1,11 @@
 """Models against each other on the same cases, from what nnU-Net has left of their trainings."""
 
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from nnunet_xattnres.commands.compare.cases import cases_file, read_cases, write_cases
 from nnunet_xattnres.commands.compare.curves import draw_curves
@@ -19,8 +22,9 @@ from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.find import common_folds, find_models
-from nnunet_xattnres.nnunet.masks import reader_of
-from nnunet_xattnres.nnunet.results import Fold, Run, read_dice, read_run
+from nnunet_xattnres.nnunet.masks import Files, reader_of
+from nnunet_xattnres.nnunet.pool import Progress, outcomes
+from nnunet_xattnres.nnunet.results import Dice, Fold, Run, read_run
 
 __all__ = [
     "CHECKS",
@@ -73,7 +77,7 @@ def compare_trainings(
 
 
 def compare_predictions(
-    predictions: Mapping[str, Path], labels: Path, allowed: Collection[str] = (), processes: int = 1
+    predictions: Mapping[str, Path], labels: Path, allowed: Collection[str], progress: Progress
 ) -> Comparison:
     """Folders of predictions, by nnU-Net's own evaluation; nothing is written into them.
 
@@ -81,14 +85,13 @@ def compare_predictions(
         predictions: a folder for each name, with the dataset.json and the plans.json that nnU-Net's prediction writes.
         labels: the folder with the true masks.
         allowed: as in ``compare_trainings``.
-        processes: that evaluate at the same time.
 
     Raises:
         UserError: when a folder or a file is missing, or the cases differ.
     """
     if len(predictions) < 2:
         raise UserError("name two folders of predictions at least: --predictions NAME=FOLDER NAME=FOLDER")
-    models = [Model(name, (_evaluated(folder, labels, processes),)) for name, folder in predictions.items()]
+    models = [Model(name, (_evaluated(folder, labels, progress),)) for name, folder in predictions.items()]
     return Comparison.of(models, refuse_unfair(models, allowed))
 
 
@@ -165,8 +168,7 @@ def _files_of_comparison(comparison: Comparison) -> list[str]:
 FILES = ("comparison.md", PAGE, CURVES, *_files_of((DICE.key, *KEYS), (DICE.key, *KEYS)))
 
 
-def _evaluated(folder: Path, labels: Path, processes: int) -> Run:
-    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+def _evaluated(folder: Path, labels: Path, progress: Progress) -> Run:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     files = folder / "dataset.json", folder / "plans.json"
@@ -182,12 +184,23 @@ def _evaluated(folder: Path, labels: Path, processes: int) -> Run:
     reader = reader_of(plans, dataset, labels / min(true))
     manager = PlansManager(plans).get_label_manager(dataset)
     keys = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    with tempfile.TemporaryDirectory() as temporary:
-        summary = Path(temporary) / "summary.json"
-        try:
-            folders = str(labels), str(folder)
-            compute_metrics_on_folder(*folders, str(summary), reader, ending, keys, manager.ignore_label, processes)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(f"nnU-Net cannot evaluate {folder} against {labels}: {error}") from None
-        dice = read_dice(summary)
+    of_case = partial(_dice_of, reader=reader, keys=keys, ignore=manager.ignore_label)
+    cases, dice, done = sorted(true), Dice(), progress(f"evaluating {folder}", len(true))
+    for case, outcome in zip(cases, outcomes(of_case, [Files(folder / c, labels / c) for c in cases]), strict=True):
+        if isinstance(outcome, UserError):
+            raise UserError(f"{case}: {outcome}")
+        dice[case] = outcome
+        done()
     return Run(folder, {TEST: Fold(dice)}, dataset["labels"], dataset.get("regions_class_order"), {})
+
+
+def _dice_of(files: Files, reader: Any, keys: Sequence[Any], ignore: int | None) -> dict[str, float]:
+    """Of a case, by the labels' keys in a summary.json."""
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+
+    try:
+        with redirect_stdout(StringIO()):  # that a TIFF has no spacing does not matter to the Dice
+            found = compute_metrics(str(files.reference), str(files.prediction), reader, keys, ignore)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(f"nnU-Net cannot evaluate {files.prediction} against {files.reference}: {error}") from None
+    return {str(key): float(metrics["Dice"]) for key, metrics in found["metrics"].items()}

@@ -6,10 +6,11 @@ from pathlib import Path
 from nnunet_xattnres.commands.gallery.cells import read_case, row_of
 from nnunet_xattnres.commands.gallery.choice import Chosen, choose
 from nnunet_xattnres.commands.gallery.figure import draw
-from nnunet_xattnres.commands.gallery.material import Material, Progress
+from nnunet_xattnres.commands.gallery.material import Material
 from nnunet_xattnres.commands.gallery.page import part_of, write_gallery
 from nnunet_xattnres.commands.gallery.predictions import of_predictions
 from nnunet_xattnres.commands.gallery.trainings import of_trainings
+from nnunet_xattnres.nnunet.pool import Progress
 from nnunet_xattnres.pages.slices import colors_of
 
 __all__ = ["FILES", "of_predictions", "of_trainings", "show"]

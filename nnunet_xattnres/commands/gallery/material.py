@@ -1,6 +1,6 @@
 """What a gallery shows: models with a mask and the Dice of every case, the images and the true masks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.find import cases_of_folds
 from nnunet_xattnres.nnunet.results import Dice
-
-Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """A gallery of folders of masks."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.commands.gallery.material import (
     Material,
     Model,
-    Progress,
     refuse_other_shape,
     refuse_unknown,
 )
@@ -16,6 +16,7 @@ from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
 from nnunet_xattnres.nnunet.masks import dice_of, read_mask, reader_of
 from nnunet_xattnres.nnunet.plans import resolved
+from nnunet_xattnres.nnunet.pool import Progress, outcomes
 from nnunet_xattnres.nnunet.results import Dice
 
 
@@ -54,15 +55,29 @@ def of_predictions(
     reader = reader_of(plans, dataset, Path(example))
     done = progress("comparing masks with the truth", len(needed))
     dice: dict[str, Dice] = {name: {} for name in files}
-    for case in needed:
-        true, _ = read_mask(reader, truth[case])
-        for name, found in files.items():
-            mask, _ = read_mask(reader, found[case])
-            refuse_other_shape(found[case], mask, truth[case], true.shape)
-            dice[name][case] = dice_of(_label_manager(dataset), mask, true)
+    of_case = [(truth[case], {name: found[case] for name, found in files.items()}) for case in needed]
+    for case, outcome in zip(needed, outcomes(partial(_dice, reader=reader, dataset=dataset), of_case), strict=True):
+        if isinstance(outcome, UserError):
+            raise UserError(f"{case}: {outcome}")
+        for name, of_model in outcome.items():
+            dice[name][case] = of_model
         done()
     models = [Model(name, predictions[name], found, dice[name]) for name, found in files.items()]
     return Material(models, shown, truth, dataset, reader, _window_of_any(plans))
+
+
+def _dice(
+    files: tuple[Path, Mapping[str, Path]], reader: Any, dataset: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Of a case's true mask and those of the models: model -> label -> Dice."""
+    truth, masks = files
+    true, _ = read_mask(reader, truth)
+    found = {}
+    for name, file in masks.items():
+        mask, _ = read_mask(reader, file)
+        refuse_other_shape(file, mask, truth, true.shape)
+        found[name] = dice_of(_label_manager(dataset), mask, true)
+    return found
 
 
 def _label_manager(dataset: Mapping[str, Any]) -> Any:

@@ -100,7 +100,7 @@ def table(tmp_path, name):
 
 def values(tmp_path, key, model=A):
     """(case, label) -> value."""
-    rows = table(tmp_path, f"{key}_cases.csv")
+    rows = table(tmp_path, "cases.csv" if key == "dice" else f"{key}_cases.csv")
     return {(row["case"].partition(".")[0], row["label"]): float(row[key]) for row in rows if row["model"] == model}
 
 
@@ -188,6 +188,37 @@ def test_pictures_are_measured_in_pixels(results, tmp_path):
 
 
 @needs_monai
+def test_where_somebody_has_looked_at_some_slices_only(results, tmp_path):
+    """The cuts would be the same in both masks, at distance 0."""
+    labels = {"background": 0, "liver": 1, "ignore": 2}
+    reference, prediction = box((0, 12), (3, 15), (2, 9)), box((0, 12), (6, 18), (2, 9))
+    reference[np.arange(12) % 4 != 0] = 2
+    for trainer in (A, B):
+        train(results, trainer, {"a": (prediction, reference)}, keys=("1",), labels=labels, ignore=2)
+    run(tmp_path, "--metrics", "hd95", "nsd")
+    assert values(tmp_path, "hd95")["a", "liver"] == pytest.approx(3 * SPACING[1])
+    assert values(tmp_path, "nsd")["a", "liver"] < 0.86  # of the contours two in three lines are near; of the cuts all
+
+
+@needs_monai
+def test_a_label_of_which_the_ignore_label_leaves_no_surface(results, tmp_path):
+    labels = {"background": 0, "liver": 1, "ignore": 3}
+    full = np.full(SHAPE, 3, np.uint8)
+    full[4:8, 4:8, 4:8] = 1
+    prediction = box((4, 6), (4, 8), (4, 8))
+    plain = box((2, 8), (3, 15), (4, 9))
+    for trainer in (A, B):
+        train(results, trainer, {"a": (prediction, full), "b": (plain, plain)}, keys=("1",), labels=labels, ignore=3)
+    screen = run(tmp_path, "--metrics", "hd95", "nsd")
+    for name, key in (("HD95", "hd95"), ("surface Dice at 2 mm", "nsd")):
+        told = f"{name} has no value where the ignore label leaves no surface of one of the two masks, and is left out"
+        assert f"{told} there. {A}: 1 (liver 1); {B}: 1 (liver 1)." in screen
+        found = values(tmp_path, key)
+        assert math.isnan(found["a", "liver"]) and found["b", "liver"] == (key == "nsd")
+    assert "A missed structure" not in screen
+
+
+@needs_monai
 def test_regions_and_the_ignore_label(results, tmp_path):
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     reference = box((2, 8), (3, 15), (4, 9))
@@ -272,9 +303,12 @@ def test_volumes_in_tiff_are_measured_in_millimetres(results, tmp_path):
     assert values(tmp_path, "hd95") == pytest.approx(found, nan_ok=True)
 
     (true / "both.json").unlink()
-    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--metrics", "hd95")
-    text = f"neither {predicted[0] / 'both.json'} nor {true / 'both.json'} exists"
-    assert done.exit_code == 1 and text in " ".join(done.output.split())
+    run(tmp_path, "--metrics", "hd95")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert f"neither {predicted[0] / 'both.json'} nor {true / 'both.json'} exists" in text
+    assert values(tmp_path, "hd95") == pytest.approx(
+        found | {("both", "liver"): math.nan, ("both", "gallbladder"): math.nan}, nan_ok=True
+    )
 
 
 def test_as_published(results, tmp_path):
@@ -303,11 +337,12 @@ def test_as_published(results, tmp_path):
     assert ("HD95 (mm)" in screen) == monai and ("Without HD95: MONAI is not installed" in screen) == (not monai)
 
 
-@needs_monai
-def test_predictions_in_folders(results, tmp_path):
-    masks, labels = masks_by_hand(1), tmp_path / "labels"
+@pytest.fixture
+def predictions(results, tmp_path):
+    """The arguments for two folders of predictions, and the folder of the true masks."""
+    labels = tmp_path / "labels"
     labels.mkdir()
-    for case, (_, reference) in masks.items():
+    for case, (_, reference) in masks_by_hand(1).items():
         write_mask(reference, labels / f"{case}.nii.gz")
     folders = []
     for name, shift in (("a", 1), ("b", 2)):
@@ -316,35 +351,119 @@ def test_predictions_in_folders(results, tmp_path):
         for file in ("dataset.json", "plans.json"):
             (folder / file).write_text((model / file).read_text())
         folders.append(f"{name}={folder}")
-    done = invoke(tmp_path, "--predictions", *folders, "--labels", labels, "--metrics", "hd95")
+    return ["--predictions", *folders, "--labels", labels], labels
+
+
+@needs_monai
+def test_predictions_in_folders(predictions, tmp_path):
+    done = invoke(tmp_path, *predictions[0], "--metrics", "hd95")
     assert done.exit_code == 0, done.output
     assert values(tmp_path, "hd95", "b")["both", "liver"] == pytest.approx(5)
 
 
-def test_masks_that_are_not_those_of_the_dice(results, tmp_path):
-    for trainer in (A, B):
-        train(results, trainer, masks_by_hand(1))
-    truth = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations" / "missed.nii.gz"
-    write_mask(masks_by_hand(1)["neither"][1], truth)
+def test_predictions_are_evaluated_and_measured_in_as_many_processes_as_nnunet_has(predictions, tmp_path, pools):
+    done = invoke(tmp_path, *predictions[0], "--as-published", "synapse")
+    assert done.exit_code == 0, done.output
+    assert pools == [3, 3, 3]  # of four cases, of four others, and of all eight
+    for model, shift in (("a", 1), ("b", 2)):
+        for case, (prediction, reference) in masks_by_hand(shift).items():
+            for label, name in ((1, "liver"), (2, "gallbladder")):
+                expected = dice(prediction == label, reference == label)
+                assert values(tmp_path, "dice", model)[case, name] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_prediction_that_nnunet_cannot_evaluate_is_named(predictions, tmp_path):
+    arguments, labels = predictions
+    of_another_shape(labels / "missed.nii.gz")
+    done = invoke(tmp_path, *arguments)
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and "nnU-Net cannot evaluate" in text and f"against {labels / 'missed.nii.gz'}:" in text
+
+
+def damaged(path):
+    path.write_bytes(b"no image")
+
+
+def of_another_shape(path):
+    write_mask(np.zeros((3, 4, 5), np.uint8), path)
+
+
+def of_another_dice(path):
+    write_mask(masks_by_hand(1)["neither"][1], path)
+
+
+FAULTS = {  # what is wrong with a true mask, and what is said
+    damaged: "missed.nii.gz cannot be read as a mask",
+    of_another_shape: "missed.nii.gz has (3, 4, 5)",
+    of_another_dice: "for label 2, and the summary.json in",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_case_that_cannot_be_measured_is_named_and_the_others_are(results, tmp_path, fault):
+    """They may have taken hours."""
+    for trainer, shift in ((A, 1), (B, 2)):
+        train(results, trainer, masks_by_hand(shift))
+    fault(results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations" / "missed.nii.gz")
+    screen = run(tmp_path, "--as-published", "synapse")
+    told = "2 of 8 cases could not be measured and are left out of"
+    page, text = ((tmp_path / "out" / name).read_text() for name in ("comparison.html", "comparison.md"))
+    assert all(told in of for of in (screen, page, text)) and FAULTS[fault] in " ".join(text.split())
+    assert f"missed.nii.gz of {B} ({B}__nnUNetPlans__2d): " in text
+    for model, shift in ((A, 1), (B, 2)):
+        found = values(tmp_path, "synapse_hd95", model)
+        assert all(math.isnan(found["missed", label]) for label in ("liver", "gallbladder"))
+        assert {found[case, "liver"] for case in ("both", "invented", "neither")} == {shift}
+    rows = {row["label"]: row for row in table(tmp_path, "synapse_hd95.csv") if row["model"] == B}
+    assert [rows["liver"][name] for name in ("worse", "left_out")] == ["3", "1"]
+
+
+def test_a_model_of_which_nothing_can_be_measured(results, tmp_path):
+    """Another one can: what was measured of that is written."""
+    model = [train(results, trainer, masks_by_hand(1)) for trainer in (A, B)]
+    for file in (model[1] / "fold_0" / "validation").glob("*.nii.gz"):
+        damaged(file)
+    assert "4 of 8 cases could not be measured" in run(tmp_path, "--as-published", "synapse")
+    assert values(tmp_path, "synapse_hd95")["both", "liver"] == 1
+    for file in (model[0] / "fold_0" / "validation").glob("*.nii.gz"):
+        damaged(file)
     done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse")
     text = " ".join(done.output.split())
-    assert done.exit_code == 1 and "missed.nii.gz" in text and "they have changed since. Validate again" in text
+    assert done.exit_code == 1 and f"no case could be measured; the first was both.nii.gz of {A}" in text, text
 
-    write_mask(np.zeros((3, 4, 5), np.uint8), truth)
-    text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
-    assert "must have the same shape" in text and "(3, 4, 5)" in text and "Traceback" not in text
 
-    truth.write_bytes(b"no image")
-    text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
-    assert "cannot be read as a mask" in text and "missed.nii.gz" in text
+def test_many_cases_that_cannot_be_measured_are_counted(results, tmp_path):
+    masks = {f"case{i}": masks_by_hand(1)["both"] for i in range(4)}
+    model = [train(results, trainer, masks) for trainer in (A, B)]
+    for file in [*(model[1] / "fold_0" / "validation").glob("*.nii.gz"), *(model[0] / "fold_0").glob("*/case[012]*")]:
+        damaged(file)
+    text = run(tmp_path, "--as-published", "synapse")
+    assert "7 of 8 cases could not be measured" in text and ", and 2 more." in text
 
-    truth.unlink()
+
+def test_a_true_mask_that_is_missing_is_said_before_anything_is_measured(results, tmp_path):
+    for trainer in (A, B):
+        train(results, trainer, masks_by_hand(1))
+    (results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations" / "missed.nii.gz").unlink()
     text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
     assert "the true mask is missing" in text and "labelsTr/missed.nii.gz" in text
     raw = results.parents[1] / "nnUNet_raw" / DATASET / "labelsTr"
     raw.mkdir()
     write_mask(masks_by_hand(1)["missed"][1], raw / "missed.nii.gz")
     run(tmp_path, "--as-published", "synapse")
+
+
+def test_in_several_processes_the_values_are_the_same(results, tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.commands.compare.wanted._why_not_monai", lambda: "each would import it")
+    for trainer, shift in ((A, 1), (B, 2)):
+        train(results, trainer, masks_by_hand(shift))
+    run(tmp_path, "--as-published", "synapse")
+    before = {key: (values(tmp_path, key, A), values(tmp_path, key, B)) for key in ("synapse_hd95", "synapse_dice")}
+    monkeypatch.setattr("nnunetv2.configuration.default_num_processes", 2)
+    monkeypatch.setattr("nnunet_xattnres.nnunet.pool._ALONE", -1)
+    run(tmp_path, "--as-published", "synapse")
+    for key, models in before.items():
+        assert (values(tmp_path, key, A), values(tmp_path, key, B)) == models
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,33 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from nnunet_xattnres.commands.compare.surfaces import dice, hd95, surface_dice, synapse_dice, synapse_hd95
+from nnunet_xattnres.commands.compare import surfaces
+from nnunet_xattnres.commands.compare.pairs import Pair, pairs_of
+from nnunet_xattnres.nnunet.masks import Masks
+
+
+def dice(prediction, reference):
+    return surfaces.dice(Pair(prediction, reference, (1, 1, 1)))
+
+
+def hd95(prediction, reference, spacing):
+    return surfaces.hd95(Pair(prediction, reference, spacing))
+
+
+def surface_dice(prediction, reference, spacing, tolerance):
+    return surfaces.surface_dice(Pair(prediction, reference, spacing), tolerance)
+
+
+def synapse_dice(prediction, reference, spacing):
+    return surfaces.synapse_dice(Pair(prediction, reference, spacing))
+
+
+def synapse_hd95(prediction, reference, spacing):
+    return surfaces.synapse_hd95(Pair(prediction, reference, spacing))
 
 
 def border(mask):
@@ -121,3 +144,74 @@ def test_two_masks_that_are_apart_have_the_dice_of_nothing_and_a_distance_as_pub
     prediction, reference = boxes(9)
     assert dice(prediction, reference) == synapse_dice(prediction, reference, (1, 1, 1)) == 0
     assert synapse_hd95(prediction, reference, (1, 1, 1)) == 9
+
+
+def segmentations(shape, seed):
+    """A prediction and a true mask of the labels 1, 2 and 300, which touch each other and the border of the image."""
+    first, second = blobs(shape, seed), blobs(shape, seed + 100)
+    both = [np.where(b, 2, a).astype(np.int16) for a, b in zip(first, second)]
+    for mask, i in zip(both, (3, 5)):
+        mask[-1, ..., :i] = 300
+        mask[0, ..., :2] = -1  # of no label
+    return both
+
+
+@pytest.mark.parametrize(("shape", "spacing"), IMAGES)
+def test_the_part_of_a_volume_has_the_values_of_the_whole_to_the_last_bit(shape, spacing):
+    metrics = pytest.importorskip("monai.metrics", reason="pip install 'nnunet-xattnres[metrics]'")
+    masks, keys = segmentations(shape, 4), {"1": [1], "(1, 2)": [1, 2], "300": [300], "(300, 2)": [2, 300]}
+    found = dict(pairs_of(Masks(*masks, spacing), [*keys, "299"], None))
+    assert list(found) == [*keys, "299"]
+    for key, labels in keys.items():
+        whole = [np.isin(mask, labels) for mask in masks]
+        batches = [torch.from_numpy(mask)[None, None] for mask in whole]
+        options = {"include_background": True, "spacing": [float(s) for s in spacing]}
+        assert found[key].prediction.size < whole[0].size or key != "300"
+        assert surfaces.hd95(found[key]) == float(
+            metrics.compute_hausdorff_distance(*batches, percentile=95, **options)
+        )
+        assert surfaces.surface_dice(found[key], 1.0) == float(metrics.compute_surface_dice(*batches, [1.0], **options))
+        assert surfaces.dice(found[key]) == dice(*whole)
+        assert surfaces.synapse_hd95(found[key]) == synapse_hd95(*whole, spacing)
+    assert found["299"].prediction.size == 0
+    assert math.isnan(surfaces.hd95(found["299"])) and math.isnan(surfaces.surface_dice(found["299"], 1.0))
+    assert surfaces.synapse_dice(found["299"]) == surfaces.synapse_hd95(found["299"]) == 0
+
+
+def annotated_in_every(n, shift):
+    """A box and the same moved by some rows, of which somebody has looked at every ``n``-th slice only."""
+    prediction, reference = np.zeros((2, 20, 30, 16), np.int16)
+    prediction[2:18, 4 + shift : 12 + shift, 2:14] = 1
+    reference[2:18, 4:12, 2:14] = 1
+    reference[np.arange(20) % n != 0] = 9
+    return Masks(prediction, reference, (2.5, 1.0, 1.0))
+
+
+def in_each_slice(one, other):
+    return np.concatenate([distances(*planes, (1, 1)) for planes in zip(one, other) if planes[0].any()])
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_cut_by_the_ignore_label_is_no_surface(n):
+    """The contour of each slice is, and not the slice as a whole, of which both masks have the same at distance 0."""
+    pytest.importorskip("monai", reason="pip install 'nnunet-xattnres[metrics]'")
+    ((_, pair),) = pairs_of(annotated_in_every(n, 3), ["1"], 9)
+    for mask, surface in zip((pair.prediction, pair.reference), pair.surfaces):
+        assert np.array_equal(surface, [border(plane) for plane in mask])
+    ways = [in_each_slice(*masks) for masks in ((pair.prediction, pair.reference), (pair.reference, pair.prediction))]
+    for tolerance in (0.0, 2.0):
+        near = (np.concatenate(ways) <= tolerance).mean()
+        assert near < 0.7 and surfaces.surface_dice(pair, tolerance) == pytest.approx(near)
+    assert surfaces.hd95(pair) == surfaces.synapse_hd95(pair) == 3
+
+
+def test_a_label_without_a_surface_where_somebody_has_looked_has_no_value():
+    pytest.importorskip("monai", reason="pip install 'nnunet-xattnres[metrics]'")
+    prediction, reference = np.zeros((2, 9, 9), np.int16)
+    reference[...] = 3
+    reference[2:5, 2:5] = prediction[2:4, 2:4] = 1  # the true contour is somewhere outside
+    pairs = dict(pairs_of(Masks(prediction, reference, (1, 1)), ["1", "2"], 3))
+    assert pairs["1"].in_both and not pairs["1"].has_surfaces and pairs["1"].surfaces[0].sum() == 3
+    for compute in (surfaces.hd95, surfaces.synapse_hd95, lambda pair: surfaces.surface_dice(pair, 2.0)):
+        assert math.isnan(compute(pairs["1"]))
+    assert surfaces.dice(pairs["1"]) == 8 / 13

@@ -105,6 +105,15 @@ def test_the_dice_of_a_case_and_the_slice_that_shows(data):
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # it needs no other file
 
 
+def test_the_dice_is_computed_in_as_many_processes_as_nnunet_has(data, pools):
+    assert invoke(data, "--cases", "case_2", "case_0", "case_1", "case_3").exit_code == 0
+    good, bad = (dice(shifted(truth_of(2), by), truth_of(2)) for by in (1, 2))
+    assert pools == [3] and captions((data / "out/gallery.html").read_text())[2:4] == [
+        f"good: {good:.3f}",
+        f"bad: {bad:.3f}",
+    ]
+
+
 def test_a_slice_that_is_named(data):
     assert invoke(data, "--slice", 2, "--rows", 2).exit_code == 0
     page = (data / "out/gallery.html").read_text()
