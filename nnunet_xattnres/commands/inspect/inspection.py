@@ -1,6 +1,6 @@
 """What a trained network reads, and what that is good for: behind `nnunet-xattnres inspect`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -26,6 +26,7 @@ from nnunet_xattnres.commands.inspect.sections import (
 from nnunet_xattnres.commands.inspect.truth import dice_means, references_of
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import content_of, read_json, refuse_existing, replacing_folder, write_json
+from nnunet_xattnres.nnunet.pool import Progress
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.pages.page import write_page
 from nnunet_xattnres.reads.history import source_names
@@ -67,9 +68,6 @@ class Inspection:
     references: Path | None = None
     knockout: bool = False
     command: str = ""
-
-
-Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
 
 
 def inspect_model(
