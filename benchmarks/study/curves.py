@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import numpy as np
 
@@ -63,9 +63,8 @@ def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
     durations: dict[str, list[float]] = {}
     for record in records:
         if record.processor == processor:
-            iterations, seconds, _ = record.curve
-            usual = median(np.diff(seconds, prepend=0.0) / iterations[0])
-            durations.setdefault(record.training.trainer, []).append(float(usual))
+            usual = record.usual_epoch / record.facts["settings"]["iterations"]
+            durations.setdefault(record.training.trainer, []).append(usual)
     return processor, {trainer: min(found) for trainer, found in durations.items()}
 
 

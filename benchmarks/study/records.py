@@ -2,10 +2,13 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from filelock import FileLock
@@ -32,7 +35,8 @@ class Record:
         dice: of every validation case, by the names of the labels.
         facts: the rest, as a line of the JSON file has it: ``settings``, ``command``, ``machine``, ``parameters``,
             ``training_cases``; ``read_scale``, as that function says it; and ``curve``: for every epoch the seconds
-            until its end and the Dice of each label, as nnU-Net estimates it on patches of the validation cases.
+            until its end and the Dice of each label, as nnU-Net estimates it on patches of the validation cases, or
+            None for a label that is in none of them.
         routing: rows of epoch, read, source and mean weight; none for a network without reads.
     """
 
@@ -47,11 +51,17 @@ class Record:
 
     @property
     def curve(self) -> tuple[list[int], list[float], list[float]]:
-        """Iterations, seconds and the mean Dice over the labels, at the end of every epoch."""
+        """Iterations, seconds and the mean Dice over the labels that have one, at the end of every epoch."""
         epochs = self.facts["curve"]
         every = self.facts["settings"]["iterations"]
-        dice = [sum(epoch["dice"]) / len(epoch["dice"]) for epoch in epochs]
+        dice = [fmean(d for d in epoch["dice"] if d is not None) for epoch in epochs]
         return [every * (i + 1) for i in range(len(epochs))], [epoch["seconds"] for epoch in epochs], dice
+
+    @property
+    def usual_epoch(self) -> float:
+        """The median duration of an epoch, in seconds: a machine that is stopped for a while shows in single ones."""
+        seconds = [0.0, *self.curve[1]]
+        return median(end - start for start, end in pairwise(seconds))
 
 
 def is_finished(study: Study, folders: Folders, training: Training) -> bool:
@@ -89,7 +99,8 @@ def _curve(logged: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = ("epoch_start_timestamps", "epoch_end_timestamps", "dice_per_class_or_region")
     for start, end, dice in zip(*(logged[name] for name in names), strict=True):
         seconds += end - start
-        curve.append({"seconds": round(seconds, 2), "dice": [round(float(value), 5) for value in dice]})
+        values = [None if math.isnan(value) else round(float(value), 5) for value in dice]  # a label may be in no patch
+        curve.append({"seconds": round(seconds, 2), "dice": values})
     return curve
 
 
@@ -183,7 +194,8 @@ def _kept(folders: Folders) -> list[Record]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}). Mend it, for example by `git checkout`; or "
-            f"remove the lines of a training from it and from the other file, and run the study: it is trained again."
+            f"remove the lines of a training from it and from the other file, and its folder from the work folder, and "
+            f"run the study: it is trained again."
         ) from None
     return found
 

@@ -1,5 +1,6 @@
 """The repeats of a study, from the records of its trainings."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,12 @@ def dice_of(repeat: Sequence[Record]) -> float:
 def dice_of_repeats(study: Study, records: Sequence[Record]) -> list[float]:
     """The same, of every complete repeat of one trainer on one schedule."""
     return [dice_of(repeat) for repeat in complete_repeats(study, records)]
+
+
+def in_rounds(study: Study, records: Sequence[Record]) -> list[Record]:
+    """The trainings of one trainer on one schedule whose run of ``compare`` has all folds."""
+    sizes = Counter(run_name(study, record.training) for record in records)
+    return [record for record in records if sizes[run_name(study, record.training)] == len(study.folds)]
 
 
 def run_name(study: Study, training: Training) -> str:

@@ -8,7 +8,7 @@ from benchmarks.study.curves import Groups, draw_curves, usual_processor
 from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
 from benchmarks.study.records import Record, read_records
-from benchmarks.study.repeats import dice_of_repeats, run_name
+from benchmarks.study.repeats import dice_of_repeats, in_rounds, run_name
 from benchmarks.study.results_page import results_page
 from nnunet_xattnres.commands.compare import write_comparison
 from nnunet_xattnres.commands.compare.fairness import refuse_unfair
@@ -81,11 +81,12 @@ def comparison_of(study: Study, by_trainer: Mapping[str, Sequence[Record]]) -> C
 def with_repeats(study: Study, by_trainer: Mapping[str, Sequence[Record]], rows: Sequence[Row]) -> Sequence[Row]:
     """``rows`` of a schedule's comparison; where the folds rotate, with the single repeats.
 
-    That is for the rows of the mean over the labels: ``compare`` has that of rounds there.
+    That is for the rows of the mean over the labels: ``compare`` has that of rounds there. A repeat whose round is not
+    complete is in neither.
     """
     if not study.rotate_folds:
         return rows
-    values = {trainer: dice_of_repeats(study, records) for trainer, records in by_trainer.items()}
+    values = {trainer: dice_of_repeats(study, in_rounds(study, records)) for trainer, records in by_trainer.items()}
     first, found = study.trainers[0], []
     for row in rows:
         if row.label == MEAN:
@@ -99,7 +100,7 @@ def with_repeats(study: Study, by_trainer: Mapping[str, Sequence[Record]], rows:
 def _fold(record: Record, processor: str) -> Fold:
     """With the duration of an epoch only if it ran on ``processor``."""
     facts = record.facts
-    seconds = facts["curve"][-1]["seconds"] / len(facts["curve"]) if record.processor == processor else None
+    seconds = record.usual_epoch if record.processor == processor else None
     return Fold(
         dice=record.dice,
         n_training_cases=facts["training_cases"],

@@ -83,8 +83,7 @@ def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> li
     for schedule, by_trainer in groups.items():
         for row in rows.get(schedule, ()):
             if row.label == MEAN:
-                repeats = len({record.training.repeat for record in by_trainer[row.model]})
-                lines.append([schedule, row.model, str(repeats), *result_of(row)])
+                lines.append([schedule, row.model, str(len(row.repeats)), *result_of(row)])
         if len(study.trainers_of(schedule)) == 1:  # the first alone, which is compared with nothing
             values = dice_of_repeats(study, by_trainer[study.trainers[0]])
             if values:
@@ -105,18 +104,23 @@ def _convergence(study: Study, groups: Groups) -> list[str]:
                 values, more = dice[name], dice[longer]
                 change, interval = mean(more) - mean(values), welch_interval(values, more)
                 over = "" if interval is None else f" (95% over repeats, Welch's t: {_interval(*interval)})"
-                converged = "has converged" if abs(change) < CONVERGED else "has not converged"
-                unsure = (
-                    "" if interval and max(map(abs, interval)) < CONVERGED else ", as far as so few repeats can say"
-                )
                 found.append(
                     f"**Converged?** {plain}'s Dice is {mean(more):.3f} after {study.iterations(longer):,} iterations "
                     f"(repeats: {len(more)}) and {mean(values):.3f} after {study.iterations(name):,} (repeats: "
-                    f"{len(values)}), a change of {change:+.3f}{over}. With less than {CONVERGED} as the measure, its "
-                    f"training {converged} after {study.iterations(name):,} iterations{unsure}. The other trainers "
-                    "have not been trained for longer."
+                    f"{len(values)}), a change of {change:+.3f}{over}. With less than {CONVERGED} as the measure, "
+                    f"{_verdict(interval)} after {study.iterations(name):,} iterations. The other trainers have not "
+                    "been trained for longer."
                 )
     return found
+
+
+def _verdict(interval: tuple[float, float] | None) -> str:
+    low, high = interval or (-math.inf, math.inf)
+    if max(-low, high) < CONVERGED:
+        return "its training has converged"
+    if max(low, -high) > CONVERGED:
+        return "its training has not converged"
+    return "these repeats do not show whether its training has converged"
 
 
 def _about(study: Study, records: Sequence[Record]) -> list[str]:
@@ -212,7 +216,7 @@ def _how(study: Study, records: Sequence[Record]) -> list[str]:
     if len(commands) > 3:
         commands[2:-1] = [f"# ... {len(commands) - 3} more: trainings.jsonl"]
     machines = dict.fromkeys(_machine(record) for record in records)
-    hours = sum(record.facts["curve"][-1]["seconds"] for record in records) / 3600
+    hours = sum(record.usual_epoch * len(record.facts["curve"]) for record in records) / 3600
     again = f"python -m benchmarks.study run benchmarks/study/{study.name}.yaml --raw RAW --work WORK"
     compare = f"nnunet-xattnres compare --cases benchmarks/study/results/{study.name}/SCHEDULE/cases.csv -o OUT"
     return [
