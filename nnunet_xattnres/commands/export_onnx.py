@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import refuse_existing, replacing
+from nnunet_xattnres.common.files import refuse_existing, refuse_folder, replacing
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
@@ -60,6 +60,7 @@ def export_onnx(
         raise UserError(f"{out} must end in .onnx; the description beside it gets the ending .json")
     description = out.with_suffix(".json")
     for path in (out, description):
+        refuse_folder(path)
         refuse_existing(path, force)
     way_out = "name one fold with -f, and its checkpoint with -chk"
     checkpoint = only_checkpoint(model_folder, way_out, fold, checkpoint_name)

@@ -17,6 +17,7 @@ from nnunet_xattnres.common.files import (
     content_of,
     read_json,
     refuse_existing,
+    refuse_folder,
     refuse_to_replace,
     replacing,
     replacing_folder,
@@ -151,6 +152,7 @@ def write_upgraded(source: Path, out: Path, trainer: str, force: bool = False) -
         UserError: as ``upgrade_checkpoint``, and when ``out`` is ``source``, or exists and is not to be replaced.
     """
     refuse_to_replace(source, out)
+    refuse_folder(out)
     refuse_existing(out, force)
     upgraded = upgrade_checkpoint(source, trainer)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
         ExistsError: when it is not to be overwritten, and is there once the block has ended.
     """
     target = Path(path)
-    if target.is_dir():
-        raise UserError(f"{path} is a folder; name a file")
+    refuse_folder(target)
     folder = _folder_in(target.parent, _PARTIAL)
     try:
         partial = folder / target.name
@@ -50,6 +49,8 @@ def _publish(partial: Path, target: Path, overwrite: bool) -> None:
             os.link(partial, target)  # fails where the name is taken, in one step
             return
         except FileExistsError:
+            if _same(partial, target):  # NFS may report so of a link that it has made, if its answer was lost
+                return
             raise ExistsError(target) from None
         except OSError:  # a file system without links
             refuse_existing(target, force=False)
@@ -78,7 +79,7 @@ def replacing_folder(
 
     Raises:
         ExistsError: when nothing is to be overwritten, and something is there once the block has ended.
-        UserError: with ``keep``, in the place of an error or of Ctrl-C.
+        UserError: with ``keep``, in the place of an error or of Ctrl-C, once the block has written a file.
     """
     target = Path(path).resolve()  # the block may go to another folder
     with ExitStack() as undo:
@@ -150,6 +151,23 @@ def refuse_to_replace(source: Path, out: Path) -> None:
     place = source.resolve()
     if out.exists() and any(out.samefile(folder) for folder in (place, *place.parents)):
         raise UserError(f"{out} would take the place of {source}, which is to be read; name another")
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # a link to nothing
+        return False
+
+
+def refuse_folder(path: Path) -> None:
+    """Refuse a folder where a file is to be written.
+
+    Raises:
+        UserError: naming it.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -1,10 +1,11 @@
 """A function over many cases, in as many processes as nnU-Net uses for its own."""
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[str, int], Callable[[], None]]  # from what is done, and how often, to what says that one is done
 _ALONE = 10.0  # seconds: a further process imports torch for about as long, and a few small cases are done meanwhile
+_MOST = 61  # that Windows waits for
 _KILLED = (
     "its process was killed, most likely because the main memory does not suffice: take a machine that has more, or "
     "end other programs"
@@ -37,8 +39,14 @@ def outcomes(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     while rest:
         try:
             # it sees, unlike a Pool of multiprocessing, that a process has died
-            with ProcessPoolExecutor(min(processes, len(rest)), mp_context=get_context("spawn")) as pool:
-                for outcome in pool.map(partial(_outcome, function), tuple(rest)):
+            with (
+                ProcessPoolExecutor(
+                    min(processes, len(rest), _MOST), get_context("spawn"), _leave_interrupts_to_the_parent
+                ) as pool,
+                _ended(pool),
+            ):
+                for future in [pool.submit(_outcome, function, item) for item in rest]:
+                    outcome = future.result()
                     rest.pop(0)
                     yield outcome
         except BrokenProcessPool:
@@ -46,6 +54,21 @@ def outcomes(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
                 rest.pop(0)
                 yield UserError(_KILLED)
             processes = max(1, processes // 2)
+
+
+@contextmanager
+def _ended(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """End the processes when the work is given up: they would first finish what they have begun, and some more."""
+    try:
+        yield
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _outcome(function: Callable[[Item], Result], item: Item) -> Result | UserError:

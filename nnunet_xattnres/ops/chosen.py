@@ -154,6 +154,10 @@ def _file(machine: str, shape: ReadShape) -> Path:
 
 def known(machine: str) -> list[tuple[ReadShape, Results]]:
     """All that the cache folder has of this machine, the widest reads last."""
-    found = [content for path in cache_folder().glob("*.json") if (content := _read(path)) is not None]
+    try:
+        files = list(cache_folder().glob("*.json"))
+    except RuntimeError:  # there is no home
+        return []
+    found = [content for path in files if (content := _read(path)) is not None]
     of_machine = [(shape, results) for where, shape, results in found if where == machine]
     return sorted(of_machine, key=lambda one: (one[0].size, one[0].channels, one[0].batch))

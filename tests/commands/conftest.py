@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from concurrent.futures import Future
 
 import pytest
 from helpers.plans import make_plans
@@ -53,7 +54,9 @@ def pools(monkeypatch):
     begun = []
 
     class Pool:
-        def __init__(self, n, mp_context):
+        _processes = None
+
+        def __init__(self, n, mp_context, initializer):
             begun.append(n)
 
         def __enter__(self):
@@ -62,8 +65,10 @@ def pools(monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def map(self, function, items):
-            return (sent(sent(function)(sent(item))) for item in items)
+        def submit(self, function, *arguments):
+            future = Future()
+            future.set_result(sent(sent(function)(*sent(arguments))))
+            return future
 
     monkeypatch.setattr("nnunet_xattnres.nnunet.pool.ProcessPoolExecutor", Pool)
     monkeypatch.setattr("nnunet_xattnres.nnunet.pool._ALONE", -1.0)

@@ -261,3 +261,20 @@ def test_what_could_not_be_put_in_place_is_kept(tmp_path):
         (folder / "a").write_text("another's")
     assert str(partial) in str(found.value) and content(partial) == {"a": "hours", "sub/b": "hours"}
     assert (folder / "a").read_text() == "another's"
+
+
+def test_a_link_that_was_made_is_no_other_file(tmp_path, monkeypatch):
+    """NFS: the server's answer is lost, the client asks again, and the name is taken: by itself."""
+    link = os.link
+
+    def twice(*paths):
+        link(*paths)
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", twice)
+    with replacing(tmp_path / "a", overwrite=False) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
+    with pytest.raises(ExistsError, match="a exists"), replacing(tmp_path / "a", overwrite=False) as partial:
+        partial.write_text("newer")
+    assert (tmp_path / "a").read_text() == "new"

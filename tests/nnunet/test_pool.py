@@ -62,3 +62,18 @@ def test_a_process_that_is_killed_costs_its_case_alone(processes):
     assert isinstance(killed, UserError) and "its process was killed, most likely" in str(killed)
     assert [item for item, _ in (first, *others)] == ["a", "b", "c"]
     assert os.getpid() not in {process for _, process in (first, *others)}
+
+
+def slow(item):
+    time.sleep(0 if item == "quick" else 120)
+    return item
+
+
+def test_work_that_is_given_up_ends_at_once(processes):
+    """As by Ctrl-C, or by the first error."""
+    processes(2)
+    results = outcomes(slow, ["quick", "a", "b", "c", "d"])
+    assert next(results) == "quick"
+    start = time.monotonic()
+    results.close()
+    assert time.monotonic() - start < 30

@@ -164,6 +164,14 @@ def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(monkeypatch, t
     assert "is not kept for the next time" in lines[0]
 
 
+def test_without_a_home_nothing_is_known(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(chosen, "cache_folder", no_home)
+    assert chosen.known(chosen.machine(CPU)) == [] and chosen.load(chosen.machine(CPU), SHAPE) is None
+
+
 def test_where_nothing_could_be_tried_plain_torch_is_taken():
     (found,) = choose("good", budget=0.0)
     assert found.choice == Choice(chosen.FALLBACK, chosen.FALLBACK) and found.results["good"]["status"] == "no time"

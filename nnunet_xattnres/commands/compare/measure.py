@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+HAS_A_VALUE = "has a value"
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -26,7 +28,7 @@ class Measure:
     unit: str = ""
     less_is_better: bool = False
     digits: int = 4
-    has_one: str = "has a value"
+    has_one: str = HAS_A_VALUE
 
     @property
     def title(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from nnunet_xattnres.commands.compare.measure import Measure
+from nnunet_xattnres.commands.compare.measure import HAS_A_VALUE, Measure
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.pairs import pairs_of
 from nnunet_xattnres.commands.compare.surfaces import Compute, dice
@@ -85,6 +85,8 @@ def with_measures(comparison: Comparison, wanted: Wanted, labels: Path | None, p
     models = [
         Model(model.name, tuple(_with(run, results, measures) for run in model.runs)) for model in comparison.models
     ]
+    if any(of.failure or of.cut for _, of in results):  # then a value may be missing for no fault of a model's
+        further = {replace(measure, has_one=HAS_A_VALUE): compute for measure, compute in further.items()}
     measured = replace(comparison, models=models, further=tuple(further), published=tuple(published))
     notes = *_failures(results, measures), *_without_value(measured, results)
     return replace(measured, notes=[*comparison.notes, *wanted.notes, *notes])
@@ -160,7 +162,10 @@ def _failures(results: Results, measures: Iterable[Measure]) -> list[str]:
     names = ", ".join(measure.name for measure in measures)
     more = f", and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
     told = "; ".join(failed[:_NAMED])
-    return [f"{len(failed)} of {len(results)} cases could not be measured and are left out of {names}: {told}{more}."]
+    return [
+        f"{len(failed)} of {len(results)} cases could not be measured and are left out of {names}: {told}{more}. The "
+        f"values of the models are then means over different cases; the differences are over the cases of both."
+    ]
 
 
 def _without_value(comparison: Comparison, results: Results) -> list[str]:

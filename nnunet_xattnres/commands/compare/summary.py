@@ -36,7 +36,9 @@ def summary(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, str]
         if only or missing:
             verdict = f"Where {both}: {verdict}{f'; {only}' if only else ''}"
         if missing:
-            numbers += f" {missing} pairs are left out, in which a mask is empty: look at the Dice, too."
+            numbers += (
+                f" {missing} pairs are left out, in which one of the two has no {measure.name}: look at the Dice, too."
+            )
         found.append((verdict, " ".join((numbers, over_cases, *_over_repeats(row, means[first])))))
     return found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import content_of, replacing
 
 NAME = "conversion.jsonl"  # beside dataset.json; nnU-Net does not look at it
 
@@ -22,7 +22,7 @@ class Record:
         self.path = folder / NAME
         self.cases: dict[str, dict[str, Any]] = {}
         if not self.path.exists():
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and content_of(folder):
                 raise UserError(f"{folder} is not empty, and no conversion made it; choose another number with -d")
             folder.mkdir(parents=True, exist_ok=True)
             self._write([settings])

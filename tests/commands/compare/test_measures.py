@@ -418,6 +418,16 @@ def test_a_case_that_cannot_be_measured_is_named_and_the_others_are(results, tmp
     assert [rows["liver"][name] for name in ("worse", "left_out")] == ["3", "1"]
 
 
+def test_what_could_not_be_measured_is_not_told_of_a_model(results, tmp_path):
+    """It found no label that the other one missed, and predicted none in vain."""
+    model = [train(results, trainer, masks_by_hand(1)) for trainer in (A, B)]
+    damaged(model[0] / "fold_0" / "validation" / "both.nii.gz")
+    screen = run(tmp_path, "--metrics", "hd95", "nsd")
+    text = " ".join(f"{screen} {(tmp_path / 'out' / 'comparison.html').read_text()}".split())
+    assert "1 of 8 cases could not be measured" in text and f"only {B} has a value" in text
+    assert "found a label that is there" not in text and "predicted a label that is not there" not in text
+
+
 def test_a_model_of_which_nothing_can_be_measured(results, tmp_path):
     """Another one can: what was measured of that is written."""
     model = [train(results, trainer, masks_by_hand(1)) for trainer in (A, B)]
