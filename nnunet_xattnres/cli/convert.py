@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from nnunet_xattnres.cli.errors import shown_to_the_user
+from nnunet_xattnres.cli.progress import shown_progress
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.convert import DataSet, Outcome
@@ -65,11 +65,13 @@ def convert(
         from nnunet_xattnres.commands.convert import convert as convert_data_set
 
         data_set = DATA_SETS[name.value]
-        columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
+        with shown_progress(console) as begin:
 
             def track(items: "Sequence[T]", what: str, /) -> "Iterable[T]":
-                return progress.track(items, description=what)
+                one_is_done = begin(what, len(items))
+                for item in items:
+                    yield item
+                    one_is_done()
 
             outcome = convert_data_set(
                 data_set, source, out, number=dataset, size=size, split=split and split.value, track=track
