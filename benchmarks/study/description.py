@@ -122,6 +122,7 @@ class Study:
             "plans": dict(self.plans or {}),
             "mirroring": self.mirroring,
             "hypotheses": self._declared(),
+            "tested": self._tested(),
             **length,
         }
 
@@ -131,6 +132,17 @@ class Study:
             return None
         text = json.dumps([asdict(hypothesis) for hypothesis in self.hypotheses], sort_keys=True)
         return f"{len(self.hypotheses)}, SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def _tested(self) -> dict[str, Any] | None:
+        """How many trainings the tests have, and on which folds: with more or others, each would be another test."""
+        if not self.hypotheses:
+            return None
+        repeats = {
+            f"{h.schedule}, {trainer}": self.schedules[h.schedule].n_repeats(trainer)
+            for h in self.hypotheses
+            for trainer in (self.trainers[0], h.trainer, h.against)
+        }
+        return {"folds": list(self.folds), "rotate_folds": self.rotate_folds, "repeats": repeats}
 
 
 def read_study(path: Path) -> Study:

@@ -14,6 +14,7 @@ from benchmarks.study.hypotheses import TESTS, WORDS, outcomes
 from benchmarks.study.records import read_records
 from benchmarks.study.report import grouped, write_report
 from benchmarks.study.two_samples import _ways, brown_forsythe, mann_whitney, rank_of_the_low_end, welch
+from nnunet_xattnres.common.errors import UserError
 
 # --- tests, by hand
 
@@ -114,6 +115,37 @@ def test_hypotheses_are_answered_by_the_trainings(declared, folders):
     assert sooner.values == ([50, 50, 50, 50], [60, 50, 60, 61])
     assert sooner.found == mann_whitney(*sooner.values)
     assert sooner.found.effect == -10 and (sooner.found.low, sooner.found.high) == (-11, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedules": {"long": Schedule(6, 10, 2, repeats=5)}},
+        {"schedules": {"long": Schedule(6, 10, 2, repeats=4, repeats_of={OURS: 5})}},
+        {"folds": (0, 1)},
+        {"rotate_folds": True},
+        {"hypotheses": CLAIMS[:3]},
+    ],
+    ids=["repeats", "repeats of one", "folds", "rotation", "hypotheses"],
+)
+def test_what_is_tested_stays_what_was_declared(declared, folders, change):
+    with pytest.raises(UserError, match="Give the changed study another name"):
+        read_records(replace(declared, **change), folders)
+
+
+def test_what_no_test_is_about_may_be_added(declared, folders):
+    another = Schedule(6, 10, 2, repeats=4, repeats_of={f"{OURS}Gated": 7})
+    more = replace(declared, trainers=(PLAIN, OURS, f"{OURS}Gated"), schedules={"long": another, "short": another})
+    assert len(read_records(more, folders)) == 8
+
+
+def test_records_from_before_the_tests_were_guarded_are_read(declared, folders):
+    def older(facts):
+        del facts["settings"]["tested"]
+        return facts
+
+    rewrite_records(folders, older)
+    assert len(read_records(declared, folders)) == 8
 
 
 def test_holm_is_over_all_that_is_declared(declared, folders):
