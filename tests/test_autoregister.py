@@ -34,6 +34,19 @@ def test_the_folder_is_there_and_holds_reexports_only(ours):
     assert [f.name for f in files] == ["nnunet_xattnres_trainers.py"]
 
 
+def test_an_environment_that_only_inherits_the_variable_goes_on_without_us(ours, tmp_path):
+    """nnU-Net imports all files there for every trainer that is not its own, and ends at a module that is missing."""
+    (file,) = Path(ours).glob("*.py")
+
+    def run(**environment):
+        command = [sys.executable, "-S", str(file)]  # without this environment's packages
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+
+    assert run().returncode == 0
+    half = run(PYTHONPATH=str(Path(autoregister.__file__).parents[1]))  # we are there, what we need is not
+    assert half.returncode and "ModuleNotFoundError" in half.stderr and "'nnunet_xattnres'" not in half.stderr
+
+
 def test_registers_at_start(ours, tmp_path):
     assert python(SHOW, tmp_path) == ours
 

@@ -45,6 +45,7 @@ def upgrade(
     gate = read_gate.value if read_gate else {"add": "zero", "replace": "none"}[skip_mode.value]
     with shown_to_the_user():
         from nnunet_xattnres.commands.upgrade import (
+            first_stage_folders,
             trainer_for,
             training_commands,
             write_upgraded,
@@ -80,3 +81,8 @@ def upgrade(
         console.print()
         for i, line in enumerate(training_commands(done[out.name], out)):
             console.print(f"{'then:' if i else 'Train with:'} {escape(line)}")
+        if (folders := first_stage_folders(done[out.name])) is not None:
+            theirs, ours = map(escape, folders)
+            console.print(
+                f"It needs the masks of the cascade's first stage. In nnUNet_results, copy {theirs} to {ours}."
+            )

@@ -40,10 +40,11 @@ _TRAINER_FOR = {
 _OPTIONAL = ("dataset_fingerprint.json", "fold_*/debug.json")
 _RESULTS = (
     "fold_*/progress.png",
-    "fold_*/validation/summary.json",
+    "fold_*/validation/*",  # the masks, too: nnU-Net's commands for all folds take them
     "crossval_results_folds_*/*.json",
     "crossval_results_folds_*/*.pkl",
 )
+_PROBABILITIES = ".npz"  # of a fold's validation; large, and `--val --npz` makes them again
 _AS_OURS = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 _SAME = 1e-5  # difference up to which two networks compute the same
 _SEED = 0  # of the projections, which start at random: the same checkpoint gives the same result
@@ -94,7 +95,7 @@ def upgrade_checkpoint(path: Path, trainer: str) -> Upgraded:
         UserError: when the file cannot be read, has reads already, or is not of nnU-Net's own network for its plans:
             by its weights, or because its trainer's network computes something else with them.
     """
-    stock = _with_plans(read_checkpoint(path), path.parent.parent)
+    stock = _with_plans(read_checkpoint(path), path.absolute().parent.parent)
     planned = _planned(path, stock["init_args"])
     network, plain = _network(planned, TRAINERS[trainer]), _network(planned, nnUNetTrainer)
     weights = network_weights(stock, plain.state_dict())
@@ -123,18 +124,43 @@ def training_commands(upgraded: Upgraded, out: Path) -> list[str]:
     Our trainers train as nnUNetTrainer does. A model of any other trainer, such as one without mirroring, keeps that
     trainer, and plans bring the network.
     """
-    checkpoint = upgraded.checkpoint
-    arguments = checkpoint["init_args"]
-    dataset, plans = arguments["plans"].get("dataset_name", "DATASET"), arguments["plans"].get("plans_name", "PLANS")
-    trainer, commands = upgraded.trainer, []
-    if not _trained_as_ours_train(checkpoint):
-        source, plans = plans, plans + trainer.removeprefix("nnUNetTrainer")
-        network = plan_options(config_of(TRAINERS[trainer])) or ()
+    arguments = upgraded.checkpoint["init_args"]
+    dataset, source = arguments["plans"].get("dataset_name", "DATASET"), arguments["plans"].get("plans_name", "PLANS")
+    trainer, plans = _trainer_and_plans(upgraded)
+    commands = []
+    if plans != source:
+        network = plan_options(config_of(TRAINERS[upgraded.trainer])) or ()
         commands.append(command("nnunet-xattnres", "plan", "-d", dataset, "-p", source, "-o", plans, *network))
-        trainer = checkpoint["upgraded_from"]["trainer"]
     what = dataset, arguments["configuration"], str(arguments.get("fold", "FOLD"))
     options = "-tr", trainer, "-p", plans, "-pretrained_weights", str(out)
     return [*commands, command("nnUNetv2_train", *what, *options)]
+
+
+def first_stage_folders(upgraded: Upgraded) -> tuple[str, str] | None:
+    """Of a cascade's second stage, in nnUNet_results: where the masks of the first are, and where this one needs them.
+
+    None for any other network.
+    """
+    arguments = upgraded.checkpoint["init_args"]
+    first = resolved(arguments["plans"], arguments["configuration"]).get("previous_stage")
+    if first is None:
+        return None
+    trained = upgraded.checkpoint["upgraded_from"]["trainer"], arguments["plans"].get("plans_name", "PLANS")
+    dataset = arguments["plans"].get("dataset_name", "DATASET")
+    theirs, ours = (
+        f"{dataset}/{trainer}__{plans}__{first}/predicted_next_stage"
+        for trainer, plans in (trained, _trainer_and_plans(upgraded))
+    )
+    return theirs, ours
+
+
+def _trainer_and_plans(upgraded: Upgraded) -> tuple[str, str]:
+    """By which the network of an upgraded checkpoint is trained."""
+    checkpoint, trainer = upgraded.checkpoint, upgraded.trainer
+    plans = checkpoint["init_args"]["plans"].get("plans_name", "PLANS")
+    if _trained_as_ours_train(checkpoint):
+        return trainer, plans
+    return checkpoint["upgraded_from"]["trainer"], plans + trainer.removeprefix("nnUNetTrainer")
 
 
 def _trained_as_ours_train(checkpoint: Mapping[str, Any]) -> bool:
@@ -191,6 +217,8 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
         same = all(upgraded.difference < _SAME for upgraded in done.values())
         for pattern in (*NEEDED, *_OPTIONAL, *(_RESULTS if same else ())):
             for file in source.glob(pattern):
+                if file.is_dir() or file.suffix == _PROBABILITIES:
+                    continue
                 target = partial / file.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)

@@ -44,5 +44,7 @@ def window_of(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> tup
     """
     if configuration["normalization_schemes"][0] != "CTNormalization":
         return None
-    intensities = plans["foreground_intensity_properties_per_channel"]["0"]
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    intensities = PlansManager(plans).foreground_intensity_properties_per_channel["0"]  # old plans name it otherwise
     return intensities["percentile_00_5"], intensities["percentile_99_5"]

@@ -1,5 +1,6 @@
 """What every trainer of ours does beside training: whole checkpoints, one training a fold, what it costs."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from nnunet_xattnres.reads.history import with_history
 from nnunet_xattnres.training.build import config_of
 from nnunet_xattnres.training.checks import Sums, loaded, refuse_two_networks, sums, untrained
 from nnunet_xattnres.training.lock import locked
-from nnunet_xattnres.training.resume import check_checkpoint
+from nnunet_xattnres.training.resume import check_checkpoint, why_no_end
 
 if CUSTOM_OPS:
     from nnunet_xattnres.ops.tuning import as_json, choose_paths
@@ -34,6 +35,7 @@ if CUSTOM_OPS:
 _CHOSEN = "read_paths"  # among a checkpoint's init_args
 _WRITTEN_AGAIN = ("checkpoint_latest.pth", "checkpoint_best.pth")  # missing one of them is no reason to end a training
 _WAITS = (1, 2, 4)  # seconds
+_WINDOWS = sys.platform == "win32"  # where a file that another program reads cannot be replaced
 
 
 class GuardedTrainer(nnUNetTrainer):
@@ -42,6 +44,8 @@ class GuardedTrainer(nnUNetTrainer):
     my_init_kwargs: dict[str, Any]
     training_lock: BaseFileLock | None = None
     weights_at_start: Sums | None = None
+    no_end: str | None = None
+    first_epoch = 0  # of this process
 
     def initialize(self) -> None:
         refuse_two_networks(type(self))
@@ -49,6 +53,10 @@ class GuardedTrainer(nnUNetTrainer):
         self._log(self._parameter_line)
         self._log(lambda: getattr(self._bare_network(), "note", None))
         self.weights_at_start = sums(self._bare_network())
+
+    def _do_i_compile(self) -> bool:
+        """Without torch's custom operators nothing is: nnU-Net gives the heads other weights where it compiles."""
+        return CUSTOM_OPS and bool(super()._do_i_compile())
 
     def _log(self, line: Callable[[], str | None]) -> None:
         """Log a line about the network, if there is one; what it is about is a user's class, and worth no training."""
@@ -79,10 +87,13 @@ class GuardedTrainer(nnUNetTrainer):
         return uncompiled(self.network.module if self.is_ddp else self.network)
 
     def on_train_start(self) -> None:
+        if self.no_end is not None:  # here, for --val takes such a checkpoint rightly
+            raise UserError(self.no_end)
         if self.local_rank == 0:
             self.training_lock = locked(Path(self.output_folder), self.print_to_log_file)
             if self.training_lock.is_locked:  # else another training may be writing
                 remove_partials(Path(self.output_folder))
+        self.first_epoch = self.current_epoch
         if not self.was_initialized:
             self.initialize()
         network, before = self._bare_network(), self.weights_at_start
@@ -117,7 +128,7 @@ class GuardedTrainer(nnUNetTrainer):
             self._unlock()
 
     def on_train_end(self) -> None:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self.current_epoch > self.first_epoch:  # else --c had only to validate
             self.print_to_log_file(f"Peak GPU memory: {torch.cuda.max_memory_allocated(self.device) // 2**20} MiB")
         super().on_train_end()
         self._unlock()
@@ -132,13 +143,18 @@ class GuardedTrainer(nnUNetTrainer):
         try:
             _patiently(lambda: self._write_checkpoint(filename))
         except PermissionError as error:
-            if Path(filename).name not in _WRITTEN_AGAIN:
+            if not _WINDOWS or Path(filename).name not in _WRITTEN_AGAIN:
                 raise
             self.print_to_log_file(f"{filename} could not be replaced and is still the one before: {error}")
+            if Path(filename).name == "checkpoint_best.pth":
+                self._best_ema = None  # nnU-Net has noted it already, and would wait for a better epoch still
 
     def _write_checkpoint(self, filename: str) -> None:
         with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
             super().save_checkpoint(str(partial))
+            for other in partial.parent.iterdir():  # of a trainer that is combined with ours: averaged weights, say
+                if other != partial:
+                    other.replace(Path(filename).parent / other.name)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not self.was_initialized:
@@ -152,6 +168,7 @@ class GuardedTrainer(nnUNetTrainer):
         this = Origin(type(self).__name__, self.plans_manager.plans_name, self.configuration_name)
         known = self._bare_network().state_dict()
         checkpoint = check_checkpoint(Path(filename_or_checkpoint), known, this, _config_of)
+        self.no_end = why_no_end(Path(filename_or_checkpoint), checkpoint)
         if checkpoint["network_weights"].keys() <= known.keys():
             super().load_checkpoint(filename_or_checkpoint)
             return

@@ -50,6 +50,29 @@ def check_checkpoint(
     raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")
 
 
+def why_no_end(path: Path, checkpoint: Mapping[str, Any]) -> str | None:
+    """Why a checkpoint_final.pth is not the end of the training that --c is to go on with; None for any other.
+
+    nnU-Net takes it before checkpoint_latest.pth, which it removes at the end: a later training would be lost, and the
+    former one validated in its place.
+    """
+    if path.name != "checkpoint_final.pth":
+        return None
+    latest = path.with_name("checkpoint_latest.pth")
+    if latest.is_file() and latest.stat().st_mtime > path.stat().st_mtime:
+        return (
+            f"{latest} is newer than {path.name}, which --c takes: another training was begun in this fold since, and "
+            f"has not ended.\n  To go on with it, move {path.name} away. To validate the former one, use --val."
+        )
+    if "upgraded_from" in checkpoint:
+        return (
+            f"{path} was written by `nnunet-xattnres upgrade`, and no training here has ended: there is nothing to go "
+            f"on with.\n  To validate it, use --val. To train it, give it to -pretrained_weights, with a trainer of "
+            f"another name, such as {checkpoint['trainer_name']}_250epochs, so that the model stays beside it."
+        )
+    return None
+
+
 def _put_back(path: Path, saved: Origin) -> str:
     """The way out for a checkpoint that has the names of this training: what they name is not what it was."""
     return (

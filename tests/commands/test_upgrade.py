@@ -1,5 +1,6 @@
 """A stock checkpoint that has been given reads: what nnU-Net's own loaders make of it."""
 
+import copy
 import json
 import math
 import shlex
@@ -283,6 +284,41 @@ def test_the_whole_command_for_the_training_is_printed(tmp_path):
     assert done.exit_code == 0 and command in done.output
 
 
+@pytest.mark.parametrize(
+    ("trainer", "trains"),
+    [
+        ("nnUNetTrainer_250epochs", "nnUNetTrainerXAttnResGated__nnUNetTestPlans"),
+        ("nnUNetTrainerDA5", "nnUNetTrainerDA5__nnUNetTestPlansXAttnResGated"),
+    ],
+)
+def test_the_second_stage_of_a_cascade_needs_the_masks_of_the_first(tmp_path, trainer, trains):
+    """nnU-Net looks for them under the names of the training that needs them, and its workers die without them."""
+
+    def second(checkpoint):
+        plans = copy.deepcopy(checkpoint["init_args"]["plans"])
+        plans["configurations"]["2d"]["previous_stage"] = "2d_low"
+        plans["dataset_name"] = "Dataset007_X"
+        dataset = DATASET | {"channel_names": {}}  # the network's one input is the first stage's label
+        checkpoint["init_args"] = {**checkpoint["init_args"], "plans": plans, "dataset_json": dataset}
+        checkpoint["trainer_name"] = trainer
+
+    save_stock(tmp_path / "stock.pth", change=second)
+    done = invoke(tmp_path / "stock.pth", tmp_path / "up.pth")
+    masks = "__2d_low/predicted_next_stage"
+    said = f"copy Dataset007_X/{trainer}__nnUNetTestPlans{masks} to Dataset007_X/{trains}{masks}."
+    assert done.exit_code == 0 and said in done.output
+    save_stock(tmp_path / "single.pth")
+    assert "first stage" not in invoke(tmp_path / "single.pth", tmp_path / "up2.pth").output
+
+
+def test_a_checkpoint_is_named_from_within_its_folder(tmp_path, monkeypatch):
+    save_stock(tmp_path / "fold_0" / "checkpoint_final.pth", change=lambda c: c["init_args"].pop("plans"))
+    (tmp_path / "plans.json").write_text(json.dumps(make_plans()))
+    monkeypatch.chdir(tmp_path / "fold_0")
+    done = invoke("checkpoint_final.pth", "up.pth")
+    assert done.exit_code == 0, done.output
+
+
 def of(trainer, axes=(0, 1)):
     return lambda checkpoint: checkpoint.update(trainer_name=trainer, inference_allowed_mirroring_axes=axes)
 
@@ -347,8 +383,9 @@ def model(tmp_path):
     for fold in ("0", "3"):
         for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
             save_stock(folder / f"fold_{fold}" / name)
+    masks = ("fold_0/validation/a.nii.gz", "fold_0/validation/a.npz")
     results = ("fold_0/validation/summary.json", "fold_0/progress.png", "crossval_results_folds_0_3/postprocessing.pkl")
-    for name in results:
+    for name in (*masks, *results):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("of the stock network")
     (folder / "plans.json").write_text(json.dumps(make_plans()))
@@ -365,6 +402,7 @@ def test_a_model_folder(model, tmp_path, gated):
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     checkpoints = {f"fold_{fold}/checkpoint_{name}.pth" for fold in (0, 3) for name in ("best", "final")}
     results = {"fold_0/validation/summary.json", "fold_0/progress.png", "crossval_results_folds_0_3/postprocessing.pkl"}
+    results.add("fold_0/validation/a.nii.gz")  # a summary without its masks breaks nnU-Net's commands for all folds
     # of a network that computes something else, the stock network's results would be a lie
     assert names == checkpoints | {"plans.json", "dataset.json"} | (results if gated else set())
     for name in checkpoints:

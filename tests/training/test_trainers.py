@@ -5,6 +5,7 @@ import errno
 import inspect
 import os
 import pydoc
+import shutil
 import time
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.training import base
 from nnunet_xattnres.training.epochs import TRAINERS
 from nnunet_xattnres.training.lock import locked
 
@@ -330,6 +332,36 @@ def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_tr
     assert "XAttnResGated" not in str(caught.value), "that mirrors, and this model may not have been mirrored"
 
 
+def test_the_end_of_a_former_training_is_not_taken_for_that_of_one_which_was_killed(saved):
+    """nnU-Net's --c takes checkpoint_final.pth first, and removes checkpoint_latest.pth at the end."""
+    trainer, final = saved(file="checkpoint_final.pth")
+    latest = final.with_name("checkpoint_latest.pth")
+    shutil.copy(final, latest)
+    os.utime(final, (1000, 1000))
+    os.utime(latest, (2000, 2000))
+    trainer.load_checkpoint(str(final))  # --val may
+    with pytest.raises(UserError, match=r"checkpoint_latest.pth is newer than(.|\n)*move checkpoint_final.pth away"):
+        trainer.on_train_start()
+    assert not trainer.training_lock
+    trainer.load_checkpoint(str(latest))
+    assert trainer.no_end is None
+    os.utime(latest, (500, 500))  # killed between writing the one and removing the other
+    trainer.load_checkpoint(str(final))
+    assert trainer.no_end is None
+
+
+def test_an_upgraded_model_is_not_the_end_of_a_training(saved):
+    trainer, final = saved("nnUNetTrainerXAttnResGated", "checkpoint_final.pth")
+    torch.save(torch.load(final, weights_only=False) | {"upgraded_from": {}}, final)
+    trainer.load_checkpoint(str(final))
+    with pytest.raises(
+        UserError, match=r"nnunet-xattnres upgrade(.|\n)*--val(.|\n)*nnUNetTrainerXAttnResGated_250epochs"
+    ):
+        trainer.on_train_start()
+    trainer.load_checkpoint(str(shutil.copy(final, final.with_name("checkpoint_latest.pth"))))
+    assert trainer.no_end is None  # of a training that had not ended, which goes on with reads
+
+
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_a_checkpoint_with_the_names_of_wrappers_goes_on(saved, prefix):
     trainer, path = saved()
@@ -428,9 +460,11 @@ def test_a_checkpoint_that_is_read_for_some_seconds_is_replaced_then(saved, read
 
 
 @pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"])
-def test_a_checkpoint_that_is_read_for_longer_ends_no_training(saved, read_by_another_program, name):
+def test_a_checkpoint_that_is_read_for_longer_ends_no_training(saved, read_by_another_program, monkeypatch, name):
     """But the last one must be written."""
+    monkeypatch.setattr(base, "_WINDOWS", True)
     trainer, path = saved(file=name)
+    trainer._best_ema = 0.5
     before = path.read_bytes()
     waited = read_by_another_program(99)
     said = f"{path} could not be replaced and is still the one before: [Errno 13] The process cannot access the file"
@@ -442,6 +476,62 @@ def test_a_checkpoint_that_is_read_for_longer_ends_no_training(saved, read_by_an
     assert (said in Path(trainer.log_file).read_text()) == (name != "checkpoint_final.pth")
     assert path.read_bytes() == before and 5 < sum(waited) < 20
     assert not list(path.parent.glob("*.partial"))
+    # the best epoch that was not written is not remembered as written: the next one takes its place
+    assert trainer._best_ema == (None if name == "checkpoint_best.pth" else 0.5)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_best.pth"])
+def test_elsewhere_what_may_not_be_written_ends_the_training(saved, read_by_another_program, monkeypatch, name):
+    """As in nnU-Net: the permissions have changed, and no checkpoint would be written any more."""
+    monkeypatch.setattr(base, "_WINDOWS", False)
+    trainer, path = saved(file=name)
+    read_by_another_program(99)
+    with pytest.raises(PermissionError):
+        trainer.save_checkpoint(str(path))
+
+
+def test_what_a_combined_trainer_writes_beside_a_checkpoint_stays(make_trainer):
+    class Averaging:
+        def save_checkpoint(self, filename):
+            super().save_checkpoint(filename)
+            Path(filename.replace(".pth", "_ema.pth")).write_bytes(b"averaged")
+
+    class Combined(TRAINERS["nnUNetTrainerXAttnRes"], Averaging, nnUNetTrainer):
+        pass
+
+    trainer = make_trainer(Combined)
+    trainer.initialize()
+    folder = Path(trainer.output_folder)
+    for _ in range(2):  # the second time there are older ones
+        trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+    assert {path.name for path in folder.glob("*.pth")} == {"checkpoint_final.pth", "checkpoint_final_ema.pth"}
+    assert (folder / "checkpoint_final_ema.pth").read_bytes() == b"averaged"
+    assert not list(folder.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("operators", [True, False])
+def test_nothing_is_compiled_without_custom_operators(make_trainer, monkeypatch, operators):
+    """nnU-Net would give the lowest head the weight 0, as it does where it compiles, and DDP miss its gradients."""
+    monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
+    monkeypatch.setattr(base, "CUSTOM_OPS", operators)
+    assert make_trainer("nnUNetTrainerXAttnRes")._do_i_compile() is operators
+
+
+@pytest.mark.parametrize(("trained", "logged"), [(0, False), (1, True)])
+def test_memory_is_logged_of_what_was_trained(make_trainer, monkeypatch, trained, logged):
+    """And not of a process that only validates, when --c finds a training that has ended."""
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    trainer.initialize()
+    trainer.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 2**20)
+    for name in ("on_train_start", "on_train_end"):
+        monkeypatch.setattr(nnUNetTrainer, name, lambda self: None)
+    monkeypatch.setattr(base.GuardedTrainer, "_choose_paths", lambda self: None)
+    trainer.current_epoch = 7
+    trainer.on_train_start()
+    trainer.current_epoch += trained
+    trainer.on_train_end()
+    assert ("Peak GPU memory: 5 MiB" in Path(trainer.log_file).read_text()) == logged
 
 
 def test_disabled_checkpointing_still_writes_nothing(make_trainer):
