@@ -152,7 +152,7 @@ class _FullScaleUNet(nn.Module):
         return self.decoder(self.encoder(x))
 
     def _choose(self, width: int | None, num_classes: int) -> tuple[int, float]:
-        """The width, and the multiply-adds over the plain network's: by the plans alone, for all grow with the size."""
+        """The width, and the multiply-adds over the plain network's: of any patch, for all grow with its size."""
         plain = deepcopy(self).to("meta").eval()
         plain.decoder.deep_supervision = False
         channels = input_channels(self.encoder)

@@ -35,6 +35,8 @@ from nnunet_xattnres.ops import kernels
 from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.resize import resize_axis
 
+_LEAST_EPS = 1e-30  # lanes behind a row hold zeros, and 0 * rsqrt(0) would make NaN of the query's gradient
+
 
 def available() -> bool:
     """Whether Triton can be imported; the kernels run on CUDA tensors only."""
@@ -78,9 +80,9 @@ class _Packed:
                 resize_axis(x.reshape(*source.shape[:4], -1), 4, self.width, out=source[..., : self.width])
 
     def _project(self, h: Tensor, projection: Tensor, source: Tensor) -> Tensor:
-        """The projected map, in ``source`` if it has its size already."""
-        shape = *source.shape[:4], h.shape[-1]
-        out = source if source.shape == shape else h.new_empty(shape)
+        """The projected map, in ``source`` if it has its size already, and rows without padding."""
+        same = h.shape[-1] == self.width == self.stride
+        out = source if same else h.new_empty(*source.shape[:4], h.shape[-1])
         torch.bmm(projection.expand(len(h), -1, -1), h.flatten(2), out=out.flatten(2))
         return out
 
@@ -190,6 +192,7 @@ def backward(
     d_query: Tensor,
 ) -> None:
     """Write the gradients of a read; the arguments are ``tiled.backward``'s."""
+    eps = max(eps, _LEAST_EPS)
     size, grad = grad.shape[2:], grad.contiguous()
     order = _order(projections, skip)
     has_direct = projections[order[0]] is None

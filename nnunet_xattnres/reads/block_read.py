@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from nnunet_xattnres.reads.history_read import with_zeros
+
 EPS = 1e-6  # as in ops.reference
 
 
@@ -49,7 +51,7 @@ class ISAR(nn.Module):
             memory: the sources; the last one makes the queries.
             return_weights: also return the weights of the sources.
             without: the index of a source that is left out, and with it all that are the same map: the softmax is then
-                over the others.
+                over the others. Their weights are zero.
 
         Returns:
             The read, (B, C, *spatial), in the dtype of the last map; with ``return_weights`` also the weights,
@@ -59,12 +61,12 @@ class ISAR(nn.Module):
             ValueError: when the memory does not fit what this read was built for.
         """
         _check(memory, self.n_sources, self.channels, "memory")
-        kept = _without(memory, without)
-        x = memory[-1]
+        indices = _without(memory, without)
+        kept, x = [memory[n] for n in indices], memory[-1]
         query = torch.matmul(self.query.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])
         weights = weigh(query, kept, self.key_scale)
         read = combine(weights, kept).to(x.dtype)
-        return (read, weights) if return_weights else read
+        return (read, with_zeros(weights, indices, len(memory))) if return_weights else read
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, n_sources={self.n_sources}"
@@ -124,7 +126,7 @@ class DKVMR(nn.Module):
             blocks: the outputs of the encoder stage's blocks, in the order computed.
             below: the upsampled map, (B, C, *spatial); it makes the queries.
             return_weights: also return the weights of the blocks.
-            without: the index of a block that is left out: the softmax is then over the others.
+            without: the index of a block that is left out: the softmax is then over the others. Its weight is zero.
 
         Returns:
             What the decoder stage's first block takes, (B, C, *spatial); with ``return_weights`` also the weights,
@@ -134,7 +136,8 @@ class DKVMR(nn.Module):
             ValueError: when the maps do not fit what this read was built for.
         """
         _check([*blocks, below], self.n_sources + 1, self.channels, "blocks and the map below")
-        pairs = [self.key_value(b).tensor_split([self.key_channels], dim=1) for b in _without(blocks, without)]
+        indices = _without(blocks, without)
+        pairs = [self.key_value(blocks[n]).tensor_split([self.key_channels], dim=1) for n in indices]
         values = [value for _, value in pairs]
         if self.query is None or self.key_scale is None:
             weights = torch.ones_like(values[0][:, :1], dtype=torch.promote_types(values[0].dtype, torch.float32))
@@ -143,7 +146,7 @@ class DKVMR(nn.Module):
             weights = weigh(self.query(below), [key for key, _ in pairs], self.key_scale)
             read = combine(weights, values)
         fused: Tensor = self.fusion(torch.cat((below, read.to(below.dtype)), dim=1))
-        return (fused, weights) if return_weights else fused
+        return (fused, with_zeros(weights, indices, len(blocks))) if return_weights else fused
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, n_sources={self.n_sources}, key_channels={self.key_channels}"
@@ -175,13 +178,13 @@ def combine(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
     return read
 
 
-def _without(maps: Sequence[Tensor], without: int | None) -> list[Tensor]:
-    """The maps but for the one of an index, which may be there more than once: the published memory has x twice."""
+def _without(maps: Sequence[Tensor], without: int | None) -> list[int]:
+    """The indices of all maps but one, which may be there more than once: the published memory has x twice."""
     if without is None:
-        return list(maps)
+        return list(range(len(maps)))
     if not 0 <= without < len(maps):
         raise ValueError(f"without is {without}, but there are the sources 0 to {len(maps) - 1}")
-    kept = [x for x in maps if x is not maps[without]]
+    kept = [n for n, x in enumerate(maps) if x is not maps[without]]
     if not kept:
         raise ValueError(f"source {without} cannot be left out: it is the only one, and a read needs at least one")
     return kept

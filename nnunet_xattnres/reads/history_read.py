@@ -96,7 +96,7 @@ class HistoryRead(nn.Module):
             below: a map (B, C_below, *size) to stand before the result, as in a decoder stage.
             return_weights: also return the weights of the sources.
             without: the index of a source that is left out: the softmax is then over the others (ours, to see what the
-                source is good for). The skip stays.
+                source is good for). The skip stays. Its weight is zero.
 
         Returns:
             The read, (B, C, *size), or with ``below`` (B, C_below + C, *size); with ``return_weights`` also the
@@ -126,7 +126,7 @@ class HistoryRead(nn.Module):
         found = history_read(maps, their_projections, query, scale, size, **options)
         read, weights = found if isinstance(found, tuple) else (found, None)
         out = self._around(read, None if skip is None else pool[skip], below)
-        return out if weights is None else (out, weights)
+        return out if weights is None else (out, with_zeros(weights, kept, len(pool)))
 
     def _matrices(self) -> list[Tensor | None]:
         """The projections as the operator takes them, (C, C_k)."""
@@ -186,3 +186,11 @@ class HistoryRead(nn.Module):
 
     def _named(self, text: str) -> str:
         return text if self.name is None else f"the read {self.name}: {text}"
+
+
+def with_zeros(weights: Tensor, kept: Sequence[int], n: int) -> Tensor:
+    """The weights of n sources, (B, n, *spatial), from those that were kept, (B, len(kept), *spatial)."""
+    if len(kept) == n:
+        return weights
+    indices = torch.tensor(kept, device=weights.device)
+    return weights.new_zeros(len(weights), n, *weights.shape[2:]).index_copy(1, indices, weights)

@@ -61,6 +61,8 @@ CASES = {  # channels and spatial sizes of the sources, channels and size of the
     ),
     "2d, many rows of the same size": ([(2, (17, 3)), (3, (17, 3)), (4, (9, 2))], 3, (17, 3), {"direct": (1,)}),
     "3d, groups of coarse rows": ([(2, (2, 17, 2)), (3, (1, 9, 1))], 3, (3, 34, 2), {}),
+    # the first is as wide as the padded rows of the read, and has no more positions than it
+    "2d, as wide as a padded row": ([(4, (1, 16)), (6, (4, 2))], 2, (16, 5), {"direct": ()}),
     "one source": ([(3, (2, 3))], 2, (5, 7), {}),
     "one direct source": ([(3, (4, 5))], 3, (4, 5), {"direct": (0,), "skip": 0, "below": 1}),
 }
@@ -115,6 +117,20 @@ def assert_equals_the_reference(read, tolerance):
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_reference(case):
     assert_equals_the_reference(Read(*CASES[case]), 1e-5)
+
+
+def test_without_eps_nothing_behind_a_row_counts():
+    pool, query = [torch.randn(1, 3, 4, 5, device=DEVICE, requires_grad=True)], torch.randn(3, device=DEVICE)
+    projections, scale = [torch.randn(3, 3, device=DEVICE)], torch.ones(3, device=DEVICE)
+    pool += [torch.randn(1, 3, 2, 3, device=DEVICE)]
+    query.requires_grad_()
+
+    def gradients(read):
+        out = read(pool, [None, *projections], query, scale, (4, 5), eps=0.0)
+        return torch.autograd.grad(out.square().sum(), [pool[0], query])
+
+    for found, expected in zip(gradients(read_fused), gradients(reference.history_read), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["2d, several direct", "2d, one axis shrinks, one grows", "3d, odd"])

@@ -166,8 +166,11 @@ def test_a_source_that_is_left_out_is_gone(without):
     _, all_weights = isar(memory, return_weights=True)
     out, weights = isar(memory, return_weights=True, without=without)
     expected = all_weights[:, kept] / all_weights[:, kept].sum(1, keepdim=True)
-    torch.testing.assert_close(weights, expected)
-    torch.testing.assert_close(out, sum(a.unsqueeze(1) * memory[n] for a, n in zip(weights.unbind(1), kept)))
+    torch.testing.assert_close(weights[:, kept], expected)
+    assert weights.shape == all_weights.shape and not weights[:, without].any()
+    torch.testing.assert_close(out, sum(a.unsqueeze(1) * v for a, v in zip(weights.unbind(1), memory)))
+    _, weights = dkvmr(memory, below, return_weights=True, without=without)
+    assert weights.shape[1] == 3 and not weights[:, without].any() and weights[:, kept].all()
     other = [x + 1 if n == without else x for n, x in enumerate(memory)]
     assert torch.equal(dkvmr(memory, below, without=without), dkvmr(other, below, without=without))
 

@@ -47,6 +47,17 @@ def test_forward_is_the_reference_with_its_parameters():
     torch.testing.assert_close(read(pool, (4, 4)), result)  # the fast path
 
 
+@pytest.mark.parametrize("without", [0, 1, 2])
+def test_the_weight_of_a_source_that_is_left_out_is_zero(without):
+    """And stays at its place: the names of the sources are those of the whole pool."""
+    read, pool = make_module(), make_pool()
+    nn.init.normal_(read.pseudo_query)
+    whole, weights = (read(pool, (4, 4), return_weights=True, without=k)[1].detach() for k in (None, without))
+    kept = [k for k in range(3) if k != without]
+    torch.testing.assert_close(weights[:, kept], whole[:, kept] / whole[:, kept].sum(1, keepdim=True))
+    assert weights.shape == whole.shape and not weights[:, without].any()
+
+
 @needs_operators  # the reference projects in autocast's precision
 @pytest.mark.parametrize("dtype", AUTOCAST_DTYPES)
 @pytest.mark.parametrize("gated", [False, True])
