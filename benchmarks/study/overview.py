@@ -63,6 +63,7 @@ def _draw(panels: Sequence[Panel], path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(name for _, by_trainer in panels for name in by_trainer))
     figure = Figure(figsize=(3.0 + 2.4 * len(panels), 0.9 + 0.36 * len(names)), layout="constrained")
@@ -77,6 +78,7 @@ def _draw(panels: Sequence[Panel], path: Path) -> None:
             )
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("Dice", fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.grid(axis="x", alpha=0.3)
         axis.set_xlim(max(0.0, axis.get_xlim()[0]), min(1.0, axis.get_xlim()[1]))  # an interval of few is wide
     axes[0].set_yticks(range(len(names)), [name.removeprefix("nnUNetTrainer") or "nnUNetTrainer" for name in names])
