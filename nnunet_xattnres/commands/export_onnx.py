@@ -17,6 +17,7 @@ from nnunet_xattnres.common.files import refuse_existing, refuse_folder, replaci
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
+from nnunet_xattnres.nnunet.loading import load_into
 from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
 _NOT_INCLUDED = (
@@ -47,8 +48,8 @@ def export_onnx(
         The file of the description.
 
     Raises:
-        UserError: when a package is missing, the model is not there or has several folds, ``out`` ends otherwise, or
-            one of the files exists and is not to be replaced.
+        UserError: when a package is missing, the model is not there, cannot be loaded or has several folds, ``out``
+            ends otherwise, or one of the files exists and is not to be replaced.
     """
     install = command("pip", "install", "nnunet-xattnres[onnx]")
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
@@ -65,9 +66,7 @@ def export_onnx(
     way_out = "name one fold with -f, and its checkpoint with -chk"
     checkpoint = only_checkpoint(model_folder, way_out, fold, checkpoint_name)
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(
-        str(model_folder), use_folds=(checkpoint.parent.name.removeprefix("fold_"),), checkpoint_name=checkpoint_name
-    )
+    load_into(predictor, [checkpoint])
     network = uncompiled(predictor.network).eval()
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     shape = (determine_num_input_channels(plans, configuration, predictor.dataset_json), *configuration.patch_size)

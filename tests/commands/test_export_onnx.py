@@ -155,6 +155,31 @@ def test_what_is_refused(model, tmp_path):
     assert not list(tmp_path.glob("a.*"))
 
 
+def change(checkpoint, **changes):
+    torch.save({**torch.load(checkpoint, weights_only=False), **changes}, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "is damaged, probably cut off"),
+        (lambda file: torch.save({"state_dict": {}}, file), "is no checkpoint of nnU-Net v2"),
+        (
+            lambda file: change(file, trainer_name="nnUNetTrainerMine"),
+            "nnU-Net finds no trainer 'nnUNetTrainerMine' here. Install the package that has the trainer",
+        ),
+        (lambda file: change(file, network_weights={"encoder": torch.ones(1)}), "Put the plans.json and the dataset"),
+        (lambda file: (file.parents[1] / "plans.json").write_text("{"), "(JSONDecodeError: "),
+    ],
+    ids=["damaged", "foreign", "trainer", "weights", "plans"],
+)
+def test_a_model_that_cannot_be_loaded_is_said(model, tmp_path, spoil, message):
+    spoil(model / "fold_0" / "checkpoint_final.pth")
+    done = invoke(model, tmp_path / "a.onnx")
+    assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
+    assert str(model / "fold_0" / "checkpoint_final.pth") in done.output and not list(tmp_path.glob("a.*"))
+
+
 @pytest.mark.parametrize("options", [("-f", "all"), ("-f", 0, "-chk", "checkpoint_best.pth")])
 def test_the_fold_and_the_checkpoint_that_are_named_are_exported(tmp_path, options):
     network = make_model(tmp_path / "two", "nnUNetTrainer", make_plans(), folds=("0", "all"))
