@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.failures import first_line, is_poisoned
 from nnunet_xattnres.common.measure import Contestant, Step, Training, allocated_memory, resident_memory, seconds_of
+from nnunet_xattnres.networks.registry import is_ours
+from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.history import reads_of
 from nnunet_xattnres.reads.history_read import HistoryRead
@@ -58,10 +60,16 @@ class Setting:
         """With the plan's batch, unless another is given.
 
         Raises:
-            UserError: when the plans have no such configuration.
+            UserError: when the plans have no such configuration, or its network is one of ours: nothing would be plain.
         """
         if configuration not in plans["configurations"]:
             raise UserError(f"the plans have no {configuration!r}; they have {', '.join(plans['configurations'])}")
+        network_class = resolved(plans, configuration).get("architecture", {}).get("network_class_name", "")
+        if is_ours(network_class):
+            raise UserError(
+                f"the plans {plans.get('plans_name', '?')!r} ask for {network_class!r}, and profile compares with the "
+                "plain network: name the plans that they were made from with -p; by default that is nnUNetPlans"
+            )
         planned = PlansManager(dict(plans)).get_configuration(configuration).batch_size
         return cls(plans, dataset, configuration, batch or planned)
 

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands import profile as command
+from nnunet_xattnres.commands.plan import write_plans_with_network
 from nnunet_xattnres.commands.profile import CONTENDERS, PLAIN, Setting, count
 from nnunet_xattnres.common.measure import resident_memory
 from nnunet_xattnres.networks.uctransnet import HEADS, ChannelAttention
+from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history_read import HistoryRead
 from nnunet_xattnres.training.emcad_loss import EMCADLoss
 
@@ -345,6 +347,17 @@ def test_what_is_refused(folder, tmp_path):
     done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "3d_fullres", "-o", str(tmp_path / "a.json")])
     assert done.exit_code == 1 and "have no '3d_fullres'; they have 2d" in done.output
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_cascade_fullres"])
+def test_plans_with_reads_have_no_plain_network(folder, tmp_path, configuration):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    write_plans_with_network(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ReadConfig())
+    arguments = ["-d", "1", "-c", configuration, "-p", "nnUNetXAttnResPlans", "-o", str(tmp_path / "a.json")]
+    done = CliRunner().invoke(app, ["profile", *arguments])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and "name the plans that they were made from with -p; by default that is" in said
+    assert "'nnUNetXAttnResPlans' ask for 'nnunet_xattnres.unet.XAttnResUNet'" in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
