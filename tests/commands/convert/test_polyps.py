@@ -199,6 +199,7 @@ def test_a_random_split_says_how_far_it_leaks(tmp_path):
     assert (len(fold["train"]), len(fold["val"])) == (8, 2)
     (warning,) = outcome.warnings
     assert "of 2 test frames 2 are from a video sequence" in warning and "2 are exact copies" in warning
+    assert "whether two sequences are of one patient is not published" in warning
     assert convert_polyps("colondb", tmp_path, split="random").folds == outcome.folds
 
 
