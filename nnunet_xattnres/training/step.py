@@ -26,7 +26,7 @@ def own_training(
         configuration_manager=planned.configuration,
         label_manager=planned.labels,
         network=network,
-        device=next(network.parameters()).device,
+        device=torch.device(next(network.parameters()).device.type),  # nnU-Net compares it with one without a number
         is_ddp=False,
         enable_deep_supervision=True,
         initial_lr=1e-2,
