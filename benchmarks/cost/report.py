@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cost.scaling import doubling
 from nnunet_xattnres.common.files import replacing
 
 PATHS = ("reference", "fast")
@@ -121,11 +122,13 @@ def profile_line(found: dict[str, Any]) -> str:
 
 
 def scaling_line(growth: dict[str, Any]) -> str:
+    """By the measurements alone: what an older file says of the growth may be noise."""
     quantity, values, seconds = (growth[key] for key in ("quantity", "values", "seconds"))
     measured = ", ".join(f"{value}: {1000 * s:.3g} ms" for value, s in zip(values, seconds, strict=True))
-    if growth["doubling"] is None:
-        return f"{quantity}: smaller than the noise ({measured})"
-    return f"x2 {quantity} -> x{growth['doubling']:.2f} time of the reads ({measured})"
+    factor = doubling(values, seconds)
+    if factor is None:
+        return f"{quantity}: not determined, the noise is larger than the growth ({measured})"
+    return f"x2 {quantity} -> x{factor:.2f} time of the reads ({measured})"
 
 
 def _dates(rows: list[dict[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import log, prod
-from statistics import linear_regression, median
+from statistics import linear_regression, median, pstdev
 from time import perf_counter
 from typing import Any
 
@@ -29,14 +29,28 @@ def measure_scaling(device: str) -> list[dict[str, Any]]:
 
 
 def growth(what: str, values: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
-    """The measurements, and the factor on the time for twice the quantity: from a line through the logarithms.
+    """The measurements, and the factor on the time for twice the quantity."""
+    return {
+        "quantity": what,
+        "values": list(values),
+        "seconds": list(seconds),
+        "doubling": doubling(values, seconds),
+    }
 
-    The factor is None when a time is not positive: the reads' share was then smaller than the noise.
+
+def doubling(values: Sequence[float], seconds: Sequence[float]) -> float | None:
+    """The factor on the time for twice the quantity, from a line through the logarithms.
+
+    None where the measurements determine none: a time is not positive, as the reads' share was smaller than the noise,
+    the times do not grow, or they scatter around the line more than they grow along it.
     """
-    doubling = None
-    if min(seconds) > 0:
-        doubling = 2 ** linear_regression([log(v) for v in values], [log(s) for s in seconds]).slope
-    return {"quantity": what, "values": list(values), "seconds": list(seconds), "doubling": doubling}
+    if min(seconds) <= 0:
+        return None
+    x, y = [log(v) for v in values], [log(s) for s in seconds]
+    slope = linear_regression(x, y).slope
+    along = [slope * a for a in x]
+    around = [b - a for a, b in zip(along, y, strict=True)]
+    return 2**slope if slope > 0 and pstdev(along) > pstdev(around) else None
 
 
 def _read_seconds(n_sources: int, size: tuple[int, ...], device: str) -> float:

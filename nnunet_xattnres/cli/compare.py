@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
 from nnunet_xattnres.cli.progress import shown_progress
@@ -96,15 +96,15 @@ def compare(
                 raise UserError("--labels is for --predictions; with -d the true masks are the data set's own")
             comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or ())
         if wanted is not None:
-            with shown_progress(Console(stderr=True)) as begin:
+            with shown_progress(new_console(stderr=True)) as begin:
                 comparison = with_measures(comparison, wanted, labels if predictions else None, begin)
         rows = write_comparison(comparison, out, title)
         written = write_page(comparison, rows, out, title)
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    console = new_console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for table in tables_of(comparison, rows, console.width):
         console.print(table)
-    console.print(compared(comparison))
+    console.print(escape(compared(comparison)))
     for note in (*comparison.notes, *doubts(rows)):
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"wrote {', '.join(written)} in {escape(str(out))}", soft_wrap=True)
@@ -116,7 +116,7 @@ def _of_predictions(predictions: list[str], labels: Path | None, allow: Collecti
     if labels is None:
         raise UserError("--predictions needs --labels, the folder with the true masks")
     folders = folders_by_name(predictions)
-    with shown_progress(Console(stderr=True)) as begin:
+    with shown_progress(new_console(stderr=True)) as begin:
         return compare_predictions(folders, labels, allow, begin), f"Predictions against {labels.name}"
 
 

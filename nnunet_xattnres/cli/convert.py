@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.progress import shown_progress
 
@@ -59,7 +59,7 @@ def convert(
     Mends what is known to be wrong with the files, and says what it mended and what it left out. It may be stopped:
     the same command goes on.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console(soft_wrap=True)
     with shown_to_the_user():
         from nnunet_xattnres.commands.convert import DATA_SETS
         from nnunet_xattnres.commands.convert import convert as convert_data_set

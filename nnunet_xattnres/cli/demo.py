@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Device
 
@@ -42,5 +42,6 @@ def demo(
         with shown_to_the_user():
             run_demo(out, device=device.value if device else None, force=force)
     except KeyboardInterrupt:
-        Console(stderr=True).print(f"\nstopped. Start anew with --force, or remove {escape(str(out))}.", soft_wrap=True)
+        console = new_console(stderr=True, soft_wrap=True)
+        console.print(f"\nstopped. Start anew with --force, or remove {escape(str(out))}.")
         raise typer.Exit(130) from None

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
+
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.doctor import Finding
 
@@ -21,7 +23,7 @@ def doctor() -> None:
     """
     from nnunet_xattnres.commands.doctor import diagnose
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console(soft_wrap=True)
     said: set[str] = set()
     levels = []
     with console.status("asking a new Python what nnU-Net finds; it imports torch first"):

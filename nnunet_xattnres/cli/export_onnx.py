@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Checkpoint, Force, ModelFolder
 
@@ -28,6 +28,6 @@ def export_onnx(
 
         description = export(model_folder, out, fold, checkpoint, force)
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console(soft_wrap=True)
     console.print(f"wrote {escape(str(out))}: the network alone, at the plan's patch size, for any batch")
     console.print(f"wrote {escape(str(description))}: what has to happen before and after it")

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
 from nnunet_xattnres.cli.progress import shown_progress
@@ -47,7 +47,7 @@ def gallery(
     Writes gallery.html, a page with a slider through the slices, gallery.png and gallery.pdf. Half of the cases are
     those with the largest differences between the models, half are typical ones.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console(soft_wrap=True)
     with shown_to_the_user():
         from nnunet_xattnres.commands.gallery import FILES, of_predictions, show
 
@@ -69,7 +69,7 @@ def gallery(
             chosen = show(material, out, rows or _ROWS, cases or (), slice_, begin)
     for one in chosen:
         console.print(f"  {escape(one.case)}" + (f" ({one.why})" if one.why else ""))
-    console.print(material.scope)
+    console.print(escape(material.scope))
     for note in material.notes:
         console.print(f"[yellow]{escape(note)}[/]")
     console.print(f"wrote {', '.join(FILES)} in {escape(str(out))}")

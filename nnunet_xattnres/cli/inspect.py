@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Checkpoint, Device, Force, ModelFolder
 from nnunet_xattnres.cli.progress import shown_progress
@@ -47,7 +47,7 @@ def inspect(
     Writes routing.csv, routing.json, routing.png, report.html and the predicted masks; with --maps the weights at each
     voxel, with --knockout the Dice without each source.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console(soft_wrap=True)
     with shown_to_the_user():
         from nnunet_xattnres.common.device import device_of
 

@@ -3,9 +3,9 @@
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Memory, Network, ReadGate, SkipMode
 from nnunet_xattnres.common.errors import UserError
@@ -66,10 +66,10 @@ def plan(
         out = kind.plans_name if out is None else out
         path, outcome = write_plans_with_network(preprocessed_folder(dataset), plans, out, config, force)
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console(soft_wrap=True)
     console.print(f"wrote {escape(str(path))}")
     for configuration, network_class in outcome.items():
-        console.print(f"  {configuration}: {network_class}")
+        console.print(f"  {escape(configuration)}: {escape(network_class)}")
     trained = next(iter(name for name, now in outcome.items() if not now.startswith("stays")))
     line = command("nnUNetv2_train", dataset, trained, "0", "-p", out)
     console.print(f"\nTrain with: {escape(line)}   (and any -tr of nnU-Net's)")

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Configuration, Dataset, Device, Force
 
@@ -37,7 +38,7 @@ def profile(
 
     The plain network and each of ours, side by side, at the plan's patch and batch; without data loading.
     """
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = new_console(width=None if sys.stdout.isatty() else 120)
     with shown_to_the_user():
         import torch
 
@@ -57,7 +58,7 @@ def profile(
         with console.status("") as status:
 
             def say(text: str) -> None:
-                status.update(escape(text))
+                status.update(Text(text))
 
             rows = measure(setting, torch.device(name), rounds, say, trainers or ())
         gpus = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS"}
@@ -83,7 +84,7 @@ def profile(
 def _table(result: dict[str, Any]) -> Table:
     head = ("trainer", "parameters", "multiply-adds", "seconds a step", "peak memory")
     title = f"{result['dataset']}, {result['configuration']}, batch {result['batch']}, {result['machine']}"
-    table = Table(title=title, box=SIMPLE)
+    table = Table(title=escape(title), box=SIMPLE)
     for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left")
     for row in result["rows"]:

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Dataset, Force
 
@@ -30,4 +30,4 @@ def repeat(
 
         paths = write_repeats(preprocessed_folder(dataset), plans, number, force)
     for path in paths:
-        Console(soft_wrap=True, highlight=False).print(f"wrote {escape(str(path))}")
+        new_console(soft_wrap=True).print(f"wrote {escape(str(path))}")

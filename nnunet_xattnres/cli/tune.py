@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Configuration, Dataset
 
@@ -31,7 +32,7 @@ def tune(
     Every path must first prove that it computes the right numbers here; the fastest one is taken. A training does the
     same at its start, and finds what was chosen here. Without a CUDA device there is nothing to choose.
     """
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = new_console(width=None if sys.stdout.isatty() else 160)
     with shown_to_the_user():
         import torch
 
@@ -54,7 +55,7 @@ def tune(
             found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), lambda _: None)
         from nnunet_xattnres.ops.chosen import cache_folder
     console.print(table(found) if found else "This network has no reads.")
-    console.print(f"kept in {cache_folder()}", soft_wrap=True)
+    console.print(f"kept in {escape(str(cache_folder()))}", soft_wrap=True)
 
 
 def table(found: "list[Found]") -> Table:
@@ -64,7 +65,8 @@ def table(found: "list[Found]") -> Table:
         shown.add_column(name)
     for one in found:
         tried = "\n".join(f"{name}: {_result(result)}" for name, result in one.results.items())
-        shown.add_row(str(one.shape), one.choice.forward, one.choice.backward, tried)
+        # what a path failed with is a compiler's text
+        shown.add_row(*map(escape, (str(one.shape), one.choice.forward, one.choice.backward, tried)))
     return shown
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import XATTNRES, Force, Network, ReadGate
 from nnunet_xattnres.common.errors import UserError
@@ -63,7 +63,7 @@ def upgrade(
                 source = only_checkpoint(source, "name one of them, or upgrade the folder with --model-folder")
             done = {out.name: write_upgraded(source, out, trainer, force)}
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console(soft_wrap=True)
     console.print(f"wrote {escape(str(out))}, with the network of {trainer}")
     for name, upgraded in done.items():
         difference = f"{upgraded.difference:.1e} of the largest"

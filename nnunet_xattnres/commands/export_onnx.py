@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import nn
 
@@ -17,13 +19,35 @@ from nnunet_xattnres.common.files import refuse_existing, refuse_folder, replaci
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
+from nnunet_xattnres.nnunet.loading import load_into
 from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
-_NOT_INCLUDED = (
-    "This is the network alone. Not included: reading the image, transposing its axes, cropping to non-zero, "
-    "resampling to 'spacing', normalisation; the sliding window of 'patch_size' with Gaussian weighting, mirroring; "
-    "softmax or sigmoid, resampling back, choosing the label. Of a cascade also not included: the network of "
-    "'previous_stage', whose segmentation is the input's further channels, one for each label."
+_NOTE = (
+    "This is the network alone. What nnU-Net does before and after it is not included: 'before' and 'after' have its "
+    "steps in their order, with the names of the numbers here that they need. Of a cascade also not included: the "
+    "network of 'previous_stage', whose segmentation is the input's further channels, one for each label."
+)
+_BEFORE = (
+    "read the image with 'image_reader_writer'; the spacing is in the order of its axes",
+    "transpose the axes of image and spacing by 'transpose_forward'; from here on all is in this order, also "
+    "'spacing', 'patch_size' and 'mirroring_axes'",
+    "crop to the box around what is not zero in any channel; its holes, filled, count as not zero",
+    "normalise each channel by 'normalization'; a mask is what is not zero in the cropped image, holes filled",
+    "resample to 'spacing' by 'resampling_of_image'; a plan in 2D leaves the first axis of a volume as it is",
+    "pad with zeros, on both sides, what is smaller than 'patch_size'",
+    "take windows of 'patch_size', the first and the last at the borders, the others at equal steps of at most "
+    "'tile_step_size' times 'patch_size'; of a volume with a plan in 2D in each slice of its first axis",
+)
+_AFTER = (
+    "of each window, mean of the logits over the window and, if 'mirroring_axes' are there, its mirror images along "
+    "each combination of them, mirrored back",
+    "mean of the logits over the windows, weighted by a Gaussian around the middle of the window whose standard "
+    "deviation is 'gaussian_sigma_scale' times 'patch_size'; cut the padding off",
+    "resample the logits to the shape of the cropped image by 'resampling_of_logits'",
+    "apply the 'nonlinearity'; after softmax the label is that of the largest channel; after sigmoid each channel "
+    "above 0.5 writes its label of 'regions_class_order' over those of the channels before it",
+    "put the labels back to where the image was cropped, with zeros around",
+    "transpose the axes by 'transpose_backward'",
 )
 
 
@@ -47,8 +71,8 @@ def export_onnx(
         The file of the description.
 
     Raises:
-        UserError: when a package is missing, the model is not there or has several folds, ``out`` ends otherwise, or
-            one of the files exists and is not to be replaced.
+        UserError: when a package is missing, the model is not there, cannot be loaded or has several folds, ``out``
+            ends otherwise, or one of the files exists and is not to be replaced.
     """
     install = command("pip", "install", "nnunet-xattnres[onnx]")
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
@@ -65,9 +89,7 @@ def export_onnx(
     way_out = "name one fold with -f, and its checkpoint with -chk"
     checkpoint = only_checkpoint(model_folder, way_out, fold, checkpoint_name)
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(
-        str(model_folder), use_folds=(checkpoint.parent.name.removeprefix("fold_"),), checkpoint_name=checkpoint_name
-    )
+    load_into(predictor, [checkpoint])
     network = uncompiled(predictor.network).eval()
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     shape = (determine_num_input_channels(plans, configuration, predictor.dataset_json), *configuration.patch_size)
@@ -76,7 +98,7 @@ def export_onnx(
         _write_network(network, shape, partial)
     with replacing(description, overwrite=force) as partial:
         content = _describe(predictor, checkpoint, shape, out.name)
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     return description
 
 
@@ -102,7 +124,9 @@ def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ..
     schemes = zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
     statistics = plans.foreground_intensity_properties_per_channel
     return {
-        "note": _NOT_INCLUDED,
+        "note": _NOTE,
+        "before": _BEFORE,
+        "after": _AFTER,
         "file": file,
         "input": {"name": "image", "shape": ["batch", *shape]},
         "output": {"name": "logits", "shape": ["batch", labels.num_segmentation_heads, *shape[1:]]},
@@ -110,11 +134,16 @@ def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ..
         "spacing": list(configuration.spacing),
         "transpose_forward": list(plans.transpose_forward),
         "transpose_backward": list(plans.transpose_backward),
+        "image_reader_writer": plans.plans.get("image_reader_writer"),
         "channel_names": dataset.get("channel_names", dataset.get("modality")),
         "normalization": [
             {"scheme": scheme, "use_mask_for_norm": mask, "intensities_of_foreground": statistics.get(str(i))}
             for i, (scheme, mask) in enumerate(schemes)
         ],
+        "resampling_of_image": _call(configuration.resampling_fn_data),
+        "tile_step_size": predictor.tile_step_size,
+        "gaussian_sigma_scale": inspect.signature(compute_gaussian).parameters["sigma_scale"].default,
+        "resampling_of_logits": _call(configuration.resampling_fn_probabilities),
         "previous_stage": _previous_stage(configuration.previous_stage_name, labels),
         "labels": dataset["labels"],
         "regions_class_order": dataset.get("regions_class_order"),
@@ -124,6 +153,13 @@ def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ..
         "sha256_of_checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "versions": {name: importlib.metadata.version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")},
     }
+
+
+def _call(function: Any) -> dict[str, Any]:
+    """A function that the plans name, with what it gets from them and, where they say nothing, its own defaults."""
+    name = f"{function.func.__module__}.{function.func.__name__}"
+    options = inspect.signature(function).parameters.values()
+    return {"function": name, "arguments": {o.name: o.default for o in options if o.default is not o.empty}}
 
 
 def _previous_stage(configuration: str | None, labels: Any) -> dict[str, Any] | None:

@@ -17,18 +17,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.failures import first_line, is_poisoned
-from nnunet_xattnres.common.measure import Contestant, Step, allocated_memory, resident_memory, seconds_of
+from nnunet_xattnres.common.measure import Contestant, Step, Training, allocated_memory, resident_memory, seconds_of
+from nnunet_xattnres.networks.registry import is_ours
+from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.history import reads_of
 from nnunet_xattnres.reads.history_read import HistoryRead
 from nnunet_xattnres.training.build import PlannedNetwork
 from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
+from nnunet_xattnres.training.step import own_training
 
 if CUSTOM_OPS:
     from nnunet_xattnres.ops.tuning import choose_paths
     from nnunet_xattnres.reads.shapes import read_shapes
 
 PLAIN = "nnUNetTrainer"
+_ALL = {PLAIN: nnUNetTrainer, **TRAINERS}
 # each network once: a trainer that inherits its network only trains it otherwise
 CONTENDERS = (PLAIN, *(family.__name__ for family in FAMILIES if "build_network_architecture" in vars(family)))
 Row = dict[str, Any]
@@ -56,16 +60,26 @@ class Setting:
         """With the plan's batch, unless another is given.
 
         Raises:
-            UserError: when the plans have no such configuration.
+            UserError: when the plans have no such configuration, or its network is one of ours: nothing would be plain.
         """
         if configuration not in plans["configurations"]:
             raise UserError(f"the plans have no {configuration!r}; they have {', '.join(plans['configurations'])}")
+        network_class = resolved(plans, configuration).get("architecture", {}).get("network_class_name", "")
+        if is_ours(network_class):
+            raise UserError(
+                f"the plans {plans.get('plans_name', '?')!r} ask for {network_class!r}, and profile compares with the "
+                "plain network: name the plans that they were made from with -p; by default that is nnUNetPlans"
+            )
         planned = PlansManager(dict(plans)).get_configuration(configuration).batch_size
         return cls(plans, dataset, configuration, batch or planned)
 
     def build(self, trainer: str, deep_supervision: bool = True) -> nn.Module:
         """The network that ``trainer`` trains."""
-        return self._planned.build(nnUNetTrainer if trainer == PLAIN else TRAINERS[trainer], deep_supervision)
+        return self._planned.build(_ALL[trainer], deep_supervision)
+
+    def training(self, trainer: str) -> Training:
+        """What gives the loss and the optimizer with which ``trainer`` trains a network."""
+        return partial(own_training, _ALL[trainer], self._planned)
 
     def images(self, device: torch.device | str, batch: int | None = None) -> Tensor:
         """Noise of the plan's patch size."""
@@ -85,8 +99,8 @@ def profile(
 ) -> list[Row]:
     """Measure the plain network and each of ours, one at a time.
 
-    A step is forward, backward and nnU-Net's optimizer, on noise and with the mean of squares as the loss; on CUDA with
-    autocast, torch.compile and the paths of the reads that a training chooses there.
+    A step is forward, the trainer's own loss, backward and its own optimizer, on noise; on CUDA with autocast,
+    torch.compile and the paths of the reads that a training chooses there.
 
     Args:
         rounds: of which the time is the median; with none it is not taken, as on a busy computer.
@@ -102,7 +116,7 @@ def profile(
         and memory are None where they cannot be known, everything where the configuration has no such network; ``why``
         says so if it is not for the device. What fails for one network is measured for the others.
     """
-    unknown = [trainer for trainer in trainers if trainer not in (PLAIN, *TRAINERS)]
+    unknown = [trainer for trainer in trainers if trainer not in _ALL]
     if unknown:
         raise UserError(
             f"{unknown[0]} is none of our trainers; there are {', '.join(CONTENDERS[1:])} and their variants"
@@ -216,7 +230,7 @@ def _contestant(setting: Setting, trainer: str, device: torch.device) -> Contest
     # as nnU-Net decides it
     wanted = os.name != "nt" and os.environ.get("nnUNet_compile", "t").lower() in ("true", "1", "t")
     compiled = device.type == "cuda" and wanted
-    return Contestant(setting.build(trainer), setting.images(device), compiled)
+    return Contestant(setting.build(trainer), setting.images(device), compiled, training=setting.training(trainer))
 
 
 def _seconds(setting: Setting, trainer: str, device: torch.device, steps: int) -> list[float]:

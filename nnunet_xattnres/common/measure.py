@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,37 +11,55 @@ import torch
 from torch import Tensor, nn
 
 _STATUS = Path("/proc/self/status")
-_STEPS = 2  # the optimizer's momentum exists from the second on
+_STEPS = 2  # what the optimizer keeps exists from the second on
 Step = Callable[[], object]
+Loss = Callable[[Sequence[Tensor]], Tensor]
+Training = Callable[[nn.Module], tuple[Loss, torch.optim.Optimizer]]
+
+
+def of_squares(network: nn.Module) -> tuple[Loss, torch.optim.Optimizer]:
+    """The sum of the outputs' means of squares, which needs no labels, and SGD as nnU-Net has it."""
+
+    def loss(outputs: Sequence[Tensor]) -> Any:
+        return sum(output.float().square().mean() for output in outputs)
+
+    return loss, torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5)
 
 
 class Contestant:
-    """A network, an input, and what trains it: SGD as nnU-Net has it, on CUDA with autocast and loss scaling.
+    """A network, an input, and what trains it; on CUDA with autocast and loss scaling.
 
     Args:
         network: it is moved to the device of ``x``.
         x: the input, (B, channels, *spatial).
         compiled: train it through torch.compile.
         backend: of torch.compile.
+        training: gives the loss and the optimizer.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor, compiled: bool = False, *, backend: str = "inductor") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        compiled: bool = False,
+        *,
+        backend: str = "inductor",
+        training: Training = of_squares,
+    ) -> None:
         self.x, self.cuda = x, x.device.type == "cuda"
         self.network: Any = network.to(x.device)
         self.forward = torch.compile(self.network, backend=backend) if compiled else self.network
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
-        )
+        self.loss, self.optimizer = training(self.network)
         scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # torch 2.3 moved it
         self.scaler = scaler(enabled=self.cuda)
 
     def train(self) -> None:
-        """One step with deep supervision; the loss is the mean of squares. Ends when the device is done."""
+        """One step with deep supervision. Ends when the device is done."""
         self.network.train()
         self.network.decoder.deep_supervision = True
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.x.device.type, enabled=self.cuda):
-            loss = sum(output.float().square().mean() for output in self.forward(self.x))
+            loss = self.loss(self.forward(self.x))
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()

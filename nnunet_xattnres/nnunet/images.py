@@ -9,17 +9,20 @@ from numpy.typing import NDArray
 
 
 def images_in(folder: Path, ending: str) -> dict[str, list[str]]:
-    """The files of every case of a folder, one for each channel: CASE_0000.nii.gz, CASE_0001.nii.gz."""
+    """The files of every case of a folder, one for each channel: CASE_0000.nii.gz, CASE_0001.nii.gz.
+
+    Hidden files are none: macOS puts ._CASE_0000.nii.gz beside what it copies to other disks.
+    """
     cases: dict[str, list[str]] = {}
     for file in sorted(folder.iterdir()):
-        if found := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
+        if found := re.fullmatch(rf"([^.].*)_\d{{4}}{re.escape(ending)}", file.name):
             cases.setdefault(found[1], []).append(str(file))
     return cases
 
 
 def masks_in(folder: Path, ending: str) -> dict[str, Path]:
-    """The mask of every case of a folder."""
-    return {file.name.removesuffix(ending): file for file in sorted(folder.glob(f"*{ending}"))}
+    """The mask of every case of a folder, without hidden files."""
+    return {file.name.removesuffix(ending): file for file in sorted(folder.glob(f"[!.]*{ending}"))}
 
 
 def shown_channels(reader: type, image: NDArray[Any]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
@@ -98,13 +98,14 @@ class PlannedNetwork:
     """What a configuration of plans says of the network for a data set.
 
     Attributes:
-        n_inputs, n_outputs: channels.
+        n_inputs: channels.
+        labels: of the data set; the network has a channel for each, or for each region.
     """
 
     plans: PlansManager
     configuration: ConfigurationManager
     n_inputs: int
-    n_outputs: int
+    labels: LabelManager
 
     @classmethod
     def of(cls, plans: Mapping[str, Any], dataset: Mapping[str, Any], configuration: str) -> "PlannedNetwork":
@@ -112,19 +113,19 @@ class PlannedNetwork:
         manager = PlansManager(deepcopy(dict(plans)))
         planned = manager.get_configuration(configuration)
         n_inputs = determine_num_input_channels(manager, planned, dict(dataset))
-        return cls(manager, planned, n_inputs, manager.get_label_manager(dataset).num_segmentation_heads)
+        return cls(manager, planned, n_inputs, manager.get_label_manager(dataset))
 
     def build(self, trainer: type[nnUNetTrainer], deep_supervision: bool = True) -> nn.Module:
         """The network that ``trainer`` trains; as nnU-Net it takes both signatures that its trainers have had."""
         build, planned = trainer.build_network_architecture, self.configuration
+        channels = self.n_inputs, self.labels.num_segmentation_heads
         if "plans_manager" in inspect.signature(build).parameters:
-            return build(self.plans, planned, self.n_inputs, self.n_outputs, deep_supervision)
+            return build(self.plans, planned, *channels, deep_supervision)
         return build(
             planned.network_arch_class_name,
             planned.network_arch_init_kwargs,
             planned.network_arch_init_kwargs_req_import,
-            self.n_inputs,
-            self.n_outputs,
+            *channels,
             deep_supervision,
         )
 

@@ -2,12 +2,21 @@
 
 import hashlib
 import json
+import pydoc
+from itertools import combinations, groupby, product
 
+import numpy as np
 import pytest
 import torch
+from helpers import models
 from helpers.networks import plan
 from helpers.plans import CLASSES, build, make_plans
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference import export_prediction, predict_from_raw_data
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
+from nnunetv2.preprocessing.resampling import default_resampling
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -25,6 +34,12 @@ DATASET = {
     "file_ending": ".nii.gz",
 }
 STATISTICS = {"0": {"mean": 2.0, "std": 3.0, "percentile_00_5": -1.0, "percentile_99_5": 9.0}}
+RESAMPLING = {
+    "resampling_fn_data": "resample_torch_fornnunet",
+    "resampling_fn_data_kwargs": {"is_seg": False, "force_separate_z": False},
+    "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+    "resampling_fn_probabilities_kwargs": {"order": 1, "order_z": 0, "force_separate_z": None},
+}
 
 
 def invoke(*arguments):
@@ -38,7 +53,7 @@ def make_model(folder, trainer, plans, folds=("0",), dataset=DATASET, channels=(
         "transpose_backward": [0, 1],
         "foreground_intensity_properties_per_channel": STATISTICS,
     }
-    plans["configurations"]["2d"] |= {"spacing": [0.5, 0.7], "use_mask_for_norm": [False]}
+    plans["configurations"]["2d"] |= {"spacing": [0.5, 0.7], "use_mask_for_norm": [False], **RESAMPLING}
     torch.manual_seed(3)
     trainer_class = {**TRAINERS, "nnUNetTrainer": nnUNetTrainer}[trainer]
     network = build(trainer_class, plans, deep_supervision=False, channels=channels).eval()
@@ -121,8 +136,104 @@ def test_the_description(model, tmp_path):
     assert description["labels"] == DATASET["labels"] and description["regions_class_order"] == [1, 2]
     assert description["nonlinearity"] == "sigmoid" and description["channel_names"] == {"0": "MRI"}
     assert description["mirroring_axes"] == [0, 1] and description["previous_stage"] is None
+    assert description["tile_step_size"] == 0.5 and description["gaussian_sigma_scale"] == 1 / 8
+    of_image, of_logits = description["resampling_of_image"], description["resampling_of_logits"]
+    assert of_image["function"].endswith(".resample_torch_fornnunet") and of_image["arguments"]["mode"] == "linear"
+    assert of_image["arguments"]["force_separate_z"] is False, "the function's default, not what the plans say"
+    assert of_logits["function"].endswith(".resample_data_or_seg_to_shape")
+    expected = {**RESAMPLING["resampling_fn_probabilities_kwargs"], "is_seg": False}
+    assert of_logits["arguments"].items() >= expected.items()
     checkpoint = (model / "fold_0" / "checkpoint_final.pth").read_bytes()
     assert description["sha256_of_checkpoint"] == hashlib.sha256(checkpoint).hexdigest()
+
+
+def test_the_steps_are_nnunets_in_nnunets_order(tmp_path, monkeypatch):
+    model = models.make_model(tmp_path, "nnUNetTrainer")
+    assert invoke(model, tmp_path / "a.onnx").exit_code == 0
+    description = json.loads((tmp_path / "a.json").read_text())
+    done = []
+
+    def watch(owner, name, step):
+        original = getattr(owner, name)
+
+        def watched(*args, **options):
+            done.append(step)
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(SimpleITKIO, "read_images", "read")
+    watch(default_preprocessor, "crop_to_nonzero", "crop")
+    watch(default_preprocessor.DefaultPreprocessor, "_normalize", "normalise")
+    watch(default_resampling, "resample_data_or_seg_to_shape", "resample")
+    watch(predict_from_raw_data, "pad_nd_image", "pad")
+    watch(predict_from_raw_data, "compute_steps_for_sliding_window", "take")
+    watch(predict_from_raw_data.nnUNetPredictor, "_internal_maybe_mirror_and_predict", "of")
+    watch(torch, "div", "mean")
+    watch(LabelManager, "convert_logits_to_segmentation", "apply")
+    watch(export_prediction, "insert_crop_into_image", "put")
+    models.make_image(tmp_path / "image_0000.nii.gz")
+    predictor(model).predict_from_files_sequential([[str(tmp_path / "image_0000.nii.gz")]], [str(tmp_path / "mask")])
+    steps = [step.split()[0].rstrip(",") for step in (*description["before"], *description["after"])]
+    assert [step for step, _ in groupby(done)] == [step for step in steps if step != "transpose"]
+    assert [i for i, step in enumerate(steps) if step == "transpose"] == [1, len(steps) - 1]
+
+
+def test_the_description_has_all_numbers_that_nnunets_prediction_needs(tmp_path):
+    """The mask of a volume, by the steps and the numbers of the description, is nnU-Net's."""
+    model = models.make_model(tmp_path, "nnUNetTrainer")
+    assert invoke(model, tmp_path / "a.onnx").exit_code == 0
+    d = json.loads((tmp_path / "a.json").read_text())
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    models.make_image(tmp_path / "image_0000.nii.gz", shape=(14, 9, 22))  # one axis is smaller than the patch
+    image, properties = SimpleITKIO().read_images([str(tmp_path / "image_0000.nii.gz")])
+    expected = predictor(model).predict_single_npy_array(image, dict(properties))
+
+    forward = d["transpose_forward"]
+    x, spacing = image[0].transpose(forward).astype(np.float32), [properties["spacing"][i] for i in forward]
+    whole = x.shape
+    box = tuple(slice(where.min(), where.max() + 1) for where in np.nonzero(x))
+    x = x[box]
+    cropped = x.shape
+    x = (x - x.mean()) / x.std()
+    assert d["normalization"][0]["scheme"] == "ZScoreNormalization" and not d["normalization"][0]["use_mask_for_norm"]
+    shape = [round(n * a / b) for n, a, b in zip(cropped, spacing, d["spacing"], strict=True)]
+    x = resample(d["resampling_of_image"], x[None], shape, spacing, d["spacing"])[0]
+    patch, missing = d["patch_size"], [max(0, p - n) for p, n in zip(d["patch_size"], x.shape, strict=True)]
+    assert any(missing)
+    x = np.pad(x, [(n // 2, n - n // 2) for n in missing])
+    middle = [((np.arange(p) - p // 2) / (p * d["gaussian_sigma_scale"])) ** 2 for p in patch]
+    weight = np.exp(-0.5 * sum(np.meshgrid(*middle, indexing="ij")))
+    total, weights = np.zeros((d["output"]["shape"][1], *x.shape)), np.zeros(x.shape)
+    for start in product(*(starts(n, p, d["tile_step_size"]) for n, p in zip(x.shape, patch, strict=True))):
+        window = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
+        for axes in (axes for n in range(len(patch) + 1) for axes in combinations(d["mirroring_axes"], n)):
+            (logits,) = session.run(["logits"], {"image": np.flip(x[window], axes)[None, None].astype(np.float32)})
+            total[(slice(None), *window)] += weight * np.flip(logits[0], [axis + 1 for axis in axes])
+            weights[window] += weight
+    inside = tuple(slice(n // 2, n // 2 + s) for n, s in zip(missing, shape, strict=True))
+    logits = (total / weights)[(slice(None), *inside)]
+    labels = np.zeros(whole, dtype=np.uint8)
+    labels[box] = resample(d["resampling_of_logits"], logits, cropped, d["spacing"], spacing).argmax(0)
+    found = labels.transpose(d["transpose_backward"])
+    assert found.shape == expected.shape and len(np.unique(expected)) > 1
+    assert (found != expected).mean() < 0.01  # nnU-Net sums in half precision
+
+
+def resample(described, x, shape, spacing, new_spacing):
+    return pydoc.locate(described["function"])(x, shape, spacing, new_spacing, **described["arguments"])
+
+
+def starts(n, patch, step):
+    count = int(np.ceil((n - patch) / (patch * step))) + 1
+    return [round(i * (n - patch) / max(count - 1, 1)) for i in range(count)]
+
+
+def predictor(model):
+    options = {"device": torch.device("cpu"), "allow_tqdm": False, "perform_everything_on_device": False}
+    predictor = predict_from_raw_data.nnUNetPredictor(**options)
+    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    return predictor
 
 
 def test_the_description_of_a_cascade_says_where_the_further_channels_come_from(tmp_path):
@@ -153,6 +264,31 @@ def test_what_is_refused(model, tmp_path):
         assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
         assert "Traceback" not in done.output
     assert not list(tmp_path.glob("a.*"))
+
+
+def change(checkpoint, **changes):
+    torch.save({**torch.load(checkpoint, weights_only=False), **changes}, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "is damaged, probably cut off"),
+        (lambda file: torch.save({"state_dict": {}}, file), "is no checkpoint of nnU-Net v2"),
+        (
+            lambda file: change(file, trainer_name="nnUNetTrainerMine"),
+            "nnU-Net finds no trainer 'nnUNetTrainerMine' here. Install the package that has the trainer",
+        ),
+        (lambda file: change(file, network_weights={"encoder": torch.ones(1)}), "Put the plans.json and the dataset"),
+        (lambda file: (file.parents[1] / "plans.json").write_text("{"), "(JSONDecodeError: "),
+    ],
+    ids=["damaged", "foreign", "trainer", "weights", "plans"],
+)
+def test_a_model_that_cannot_be_loaded_is_said(model, tmp_path, spoil, message):
+    spoil(model / "fold_0" / "checkpoint_final.pth")
+    done = invoke(model, tmp_path / "a.onnx")
+    assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
+    assert str(model / "fold_0" / "checkpoint_final.pth") in done.output and not list(tmp_path.glob("a.*"))
 
 
 @pytest.mark.parametrize("options", [("-f", "all"), ("-f", 0, "-chk", "checkpoint_best.pth")])

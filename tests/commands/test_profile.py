@@ -10,14 +10,18 @@ import weakref
 import pytest
 import torch
 from helpers.plans import make_plans
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands import profile as command
+from nnunet_xattnres.commands.plan import write_plans_with_network
 from nnunet_xattnres.commands.profile import CONTENDERS, PLAIN, Setting, count
 from nnunet_xattnres.common.measure import resident_memory
 from nnunet_xattnres.networks.uctransnet import HEADS, ChannelAttention
+from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history_read import HistoryRead
+from nnunet_xattnres.training.emcad_loss import EMCADLoss
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 
@@ -94,6 +98,42 @@ def test_counts_of_the_block_level_network():
         of_dkvmr = 2 * width * (d + width) + width * d + 2 * width * width
         expected += positions * (of_dkvmr + width * width - 9 * width * width)
     assert count(setting, "nnUNetTrainerXAttnResBlock")[1] == expected
+
+
+REGIONS = {"background": 0, "ab": [1, 2], "b": 2}
+LABELS = {
+    "labels": {"labels": {"background": 0, "a": 1, "b": 2}},
+    "labels and ignore": {"labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}},
+    "regions": {"labels": REGIONS, "regions_class_order": [1, 2]},
+    "regions and ignore": {"labels": {**REGIONS, "ignore": 3}, "regions_class_order": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize(
+    ("trainer", "loss", "optimizer"),
+    [
+        (PLAIN, DeepSupervisionWrapper, torch.optim.SGD),
+        ("nnUNetTrainerXAttnRes", DeepSupervisionWrapper, torch.optim.SGD),
+        ("nnUNetTrainerEMCADB0", EMCADLoss, torch.optim.AdamW),
+    ],
+)
+def test_a_step_has_the_loss_and_the_optimizer_of_its_trainer(monkeypatch, trainer, loss, optimizer, labels):
+    setting, losses, original = Setting.of(make_plans(), DATASET | LABELS[labels], "2d", 2), [], loss.forward
+
+    def forward(self, outputs, targets):
+        losses.append(original(self, outputs, targets))
+        assert [t.shape[2:] for t in targets] == [o.shape[2:] for o in outputs] and {len(t) for t in targets} == {2}
+        return losses[-1]
+
+    monkeypatch.setattr(loss, "forward", forward)
+    contestant = command._contestant(setting, trainer, torch.device("cpu"))
+    before = [p.detach().clone() for p in contestant.network.parameters()]
+    for _ in range(2):
+        contestant.train()
+    assert len(losses) == 2 and all(value.isfinite() for value in losses) and losses[0] != losses[1]
+    assert type(contestant.optimizer) is optimizer and contestant.optimizer.state
+    assert any((a != b).any() for a, b in zip(before, contestant.network.parameters(), strict=True))
 
 
 def test_without_rounds_there_is_no_time(folder, tmp_path):
@@ -307,6 +347,17 @@ def test_what_is_refused(folder, tmp_path):
     done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "3d_fullres", "-o", str(tmp_path / "a.json")])
     assert done.exit_code == 1 and "have no '3d_fullres'; they have 2d" in done.output
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_cascade_fullres"])
+def test_plans_with_reads_have_no_plain_network(folder, tmp_path, configuration):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    write_plans_with_network(folder, "nnUNetPlans", "nnUNetXAttnResPlans", ReadConfig())
+    arguments = ["-d", "1", "-c", configuration, "-p", "nnUNetXAttnResPlans", "-o", str(tmp_path / "a.json")]
+    done = CliRunner().invoke(app, ["profile", *arguments])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and "name the plans that they were made from with -p; by default that is" in said
+    assert "'nnUNetXAttnResPlans' ask for 'nnunet_xattnres.unet.XAttnResUNet'" in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -1,5 +1,6 @@
 """`nnunet-xattnres tune`: it chooses for training and for prediction, and says what became of every path."""
 
+import io
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from helpers.reads import needs_operators
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
+from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.tune import table
 from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
@@ -55,6 +57,20 @@ def test_every_read_is_tried_and_shown(tune):
     shown = table(found)
     assert shown.row_count == 6
     assert tune("2d", "nnUNetPlans", "nnUNetTrainerNoSkip") == []
+
+
+@needs_operators
+def test_what_a_compiler_says_is_shown_as_it_is():
+    from nnunet_xattnres.ops.chosen import Choice
+    from nnunet_xattnres.ops.tuning import Found
+
+    why = "expected [bold] or [/red], at e:smile:"
+    file, found = (
+        io.StringIO(),
+        Found("(2, 2)", Choice("tiled", "tiled"), {"fused": {"status": "failed", "why": why}}, ""),
+    )
+    new_console(file=file, width=160).print(table([found]))
+    assert f"fused: failed {why}" in file.getvalue()
 
 
 @needs_operators

@@ -22,6 +22,7 @@ from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.find import common_folds, find_models
+from nnunet_xattnres.nnunet.images import masks_in
 from nnunet_xattnres.nnunet.masks import Files, reader_of
 from nnunet_xattnres.nnunet.pool import Progress, outcomes
 from nnunet_xattnres.nnunet.results import Dice, Fold, Run, read_run
@@ -177,7 +178,7 @@ def _evaluated(folder: Path, labels: Path, progress: Progress) -> Run:
             raise UserError(f"{file} is missing: nnUNetv2_predict writes it beside its predictions; copy it there")
     dataset, plans = map(read_json, files)
     ending = str(dataset["file_ending"])
-    true, predicted = ({f.name for f in d.glob(f"*{ending}")} for d in (labels, folder))
+    true, predicted = ({f.name for f in masks_in(d, ending).values()} for d in (labels, folder))
     if not predicted or true != predicted:
         only = sorted(true ^ predicted)[:3] or ["none at all"]
         raise UserError(f"{folder} and {labels} do not hold the same cases (*{ending}): {', '.join(only)}")

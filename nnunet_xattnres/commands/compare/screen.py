@@ -84,7 +84,7 @@ def _stacked(head: Sequence[str], columns: Sequence[Sequence[str]], width: int) 
 
 
 def _least_width(table: Table) -> int:
-    return Console(width=1000).measure(table).minimum
+    return Console(width=1000, emoji=False).measure(table).minimum
 
 
 def _table(

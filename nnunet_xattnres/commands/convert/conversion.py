@@ -73,7 +73,7 @@ def convert(
         raise UserError(f"{source} holds no case of {data_set.title}, but {left}. Expected: {data_set.expected}")
     record = Record(folder, {"data set": data_set.title, "size": size, "split": split, **found.measured})
     parts = parts_of(found.cases, split)
-    _same_parts(record, parts)
+    _same_parts(record, parts, split)
     n_before = sum(_is_complete(folder, data_set, record, case, parts) for case in found.cases)
     if n_before < len(found.cases):  # one of fewer cases: without it nnU-Net takes none of a part
         (folder / "dataset.json").unlink(missing_ok=True)
@@ -89,13 +89,15 @@ def _new_folder(out: Path, number: int, data_set: DataSet) -> Path:
     return folder
 
 
-def _same_parts(record: Record, parts: dict[str, str]) -> None:
+def _same_parts(record: Record, parts: dict[str, str], split: str) -> None:
     """Nothing that was converted before may be missing now, or belong elsewhere: the folder would hold both."""
     for name, case in record.cases.items():
         if _FOLDER.get(parts.get(name, "")) != case["folder"]:
             what = "is not in the source any more" if name not in parts else "is in another part now"
+            why = "A random split is drawn over all cases of the source: one more or less moves others. "
             raise UserError(
-                f"{record.path.parent} was made from other cases: {name} {what}; choose another number with -d, or "
+                f"{record.path.parent} was made from other cases: {name} {what}. {why if split == 'random' else ''}"
+                "To go on, make the source as it was; to convert what there is now, choose another number with -d, or "
                 "remove the folder"
             )
 

@@ -24,6 +24,8 @@ SIZES = "picture and mask differ in size"
 
 CHANNEL_NAMES = ("R", "G", "B")
 
+_WANTED = "expected are 8 bits, RGB or for a mask grey: fetch it again, or save it so in a program for pictures"
+
 
 def read_pair(image: Path, mask: Path, size: int | None, expected: tuple[int, int] | None = None) -> Pair:
     """A picture and its mask as PNG.
@@ -70,7 +72,7 @@ def read_colour(path: Path) -> tuple[Bytes, list[str]]:
     """
     pixels, mended = _read(path)
     if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or pixels.dtype != np.uint8:
-        raise UserError(f"{path} is no colour picture of 8 bits: {pixels.shape}, {pixels.dtype}")
+        raise UserError(f"{path} is no colour picture of 8 bits: {pixels.shape}, {pixels.dtype}; {_WANTED}")
     return pixels[..., :3], [*mended, ALPHA] if pixels.shape[2] == 4 else mended
 
 
@@ -91,10 +93,13 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], list[str]]:
         mended += [CHANNELS] * (pixels.shape[2] > 1)
         pixels = pixels[..., 0]
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        raise UserError(f"{path} is no mask of black and white with 8 bits: {pixels.shape}, {pixels.dtype}")
+        raise UserError(f"{path} is no mask of black and white with 8 bits: {pixels.shape}, {pixels.dtype}; {_WANTED}")
     foreground = pixels > 127  # the black border of a camera is not 0
     if not foreground.any():
-        raise UserError(f"{path} has no pixel above 127, {pixels.max()} at the most; a mask here has 255 on the object")
+        raise UserError(
+            f"{path} has no pixel above 127, {pixels.max()} at the most; a mask here has 255 on the object: write that "
+            f"(a mask of 0 and 1 times 255), or take out picture and mask if there is no object"
+        )
     if not np.isin(pixels, (0, 255)).all():
         mended.append(GREYS)
     return foreground, mended
@@ -106,8 +111,9 @@ def _read(path: Path) -> tuple[NDArray[Any], list[str]]:
             return _read_tiff(path)
         with Image.open(path) as image:
             if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "P", "PA"):
-                raise UserError(f"{path} has colours of the kind {image.mode}; expected RGB, or grey in a mask")
-            return np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image), []
+                raise UserError(f"{path} has colours of the kind {image.mode}; {_WANTED}")
+            colours = "RGBA" if image.has_transparency_data else "RGB"
+            return np.asarray(image.convert(colours) if image.mode in ("P", "PA") else image), []
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], list[str]]:
@@ -116,7 +122,7 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], list[str]]:
         page = file.pages.first
         if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
             kind = getattr(page.photometric, "name", page.photometric)
-            raise UserError(f"{path} has colours of the kind {kind}; expected RGB, or grey in a mask")
+            raise UserError(f"{path} has colours of the kind {kind}; {_WANTED}")
         pixels = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)

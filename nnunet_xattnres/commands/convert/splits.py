@@ -87,5 +87,6 @@ def leaks(parts: Mapping[str, str], sequences: Mapping[str, str], copies: Mappin
     n_near, n_copies = sum(sequences[name] in seen for name in test), sum(copies[name] in same for name in test)
     return (
         f"a random split leaks: of {len(test)} test frames {n_near} are from a video sequence that is also trained on, "
-        f"and {n_copies} are exact copies of training frames. --split sequence is the honest one"
+        f"and {n_copies} are exact copies of training frames. --split sequence keeps sequences and copies together; "
+        f"whether two sequences are of one patient is not published"
     )

@@ -117,9 +117,14 @@ class NiftiVolume:
             content = self.image.read_bytes()
         voxels = self._voxels()
         if image.shape != voxels.shape:
-            raise UserError(f"{self.image} is {image.shape}, {self.label} is {voxels.shape}")
+            raise UserError(
+                f"{self.image} is {image.shape}, {self.label} is {voxels.shape}: they are no pair; fetch both again"
+            )
         if not np.allclose(image.affine, self._label.affine, atol=0.01):
-            raise UserError(f"{self.label} lies elsewhere than {self.image}: their headers differ")
+            raise UserError(
+                f"{self.label} lies elsewhere than {self.image}: their headers differ. Fetch both again, or, if you "
+                "know that their voxels are the same ones, give the labels the image's header"
+            )
         label = nibabel.Nifti1Image(lookup[voxels], image.affine, image.header)
         label.set_data_dtype(np.uint8)
         label.header.set_slope_inter(1, 0)

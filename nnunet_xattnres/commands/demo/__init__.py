@@ -60,7 +60,7 @@ def run_demo(out: Path, *, device: str | None = None, force: bool = False, conso
     Raises:
         DemoError: when the demo cannot start or one of nnU-Net's commands fails.
     """
-    console, started = console or Console(highlight=False), time.monotonic()
+    console, started = console or Console(highlight=False, emoji=False), time.monotonic()
     console.print("Looking for torch and nnU-Net")
     device = resolve_device(device)
     programs = {step: find_program(name) for step, name in STEPS.items()}

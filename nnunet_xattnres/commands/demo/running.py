@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from nnunet_xattnres.commands.demo.settings import N_EPOCHS, DemoError
 from nnunet_xattnres.common import shell
@@ -73,7 +73,7 @@ def run_command(command: Sequence[str], *, env: Mapping[str, str], log: Path, co
                 tail.append(line)
             found, now = interesting.read(line), time.monotonic()
             latest = f"{now - started:4.0f} s  {_shortened(interesting.latest, console.width - 14)}"
-            status.update(escape(latest))
+            status.update(Text(latest))
             if found:
                 print_plainly(console, f"  {now - started:4.0f} s  {found}")
                 last_print = now

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.nnunet.images import images_in
+from nnunet_xattnres.nnunet.loading import load_into
 from nnunet_xattnres.nnunet.model_folder import checkpoints_of
 from nnunet_xattnres.reads.history import reads_of, with_history
 from nnunet_xattnres.reads.recorder import recorded
@@ -101,7 +102,7 @@ def load_model(
         folds: if none is named, all that are trained; ``all`` only where it is the only one.
 
     Raises:
-        UserError: when files are missing, or the network has no reads.
+        UserError: when files are missing or cannot be loaded, or the network has no reads.
     """
     every = checkpoints_of(folder, "*.pth")
     there = [file for file in every if file.name == checkpoint]
@@ -119,8 +120,7 @@ def load_model(
     predictor = WatchedPredictor(
         use_mirroring=mirroring, device=device, allow_tqdm=False, perform_everything_on_device=device.type == "cuda"
     )
-    used = tuple(file.parent.name.removeprefix("fold_") for file in chosen)
-    predictor.initialize_from_trained_model_folder(str(folder), use_folds=used, checkpoint_name=checkpoint)
+    load_into(predictor, chosen)
     predictor.network = uncompiled(predictor.network)
     if not reads_of(predictor.network):
         why = getattr(predictor.network, "unseen", "")

@@ -362,7 +362,9 @@ def test_predictions_in_folders(predictions, tmp_path):
 
 
 def test_predictions_are_evaluated_and_measured_in_as_many_processes_as_nnunet_has(predictions, tmp_path, pools):
-    done = invoke(tmp_path, *predictions[0], "--as-published", "synapse")
+    arguments, labels = predictions
+    (labels / "._both.nii.gz").write_bytes(b"of macOS")
+    done = invoke(tmp_path, *arguments, "--as-published", "synapse")
     assert done.exit_code == 0, done.output
     assert pools == [3, 3, 3]  # of four cases, of four others, and of all eight
     for model, shift in (("a", 1), ("b", 2)):

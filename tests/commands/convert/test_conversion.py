@@ -111,7 +111,7 @@ def test_cases_that_would_change_their_part_are_refused(tmp_path):
     write_isic(tmp_path / "source", "Training", range(10))
     convert_isic(tmp_path, split="random")
     write_isic(tmp_path / "source", "Validation", range(10, 30))
-    with pytest.raises(UserError, match="is in another part now"):
+    with pytest.raises(UserError, match=r"is in another part now\. A random split is drawn over all cases"):
         convert_isic(tmp_path, split="random")
 
 

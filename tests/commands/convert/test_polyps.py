@@ -88,6 +88,21 @@ def test_a_picture_with_an_alpha_channel(tmp_path):
     assert outcome.mended["pictures or masks with an alpha channel"] == 1
 
 
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_palette_has_an_alpha_channel_only_if_one_of_its_colours_is_transparent(tmp_path, transparent):
+    write_clinicdb(tmp_path / "source", (1, 30))
+    original, truth = (tmp_path / "source" / folder / "1.tif" for folder in ("Original", "Ground Truth"))
+    options = {"transparency": 0} if transparent else {}
+    for path, content in ((original, frame(CLINIC, 1)), (truth, blob(CLINIC))):
+        path.unlink()
+        Image.fromarray(content).convert("P").save(path.with_suffix(".png"), **options)
+    outcome = convert_polyps("clinicdb", tmp_path)
+    image, labels = pixels(outcome, "clinicdb_001")
+    assert np.array_equal(image, np.asarray(Image.open(original.with_suffix(".png")).convert("RGB")))
+    assert np.array_equal(labels, blob(CLINIC) // 255)
+    assert ("pictures or masks with an alpha channel" in outcome.mended) == transparent
+
+
 def test_colours_in_planes(tmp_path):
     write_clinicdb(tmp_path / "source", (1, 30))
     planes = np.moveaxis(frame(CLINIC, 1), -1, 0)
@@ -131,6 +146,21 @@ def test_as_pranet_distributes_it(tmp_path):
     assert np.array_equal(pixels(outcome, "colondb_005")[0], frame(COLON, 5)) and outcome.n_training == 2
 
 
+@pytest.mark.parametrize("names", [("image", "mask"), ("images", "masks")])
+def test_clinicdb_as_pranet_distributes_it(tmp_path, names):
+    """Two parts, one of them among Kvasir's pictures, which have other names and sizes."""
+    for part, folders, numbers in (("TrainDataset", names, (5, 100)), ("CVC-ClinicDB", ("images", "masks"), (30,))):
+        for folder, pixels_of in zip(folders, (frame, lambda size, _: blob(size)), strict=True):
+            for number in numbers:
+                write_picture(tmp_path / "source" / part / folder / f"{number}.png", pixels_of(CLINIC, number))
+            if part == "TrainDataset":
+                name = "cju0qkwl35piu0993l0dewei2.png"
+                write_picture(tmp_path / "source" / part / folder / name, pixels_of((622, 529), 1))
+    outcome = convert_polyps("clinicdb", tmp_path)
+    assert np.array_equal(pixels(outcome, "clinicdb_030")[0], frame(CLINIC, 30)) and outcome.n_training == 3
+    assert outcome.skipped == {"files that are neither picture nor mask": ["cju0qkwl35piu0993l0dewei2.png"] * 2}
+
+
 def test_whole_sequences_in_five_folds_of_about_equal_size(tmp_path):
     """Over all frames that there are: only names are looked at, so the files are empty."""
     from nnunet_xattnres.commands.convert.colondb import FRAMES
@@ -169,6 +199,7 @@ def test_a_random_split_says_how_far_it_leaks(tmp_path):
     assert (len(fold["train"]), len(fold["val"])) == (8, 2)
     (warning,) = outcome.warnings
     assert "of 2 test frames 2 are from a video sequence" in warning and "2 are exact copies" in warning
+    assert "whether two sequences are of one patient is not published" in warning
     assert convert_polyps("colondb", tmp_path, split="random").folds == outcome.folds
 
 
@@ -192,6 +223,9 @@ def test_a_size_at_which_nothing_of_the_polyp_is_left(tmp_path):
         convert_polyps("colondb", tmp_path, size=32, number=7)
 
 
+WAY_OUT = "expected are 8 bits, RGB or for a mask grey: fetch it again, or save it so"
+
+
 def spoil(name, tmp_path):
     """A source with one thing that fits nothing, and the words that name it."""
     source = tmp_path / "source"
@@ -205,13 +239,19 @@ def spoil(name, tmp_path):
         return "1.tif is 574 x 500; the pictures of this data set are 384 x 288"
     if name == "mask of 0 and 1":
         write_picture(truth, blob(CLINIC, 1))
-        return "no pixel above 127, 1 at the most"
+        return (
+            "no pixel above 127, 1 at the most; a mask here has 255 on the object: write that (a mask of 0 and 1 times"
+        )
+    if name == "mask of 16 bits":
+        truth.unlink()
+        Image.fromarray(blob(CLINIC).astype(np.uint16) * 257).save(truth.with_suffix(".png"))
+        return f"1.png has colours of the kind I;16; {WAY_OUT}"
     if name == "coloured mask":
         write_picture(truth, frame(CLINIC, 1), photometric="rgb")
-        return "1.tif is no mask of black and white"
+        return f"1.tif is no mask of black and white with 8 bits: (288, 384, 3), uint8; {WAY_OUT}"
     if name == "grey picture":
         write_picture(original, blob(CLINIC))
-        return "1.tif is no colour picture"
+        return f"1.tif is no colour picture of 8 bits: (288, 384), uint8; {WAY_OUT}"
     if name in ("white on black", "CMYK"):
         original.unlink()
         if name == "CMYK":  # four channels, and no alpha
@@ -219,7 +259,7 @@ def spoil(name, tmp_path):
             return "1.tif has colours of the kind SEPARATED"
         write_picture(original, frame(CLINIC, 1), photometric="rgb")
         write_picture(truth, blob(CLINIC), photometric="miniswhite")
-        return "1.tif has colours of the kind MINISWHITE"
+        return f"1.tif has colours of the kind MINISWHITE; {WAY_OUT}"
     if name == "CMYK in a JPEG":
         original.unlink()
         Image.fromarray(frame(CLINIC, 1)).convert("CMYK").save(original.with_suffix(".png"), format="JPEG")
@@ -238,6 +278,7 @@ def spoil(name, tmp_path):
         "frame of another data set",
         "size of another data set",
         "mask of 0 and 1",
+        "mask of 16 bits",
         "coloured mask",
         "grey picture",
         "white on black",

@@ -568,6 +568,7 @@ def model(tmp_path):
             lambda a, t: a.update(model=make_model(t, "nnUNetTrainerUCTransNet")),
             "nothing is to be seen. Its transformer weighs channels of skips",
         ),
+        (lambda a, t: a.update(model=damaged(make_model(t / "b", folds=(0, 1)))), "is damaged, probably cut off"),
         (lambda a, t: a.update({"-i": t / "nowhere"}), "does not exist"),
         (lambda a, t: (t / "empty").mkdir() or a.update({"-i": t / "empty"}), "holds no image CASE_0000.nii.gz"),
         (lambda a, t: a.update({"--maps": "d7"}), "no such read; it has e3, d1, d2"),
@@ -601,6 +602,12 @@ def test_a_device_that_is_not_there(tmp_path, images, model):
 def test_a_checkpoint_of_another_name(tmp_path, images, model):
     (model / "fold_0" / "checkpoint_final.pth").rename(model / "fold_0" / "mine.pth")
     inspected(tmp_path / "out", model, "-i", images, "-chk", "mine.pth")
+
+
+def damaged(model):
+    file = model / "fold_1" / "checkpoint_final.pth"
+    file.write_bytes(file.read_bytes()[:5000])
+    return model
 
 
 def other_shape(root):
