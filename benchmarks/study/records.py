@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -13,10 +12,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from benchmarks.machine import describe_machine
 from benchmarks.study.description import Study, Training
-from benchmarks.study.folders import REPOSITORY, Folders, training_arguments
+from benchmarks.study.folders import Folders, training_arguments
 from benchmarks.study.read_scale import read_scale
+from benchmarks.study.starts import machine_of, starts_of
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
@@ -33,7 +32,8 @@ class Record:
 
     Attributes:
         dice: of every validation case, by the names of the labels.
-        facts: the rest, as a line of the JSON file has it: ``settings``, ``command``, ``machine``, ``parameters``,
+        facts: the rest, as a line of the JSON file has it: ``settings``, ``command``, ``machine`` (that which wrote the
+            record), ``starts`` (where it began and went on; lacking in the first studies), ``parameters``,
             ``training_cases``; ``read_scale``, as that function says it; and ``curve``: for every epoch the seconds
             until its end and the Dice of each label, as nnU-Net estimates it on patches of the validation cases, or
             None for a label that is in none of them.
@@ -75,12 +75,12 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
     run = read_run(folders.model(study, training), [str(training.fold)])
     fold = run.folds[str(training.fold)]
     checkpoint = read_checkpoint(folders.fold(study, training) / "checkpoint_final.pth")
-    machine = {**describe_machine(REPOSITORY, study.device), "nnunetv2": version("nnunetv2")}
     facts = {
         "training": asdict(training),
         "settings": study.settings(training.schedule),
         "command": " ".join(["nnUNetv2_train", *training_arguments(study, training)]),
-        "machine": machine,
+        "machine": machine_of(study),
+        "starts": starts_of(folders, training),
         "parameters": fold.parameters,
         "training_cases": fold.n_training_cases,
         "gpu_memory": fold.gpu_memory,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_iteration, time_to_reach
 from benchmarks.study.description import Study
@@ -215,7 +216,9 @@ def _how(study: Study, records: Sequence[Record]) -> list[str]:
     commands += dict.fromkeys(record.facts["command"] for record in records)
     if len(commands) > 3:
         commands[2:-1] = [f"# ... {len(commands) - 3} more: trainings.jsonl"]
-    machines = dict.fromkeys(_machine(record) for record in records)
+    machines = dict.fromkeys(
+        _machine(machine) for record in records for machine in (record.facts.get("starts") or [record.facts["machine"]])
+    )
     hours = sum(record.usual_epoch * len(record.facts["curve"]) for record in records) / 3600
     again = f"python -m benchmarks.study run benchmarks/study/{study.name}.yaml --raw RAW --work WORK"
     compare = f"nnunet-xattnres compare --cases benchmarks/study/results/{study.name}/SCHEDULE/cases.csv -o OUT"
@@ -233,8 +236,7 @@ def _changes(study: Study) -> str:
     return ", ".join(f"{key} {value}" for key, value in (study.plans or {}).items()) or "no change but the schedule"
 
 
-def _machine(record: Record) -> str:
-    machine = record.facts["machine"]
-    on = record.processor if machine["gpu"] else f"{record.processor}, one core of several for each training"
+def _machine(machine: Mapping[str, Any]) -> str:
+    on = machine["gpu"] or f"{machine['cpu']}, one core of several for each training"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "nnunetv2", "nnunet-xattnres"))
     return f"{on}; {machine['system']}, Python {machine['python']}, {versions}, commit {machine['commit']}"

@@ -17,6 +17,7 @@ from benchmarks.study.folders import Folders, leashed, training_arguments
 from benchmarks.study.preparation import prepare, refuse_other_data
 from benchmarks.study.progress import Progress
 from benchmarks.study.records import is_finished, read_records, write_record
+from benchmarks.study.starts import note_start
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.processes import process_group
 
@@ -81,7 +82,7 @@ def _failures(futures: dict[Future[None], Training], progress: Progress) -> list
 
 class _Runner:
     def __init__(self, study: Study, folders: Folders, threads: int, stop: threading.Event) -> None:
-        self.study, self.folders, self.stop = study, folders, stop
+        self.study, self.folders, self.threads, self.stop = study, folders, threads, stop
         self.environment = folders.environment(study.device, threads)
 
     def train(self, training: Training, progress: Progress) -> None:
@@ -96,6 +97,7 @@ class _Runner:
                 arguments.append("--val")
             elif any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best")):
                 arguments.append("--c")
+            note_start(self.study, self.folders, training, self.threads)
             self.run(leashed("nnUNetv2_train", arguments), training.name)
         write_record(self.study, self.folders, training)
 

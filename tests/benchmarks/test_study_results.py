@@ -258,6 +258,18 @@ def test_results_md_has_the_numbers_of_the_records(study, folders):
         assert (folders.results / file).stat().st_size > 500
 
 
+def test_results_md_names_where_trainings_began_and_not_only_where_they_ended(study, folders):
+    write_all_records(study, folders)
+    assert write_report(study, folders).read_text().count("one core of several") == 1
+
+    def went_on(facts):
+        return facts | {"starts": [facts["machine"] | {"commit": commit} for commit in ("begun", "resumed")]}
+
+    rewrite_records(folders, went_on)
+    page = write_report(study, folders).read_text()
+    assert page.count("one core of several") == 2 and "commit begun" in page and "commit resumed" in page
+
+
 def test_the_cost_is_that_of_the_processor_that_ran_most(study, folders):
     write_all_records(study, folders)
 

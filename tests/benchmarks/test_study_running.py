@@ -12,10 +12,12 @@ from filelock import FileLock
 from helpers.study import write_a_record
 from rich.console import Console
 
-from benchmarks.study import leash, running
+from benchmarks.study import leash, running, starts
+from benchmarks.study.description import Training
 from benchmarks.study.folders import Folders
 from benchmarks.study.progress import Progress
 from benchmarks.study.records import read_records
+from benchmarks.study.starts import starts_of
 from nnunet_xattnres.common.errors import UserError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="process groups and signals are Unix's")
@@ -99,6 +101,18 @@ def test_a_training_goes_on_from_what_nnunet_has_left(study, folders, nnunet):
     assert [command[-1] for command in nnunet.ran[:3]] == ["cpu", "--c", "--val"]
     assert len(nnunet.ran) == 5  # what is finished lacked its record only
     assert never in {record.training for record in read_records(study, folders)}
+
+
+def test_where_a_training_began_and_went_on_is_noted(study, folders, nnunet, monkeypatch):
+    """Once for each machine and version; not when there is nothing left to train."""
+    first = study.trainings()[0]
+    nnunet.program = "import sys; sys.exit('failed')"
+    for commit in ("before", "before", "after"):
+        monkeypatch.setattr(starts, "describe_machine", lambda *_, commit=commit: {"commit": commit, "threads": 7})
+        run(study, folders)
+    found = starts_of(folders, first)
+    assert [(start["commit"], start["threads"]) for start in found] == [("before", 1), ("after", 1)]
+    assert all("nnunetv2" in start for start in found) and starts_of(folders, Training("long", 7, "other", 0)) == []
 
 
 def test_stopped_it_leaves_no_process_and_goes_on(study, folders, nnunet, tmp_path):

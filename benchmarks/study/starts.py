@@ -1,0 +1,36 @@
+"""On what a training ran: it may have been stopped, and gone on with other code or on another machine."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from benchmarks.study.description import Study, Training
+from benchmarks.study.folders import REPOSITORY, Folders
+
+
+def machine_of(study: Study) -> dict[str, Any]:
+    """This machine, and the versions of what is installed."""
+    return {**describe_machine(REPOSITORY, study.device), "nnunetv2": version("nnunetv2")}
+
+
+def note_start(study: Study, folders: Folders, training: Training, threads: int) -> None:
+    """Note, before a training begins or goes on, where it does."""
+    machine = machine_of(study)
+    machine["threads"] = threads if study.device == "cpu" else machine["threads"]
+    path = _file(folders, training)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(machine) + "\n")
+
+
+def starts_of(folders: Folders, training: Training) -> list[dict[str, Any]]:
+    """What was noted, each machine and version once, the first first."""
+    path = _file(folders, training)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in dict.fromkeys(lines)]
+
+
+def _file(folders: Folders, training: Training) -> Path:
+    return folders.logs / f"{training.name}.starts.jsonl"
