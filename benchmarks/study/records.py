@@ -208,9 +208,9 @@ def _rows(path: Path) -> Iterable[dict[str, str]]:
 def _refuse_other_settings(study: Study, record: Record, path: Path) -> None:
     now, then = study.settings(record.training.schedule), record.facts["settings"]
     for key, value in now.items():
-        if then.get(key, value) != value:  # older records lack what was added to the settings later
+        if then.get(key) != value:
             raise UserError(
-                f"{path} has {record.training.name} with {key} {then[key]}, and {study.name} now says {value}. "
+                f"{path} has {record.training.name} with {key} {then.get(key)}, and {study.name} now says {value}. "
                 f"Give the changed study another name, or move {path.parent} and the study's work folder away."
             )
 

@@ -217,7 +217,9 @@ def _how(study: Study, records: Sequence[Record]) -> list[str]:
     if len(commands) > 3:
         commands[2:-1] = [f"# ... {len(commands) - 3} more: trainings.jsonl"]
     machines = dict.fromkeys(
-        _machine(machine) for record in records for machine in (record.facts.get("starts") or [record.facts["machine"]])
+        _machine(machine)
+        for record in records
+        for machine in (*record.facts.get("starts", ()), record.facts["machine"])
     )
     hours = sum(record.usual_epoch * len(record.facts["curve"]) for record in records) / 3600
     again = f"python -m benchmarks.study run benchmarks/study/{study.name}.yaml --raw RAW --work WORK"

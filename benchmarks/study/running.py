@@ -95,9 +95,10 @@ class _Runner:
             arguments = training_arguments(self.study, training)
             if (fold / "checkpoint_final.pth").is_file():
                 arguments.append("--val")
-            elif any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best")):
-                arguments.append("--c")
-            note_start(self.study, self.folders, training, self.threads)
+            else:
+                note_start(self.study, self.folders, training, self.threads)
+                if any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best")):
+                    arguments.append("--c")
             self.run(leashed("nnUNetv2_train", arguments), training.name)
         write_record(self.study, self.folders, training)
 

@@ -25,7 +25,8 @@ from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 _NOTE = (
     "This is the network alone. What nnU-Net does before and after it is not included: 'before' and 'after' have its "
     "steps in their order, with the names of the numbers here that they need. Of a cascade also not included: the "
-    "network of 'previous_stage', whose segmentation is the input's further channels, one for each label."
+    "network of 'previous_stage', whose segmentation, cropped as the image and resampled, is the input's further "
+    "channels, one for each label."
 )
 _BEFORE = (
     "read the image with 'image_reader_writer'; the spacing is in the order of its axes",
@@ -144,7 +145,7 @@ def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ..
         "tile_step_size": predictor.tile_step_size,
         "gaussian_sigma_scale": inspect.signature(compute_gaussian).parameters["sigma_scale"].default,
         "resampling_of_logits": _call(configuration.resampling_fn_probabilities),
-        "previous_stage": _previous_stage(configuration.previous_stage_name, labels),
+        "previous_stage": _previous_stage(configuration, labels),
         "labels": dataset["labels"],
         "regions_class_order": dataset.get("regions_class_order"),
         "nonlinearity": "sigmoid" if labels.has_regions else "softmax",
@@ -162,8 +163,12 @@ def _call(function: Any) -> dict[str, Any]:
     return {"function": name, "arguments": {o.name: o.default for o in options if o.default is not o.empty}}
 
 
-def _previous_stage(configuration: str | None, labels: Any) -> dict[str, Any] | None:
+def _previous_stage(configuration: Any, labels: Any) -> dict[str, Any] | None:
     """Of a cascade: where the channels after those of the image come from, in nnU-Net's order."""
-    if configuration is None:
+    if configuration.previous_stage_name is None:
         return None
-    return {"configuration": configuration, "one_hot_of_labels": [int(label) for label in labels.foreground_labels]}
+    return {
+        "configuration": configuration.previous_stage_name,
+        "resampling": _call(configuration.resampling_fn_seg),
+        "one_hot_of_labels": [int(label) for label in labels.foreground_labels],
+    }

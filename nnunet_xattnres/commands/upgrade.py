@@ -44,7 +44,7 @@ _RESULTS = (
     "crossval_results_folds_*/*.json",
     "crossval_results_folds_*/*.pkl",
 )
-_PROBABILITIES = ".npz"  # of a fold's validation; large, and `--val --npz` makes them again
+_PROBABILITIES = (".npz", ".pkl")  # of a fold's validation; large, and `--val --npz` makes them again
 _AS_OURS = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 _SAME = 1e-5  # difference up to which two networks compute the same
 _SEED = 0  # of the projections, which start at random: the same checkpoint gives the same result
@@ -217,7 +217,7 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
         same = all(upgraded.difference < _SAME for upgraded in done.values())
         for pattern in (*NEEDED, *_OPTIONAL, *(_RESULTS if same else ())):
             for file in source.glob(pattern):
-                if file.is_dir() or file.suffix == _PROBABILITIES:
+                if file.is_dir() or (file.parent.name == "validation" and file.suffix in _PROBABILITIES):
                     continue
                 target = partial / file.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)

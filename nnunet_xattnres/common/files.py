@@ -23,7 +23,8 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
 
     Yields:
         A path in a folder of its own beside ``path`` to write to. It takes the place of ``path`` once the block has
-        ended well; if the block raises (the disk is full, say) it is removed, and the old file is as it was.
+        ended well, and then what the block has written beside it, under other names; if the block raises (the disk is
+        full, say) it is removed, and the old file is as it was.
 
     Raises:
         UserError: when ``path`` is a folder.
@@ -35,10 +36,13 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
     try:
         partial = folder / target.name
         yield partial
-        if any(folder.iterdir()):  # the block may have decided to write nothing
+        if partial.exists():  # the block may have decided to write nothing
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             _publish(partial, target, overwrite)
+        for other in folder.iterdir():
+            if other.name != target.name and other.is_file():
+                other.replace(target.with_name(other.name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

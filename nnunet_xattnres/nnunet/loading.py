@@ -35,8 +35,9 @@ def load_into(predictor: nnUNetPredictor, checkpoints: Sequence[Path]) -> None:
         predictor.initialize_from_trained_model_folder(str(folder), use_folds=folds, checkpoint_name=first.name)
     except UserError:
         raise
-    except (KeyError, RuntimeError, ValueError) as error:  # of plans, of weights, of files that are no JSON
+    except (ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:  # of plans, weights, their network
         raise UserError(
-            f"nnU-Net cannot load {first}, which is of {origin} ({type(error).__name__}: {first_line(error)}). Put the "
-            f"plans.json and the dataset.json of this training into {folder}."
+            f"nnU-Net cannot load {first}, which is of {origin} ({type(error).__name__}: {first_line(error)}). "
+            f"If plans.json and dataset.json in {folder} are not those of this training, put those there; if the "
+            "package of the network is missing or old, install it."
         ) from error

@@ -46,6 +46,7 @@ class GuardedTrainer(nnUNetTrainer):
     weights_at_start: Sums | None = None
     no_end: str | None = None
     first_epoch = 0  # of this process
+    best_written: Any = None  # nnU-Net's measure of what stands in checkpoint_best.pth
 
     def initialize(self) -> None:
         refuse_two_networks(type(self))
@@ -53,10 +54,6 @@ class GuardedTrainer(nnUNetTrainer):
         self._log(self._parameter_line)
         self._log(lambda: getattr(self._bare_network(), "note", None))
         self.weights_at_start = sums(self._bare_network())
-
-    def _do_i_compile(self) -> bool:
-        """Without torch's custom operators nothing is: nnU-Net gives the heads other weights where it compiles."""
-        return CUSTOM_OPS and bool(super()._do_i_compile())
 
     def _log(self, line: Callable[[], str | None]) -> None:
         """Log a line about the network, if there is one; what it is about is a user's class, and worth no training."""
@@ -93,7 +90,7 @@ class GuardedTrainer(nnUNetTrainer):
             self.training_lock = locked(Path(self.output_folder), self.print_to_log_file)
             if self.training_lock.is_locked:  # else another training may be writing
                 remove_partials(Path(self.output_folder))
-        self.first_epoch = self.current_epoch
+        self.first_epoch, self.best_written = self.current_epoch, self._best_ema
         if not self.was_initialized:
             self.initialize()
         network, before = self._bare_network(), self.weights_at_start
@@ -140,21 +137,22 @@ class GuardedTrainer(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         if self.local_rank != 0:  # nnU-Net calls it in every process; the others must not touch the file of this one
             return
+        best = Path(filename).name == "checkpoint_best.pth"
         try:
             _patiently(lambda: self._write_checkpoint(filename))
         except PermissionError as error:
             if not _WINDOWS or Path(filename).name not in _WRITTEN_AGAIN:
                 raise
             self.print_to_log_file(f"{filename} could not be replaced and is still the one before: {error}")
-            if Path(filename).name == "checkpoint_best.pth":
-                self._best_ema = None  # nnU-Net has noted it already, and would wait for a better epoch still
+            if best:
+                self._best_ema = self.best_written  # nnU-Net has noted the new one, which no file has
+        else:
+            if best:
+                self.best_written = self._best_ema
 
     def _write_checkpoint(self, filename: str) -> None:
         with replacing(filename) as partial:  # a training that is killed while it writes keeps its last checkpoint
             super().save_checkpoint(str(partial))
-            for other in partial.parent.iterdir():  # of a trainer that is combined with ours: averaged weights, say
-                if other != partial:
-                    other.replace(Path(filename).parent / other.name)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not self.was_initialized:

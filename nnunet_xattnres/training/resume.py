@@ -53,24 +53,37 @@ def check_checkpoint(
 def why_no_end(path: Path, checkpoint: Mapping[str, Any]) -> str | None:
     """Why a checkpoint_final.pth is not the end of the training that --c is to go on with; None for any other.
 
-    nnU-Net takes it before checkpoint_latest.pth, which it removes at the end: a later training would be lost, and the
-    former one validated in its place.
+    nnU-Net takes it before the checkpoints of a training that was begun later in the same fold, and removes
+    checkpoint_latest.pth at the end: the later training would be lost, and the former one validated in its place.
     """
     if path.name != "checkpoint_final.pth":
         return None
-    latest = path.with_name("checkpoint_latest.pth")
-    if latest.is_file() and latest.stat().st_mtime > path.stat().st_mtime:
-        return (
-            f"{latest} is newer than {path.name}, which --c takes: another training was begun in this fold since, and "
-            f"has not ended.\n  To go on with it, move {path.name} away. To validate the former one, use --val."
-        )
+    for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):  # as nnU-Net looks for them
+        if _begun_after(path.with_name(name), checkpoint):
+            return (
+                f"{path.with_name(name)} is of a training that was begun in this fold after the one of {path.name}, "
+                f"which --c takes, and has not ended.\n  To go on with it, move {path.name} away. To validate the "
+                "former one, use --val."
+            )
     if "upgraded_from" in checkpoint:
         return (
             f"{path} was written by `nnunet-xattnres upgrade`, and no training here has ended: there is nothing to go "
-            f"on with.\n  To validate it, use --val. To train it, give it to -pretrained_weights, with a trainer of "
-            f"another name, such as {checkpoint['trainer_name']}_250epochs, so that the model stays beside it."
+            f"on with.\n  To validate it, use --val. To train it, upgrade the checkpoint that it was made from to a "
+            "file: `nnunet-xattnres upgrade` then prints the command."
         )
     return None
+
+
+def _begun_after(path: Path, ended: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is of a training that was begun when that of ``ended`` was over, as their logs say."""
+    if not path.is_file():
+        return False
+    try:
+        begin = read_checkpoint(path)["logging"]["epoch_start_timestamps"][0]
+        end = ended["logging"]["epoch_end_timestamps"][-1]
+    except (UserError, OSError, KeyError, IndexError):  # damaged, or without a log: no reason not to validate
+        return False
+    return bool(begin > end)
 
 
 def _put_back(path: Path, saved: Origin) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.common.order import merged
+from nnunet_xattnres.ops.choice import CUSTOM_OPS
 from nnunet_xattnres.reads.history import reads_of, source_names
 from nnunet_xattnres.reads.recorder import recorded
 from nnunet_xattnres.training.base import GuardedTrainer, n_parameters
@@ -23,6 +24,10 @@ class RoutingLogTrainer(GuardedTrainer):
     """Logs what the reads of its network cost, and what they read."""
 
     routing_logged_in = -1  # the last epoch in which it was
+
+    def _do_i_compile(self) -> bool:
+        """Not without torch's custom operators: where it compiles, nnU-Net gives the outputs other weights."""
+        return CUSTOM_OPS and bool(super()._do_i_compile())
 
     def _parameter_line(self) -> str:
         network = self._bare_network()

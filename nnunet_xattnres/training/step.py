@@ -29,7 +29,7 @@ def own_training(
         device=torch.device(next(network.parameters()).device.type),  # nnU-Net compares it with one without a number
         is_ddp=False,
         enable_deep_supervision=True,
-        initial_lr=1e-2,
+        initial_lr=1e-2,  # of any trainer: time and memory do not depend on it
         weight_decay=3e-5,
         num_epochs=1000,
         print_to_log_file=lambda *_, **__: None,

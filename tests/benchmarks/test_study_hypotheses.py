@@ -139,13 +139,15 @@ def test_what_no_test_is_about_may_be_added(declared, folders):
     assert len(read_records(more, folders)) == 8
 
 
-def test_records_from_before_the_tests_were_guarded_are_read(declared, folders):
-    def older(facts):
-        del facts["settings"]["tested"]
+@pytest.mark.parametrize("key", ["hypotheses", "tested"])
+def test_what_is_declared_after_the_trainings_is_refused(declared, folders, key):
+    def without(facts):
+        del facts["settings"][key]
         return facts
 
-    rewrite_records(folders, older)
-    assert len(read_records(declared, folders)) == 8
+    rewrite_records(folders, without)
+    with pytest.raises(UserError, match=f"with {key} None, and little now says"):
+        read_records(declared, folders)
 
 
 def test_holm_is_over_all_that_is_declared(declared, folders):

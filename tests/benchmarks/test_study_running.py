@@ -13,7 +13,6 @@ from helpers.study import write_a_record
 from rich.console import Console
 
 from benchmarks.study import leash, running, starts
-from benchmarks.study.description import Training
 from benchmarks.study.folders import Folders
 from benchmarks.study.progress import Progress
 from benchmarks.study.records import read_records
@@ -105,14 +104,17 @@ def test_a_training_goes_on_from_what_nnunet_has_left(study, folders, nnunet):
 
 def test_where_a_training_began_and_went_on_is_noted(study, folders, nnunet, monkeypatch):
     """Once for each machine and version; not when there is nothing left to train."""
-    first = study.trainings()[0]
+    first, trained, *_ = study.trainings()
+    (folders.fold(study, trained)).mkdir(parents=True)
+    (folders.fold(study, trained) / "checkpoint_final.pth").touch()
     nnunet.program = "import sys; sys.exit('failed')"
     for commit in ("before", "before", "after"):
         monkeypatch.setattr(starts, "describe_machine", lambda *_, commit=commit: {"commit": commit, "threads": 7})
         run(study, folders)
     found = starts_of(folders, first)
     assert [(start["commit"], start["threads"]) for start in found] == [("before", 1), ("after", 1)]
-    assert all("nnunetv2" in start for start in found) and starts_of(folders, Training("long", 7, "other", 0)) == []
+    assert all("nnunetv2" in start for start in found)
+    assert starts_of(folders, trained) == []
 
 
 def test_stopped_it_leaves_no_process_and_goes_on(study, folders, nnunet, tmp_path):

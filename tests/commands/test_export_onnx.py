@@ -37,6 +37,8 @@ STATISTICS = {"0": {"mean": 2.0, "std": 3.0, "percentile_00_5": -1.0, "percentil
 RESAMPLING = {
     "resampling_fn_data": "resample_torch_fornnunet",
     "resampling_fn_data_kwargs": {"is_seg": False, "force_separate_z": False},
+    "resampling_fn_seg": "resample_data_or_seg_to_shape",
+    "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1},
     "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
     "resampling_fn_probabilities_kwargs": {"order": 1, "order_z": 0, "force_separate_z": None},
 }
@@ -247,7 +249,9 @@ def test_the_description_of_a_cascade_says_where_the_further_channels_come_from(
     assert done.exit_code == 0, done.output
     description = json.loads((tmp_path / "a.json").read_text())
     assert description["input"]["shape"][1] == 1 + 2 and description["channel_names"] == {"0": "MRI"}
-    assert description["previous_stage"] == {"configuration": "2d_coarse", "one_hot_of_labels": [1, 2]}
+    stage = description["previous_stage"]
+    assert (stage["configuration"], stage["one_hot_of_labels"]) == ("2d_coarse", [1, 2])
+    assert stage["resampling"]["arguments"]["is_seg"] is True
     assert "'previous_stage'" in description["note"]
 
 
@@ -270,6 +274,18 @@ def change(checkpoint, **changes):
     torch.save({**torch.load(checkpoint, weights_only=False), **changes}, checkpoint)
 
 
+def change_plans(checkpoint, **changes):
+    """What those of its model folder say of the network; nnU-Net's own trainer builds whatever that is."""
+    change(checkpoint, trainer_name="nnUNetTrainer")
+    file = checkpoint.parents[1] / "plans.json"
+    plans = json.loads(file.read_text())
+    for configuration in plans["configurations"].values():
+        architecture = configuration["architecture"]
+        kwargs = {**architecture["arch_kwargs"], **changes.get("arch_kwargs", {})}
+        configuration["architecture"] = {**architecture, **changes, "arch_kwargs": kwargs}
+    file.write_text(json.dumps(plans))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -279,10 +295,15 @@ def change(checkpoint, **changes):
             lambda file: change(file, trainer_name="nnUNetTrainerMine"),
             "nnU-Net finds no trainer 'nnUNetTrainerMine' here. Install the package that has the trainer",
         ),
-        (lambda file: change(file, network_weights={"encoder": torch.ones(1)}), "Put the plans.json and the dataset"),
+        (
+            lambda file: change(file, network_weights={"encoder": torch.ones(1)}),
+            "are not those of this training, put those there",
+        ),
+        (lambda file: change_plans(file, network_class_name="a_package.Network"), "(ImportError: "),
+        (lambda file: change_plans(file, arch_kwargs={"an_option_of_tomorrow": 1}), "(TypeError: "),
         (lambda file: (file.parents[1] / "plans.json").write_text("{"), "(JSONDecodeError: "),
     ],
-    ids=["damaged", "foreign", "trainer", "weights", "plans"],
+    ids=["damaged", "foreign", "trainer", "weights", "no network", "an option of the network", "plans"],
 )
 def test_a_model_that_cannot_be_loaded_is_said(model, tmp_path, spoil, message):
     spoil(model / "fold_0" / "checkpoint_final.pth")

@@ -65,10 +65,8 @@ def test_what_a_compiler_says_is_shown_as_it_is():
     from nnunet_xattnres.ops.tuning import Found
 
     why = "expected [bold] or [/red], at e:smile:"
-    file, found = (
-        io.StringIO(),
-        Found("(2, 2)", Choice("tiled", "tiled"), {"fused": {"status": "failed", "why": why}}, ""),
-    )
+    file = io.StringIO()
+    found = Found("(2, 2)", Choice("tiled", "tiled"), {"fused": {"status": "failed", "why": why}}, "")
     new_console(file=file, width=160).print(table([found]))
     assert f"fused: failed {why}" in file.getvalue()
 

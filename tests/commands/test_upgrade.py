@@ -383,7 +383,7 @@ def model(tmp_path):
     for fold in ("0", "3"):
         for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
             save_stock(folder / f"fold_{fold}" / name)
-    masks = ("fold_0/validation/a.nii.gz", "fold_0/validation/a.npz")
+    masks = ("fold_0/validation/a.nii.gz", "fold_0/validation/a.npz", "fold_0/validation/a.pkl")
     results = ("fold_0/validation/summary.json", "fold_0/progress.png", "crossval_results_folds_0_3/postprocessing.pkl")
     for name in (*masks, *results):
         (folder / name).parent.mkdir(exist_ok=True)

@@ -20,6 +20,19 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_written_beside_a_file_takes_its_place_after_it(tmp_path):
+    def write(text, **options):
+        with replacing(tmp_path / "a.pth", **options) as partial:
+            partial.write_text(text)
+            partial.with_name("a_ema.pth").write_text(text)
+
+    for text in ("one", "two"):
+        write(text)
+    with pytest.raises(ExistsError):
+        write("three", overwrite=False)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.pth": "two", "a_ema.pth": "two"}
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_what_fails_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file"

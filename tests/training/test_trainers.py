@@ -23,7 +23,7 @@ from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.networks.registry import counterpart
 from nnunet_xattnres.reads.config import ReadConfig
-from nnunet_xattnres.training import base
+from nnunet_xattnres.training import base, routing_log
 from nnunet_xattnres.training.epochs import TRAINERS
 from nnunet_xattnres.training.lock import locked
 
@@ -332,20 +332,31 @@ def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_tr
     assert "XAttnResGated" not in str(caught.value), "that mirrors, and this model may not have been mirrored"
 
 
-def test_the_end_of_a_former_training_is_not_taken_for_that_of_one_which_was_killed(saved):
+@pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_best.pth"])
+def test_the_end_of_a_former_training_is_not_taken_for_that_of_one_which_was_killed(saved, name):
     """nnU-Net's --c takes checkpoint_final.pth first, and removes checkpoint_latest.pth at the end."""
     trainer, final = saved(file="checkpoint_final.pth")
-    latest = final.with_name("checkpoint_latest.pth")
-    shutil.copy(final, latest)
-    os.utime(final, (1000, 1000))
-    os.utime(latest, (2000, 2000))
+    other = final.with_name(name)
+
+    def write(path, start, end):
+        log = {"epoch_start_timestamps": [start, start + 1], "epoch_end_timestamps": [start + 1, end]}
+        content = torch.load(final, weights_only=False)
+        torch.save(content | {"logging": content["logging"] | log}, path)
+
+    write(final, 1000, 2000)
+    write(other, 3000, 4000)
     trainer.load_checkpoint(str(final))  # --val may
-    with pytest.raises(UserError, match=r"checkpoint_latest.pth is newer than(.|\n)*move checkpoint_final.pth away"):
+    with pytest.raises(
+        UserError, match=rf"{name} is of a training that was begun(.|\n)*move checkpoint_final.pth away"
+    ):
         trainer.on_train_start()
     assert not trainer.training_lock
-    trainer.load_checkpoint(str(latest))
+    trainer.load_checkpoint(str(other))
     assert trainer.no_end is None
-    os.utime(latest, (500, 500))  # killed between writing the one and removing the other
+    write(other, 1000, 1900)  # of the training that has ended, though perhaps copied later
+    trainer.load_checkpoint(str(final))
+    assert trainer.no_end is None
+    other.write_bytes(b"damaged")
     trainer.load_checkpoint(str(final))
     assert trainer.no_end is None
 
@@ -354,9 +365,7 @@ def test_an_upgraded_model_is_not_the_end_of_a_training(saved):
     trainer, final = saved("nnUNetTrainerXAttnResGated", "checkpoint_final.pth")
     torch.save(torch.load(final, weights_only=False) | {"upgraded_from": {}}, final)
     trainer.load_checkpoint(str(final))
-    with pytest.raises(
-        UserError, match=r"nnunet-xattnres upgrade(.|\n)*--val(.|\n)*nnUNetTrainerXAttnResGated_250epochs"
-    ):
+    with pytest.raises(UserError, match=r"nnunet-xattnres upgrade(.|\n)*use --val"):
         trainer.on_train_start()
     trainer.load_checkpoint(str(shutil.copy(final, final.with_name("checkpoint_latest.pth"))))
     assert trainer.no_end is None  # of a training that had not ended, which goes on with reads
@@ -464,7 +473,7 @@ def test_a_checkpoint_that_is_read_for_longer_ends_no_training(saved, read_by_an
     """But the last one must be written."""
     monkeypatch.setattr(base, "_WINDOWS", True)
     trainer, path = saved(file=name)
-    trainer._best_ema = 0.5
+    trainer.best_written, trainer._best_ema = 0.4, 0.5
     before = path.read_bytes()
     waited = read_by_another_program(99)
     said = f"{path} could not be replaced and is still the one before: [Errno 13] The process cannot access the file"
@@ -476,8 +485,8 @@ def test_a_checkpoint_that_is_read_for_longer_ends_no_training(saved, read_by_an
     assert (said in Path(trainer.log_file).read_text()) == (name != "checkpoint_final.pth")
     assert path.read_bytes() == before and 5 < sum(waited) < 20
     assert not list(path.parent.glob("*.partial"))
-    # the best epoch that was not written is not remembered as written: the next one takes its place
-    assert trainer._best_ema == (None if name == "checkpoint_best.pth" else 0.5)
+    # an epoch that was not written does not count as the best: the next one that is better than the file is written
+    assert trainer._best_ema == (0.4 if name == "checkpoint_best.pth" else 0.5)
 
 
 @pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_best.pth"])
@@ -513,7 +522,7 @@ def test_what_a_combined_trainer_writes_beside_a_checkpoint_stays(make_trainer):
 def test_nothing_is_compiled_without_custom_operators(make_trainer, monkeypatch, operators):
     """nnU-Net would give the lowest head the weight 0, as it does where it compiles, and DDP miss its gradients."""
     monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
-    monkeypatch.setattr(base, "CUSTOM_OPS", operators)
+    monkeypatch.setattr(routing_log, "CUSTOM_OPS", operators)
     assert make_trainer("nnUNetTrainerXAttnRes")._do_i_compile() is operators
 
 
