@@ -18,7 +18,8 @@ def machine_of(study: Study) -> dict[str, Any]:
 def note_start(study: Study, folders: Folders, training: Training, threads: int) -> None:
     """Note, before a training begins or goes on, where it does."""
     machine = machine_of(study)
-    machine["threads"] = threads if study.device == "cpu" else machine["threads"]
+    if study.device == "cpu":
+        machine["threads"] = threads
     path = _file(folders, training)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
