@@ -35,10 +35,10 @@ def _cpu_model() -> str:
 
 
 def _commit(repository: Path) -> str | None:
-    """The commit, with a mark when the package is not as it says; results that were written since do not count."""
+    """The commit, with a mark when the code is not as it says; results that were written since do not count."""
     try:
         commit = _git(repository, "rev-parse", "--short=12", "HEAD")
-        changed = _git(repository, "status", "--porcelain", "--", "nnunet_xattnres")
+        changed = _git(repository, "status", "--porcelain", "--", "nnunet_xattnres", "benchmarks/*.py")
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return f"{commit} with changes" if changed else commit

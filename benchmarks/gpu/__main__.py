@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -99,10 +100,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def begin(options: argparse.Namespace) -> Record:
-    """The record of an earlier run in the same circumstances, or an empty one."""
+    """The record of an earlier run in the same circumstances, or an empty one; that of others is kept beside it."""
     machine = describe_machine(HERE.parent, options.device)
     machine["triton"] = __import__("triton").__version__ if find_spec("triton") else None
     machine["ops"] = code()  # where there is no git, and where files were changed since the commit
+    machine["networks"] = networks_code()
     if options.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         machine |= {"capability": f"{properties.major}.{properties.minor}", "memory": properties.total_memory}
@@ -114,11 +116,31 @@ def begin(options: argparse.Namespace) -> Record:
     path = options.out or default_path(machine, options)
     if path.exists() and not options.again:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        if all(earlier.get(key) == result[key] for key in ("machine", "settings")):
+        if circumstances(earlier) == circumstances(result):
             result = earlier
+        else:
+            aside = path.with_name(f"{path.stem}-{earlier['machine']['commit'] or 'earlier'}.json")
+            print(f"{path} is of another machine, code or settings; it is now {path.replace(aside)}")
     record = Record(path, result)
     record.write()
     return record
+
+
+def networks_code() -> str:
+    """A digest of the code of the networks and their reads, beside that of the paths."""
+    package = HERE.parent / "nnunet_xattnres"
+    files = sorted(path for folder in ("networks", "reads") for path in (package / folder).glob("*.py"))
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def circumstances(result: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What must be the same for a run to go on with the results of another.
+
+    That is not the commit, for the results themselves are committed: the digests of the code say more. Nor are the
+    threads of the CPU.
+    """
+    machine = {key: value for key, value in result["machine"].items() if key not in ("commit", "threads")}
+    return machine, result["settings"]
 
 
 def default_path(machine: dict[str, Any], options: argparse.Namespace) -> Path:

@@ -1,10 +1,10 @@
 """Learning curves: how fast trainings get where the plain network ends."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import numpy as np
 
@@ -16,32 +16,18 @@ WINDOW = 3  # epochs over whose mean a curve is judged: nnU-Net estimates each e
 Groups = Mapping[str, Mapping[str, Sequence[Record]]]  # schedule -> trainer -> its trainings
 
 
-@dataclass(frozen=True)
-class Reached:
-    """When the trainings of a trainer reached a Dice.
-
-    Attributes:
-        iterations: of each training that did.
-        n_all: how many trainings there are.
-    """
-
-    iterations: Sequence[int]
-    n_all: int
-
-
 def final_dice(records: Sequence[Record]) -> float:
     """The mean over the trainings of the end of their curves."""
     return mean(_smooth(record)[-1] for record in records)
 
 
-def time_to_reach(records: Sequence[Record], target: float) -> Reached:
-    """When the mean of ``WINDOW`` epochs first was ``target`` or more."""
+def time_to_reach(records: Sequence[Record], target: float) -> list[float]:
+    """After how many iterations the mean of ``WINDOW`` epochs first was ``target`` or more; infinity if it never is."""
     found = []
     for record in records:
         there = np.flatnonzero(np.asarray(_smooth(record)) >= target)
-        if there.size:
-            found.append(record.curve[0][there[0]])
-    return Reached(found, len(records))
+        found.append(float(record.curve[0][there[0]]) if there.size else math.inf)
+    return found
 
 
 def usual_processor(records: Iterable[Record]) -> str:
@@ -49,14 +35,11 @@ def usual_processor(records: Iterable[Record]) -> str:
     return Counter(record.processor for record in records).most_common(1)[0][0]
 
 
-def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
-    """How long an iteration takes each trainer on the usual processor.
-
-    The median over the epochs of the trainer's quietest training there; validation on patches is in it. The clocks of
-    the others also show what else the machine did at the time.
+def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, list[float]]]:
+    """How long an iteration took each trainer on the usual processor; validation on patches is in it.
 
     Returns:
-        The name of the processor, and the seconds of each trainer that has run on it.
+        The name of the processor; and of each training there the seconds, as the median over its epochs, by trainer.
     """
     records = [record for by_trainer in groups.values() for found in by_trainer.values() for record in found]
     processor = usual_processor(records)
@@ -65,7 +48,7 @@ def seconds_an_iteration(groups: Groups) -> tuple[str, dict[str, float]]:
         if record.processor == processor:
             usual = record.usual_epoch / record.facts["settings"]["iterations"]
             durations.setdefault(record.training.trainer, []).append(usual)
-    return processor, {trainer: min(found) for trainer, found in durations.items()}
+    return processor, durations
 
 
 def _smooth(record: Record) -> list[float]:
@@ -91,7 +74,7 @@ def draw_curves(groups: Groups, trainers: Sequence[str], path: Path) -> None:
             curves = np.array([_smooth(record) for record in records])
             panels = [(left, iterations)]
             if trainer in speed:
-                panels.append((right, iterations * speed[trainer] / 60))
+                panels.append((right, iterations * median(speed[trainer]) / 60))
             for axis, x in panels:
                 axis.plot(x, curves.T, color=colors[trainer], linewidth=0.6, alpha=0.45)
                 axis.plot(x, curves.mean(axis=0), color=colors[trainer], linewidth=2.2, label=trainer)

@@ -99,6 +99,11 @@ def training_arguments(study: Study, training: Training) -> list[str]:
     return [*where, "-tr", class_name(training.trainer), "-p", plans_name(training), "-device", study.device]
 
 
+def training_command(study: Study, training: Training) -> str:
+    """As records have it."""
+    return " ".join(["nnUNetv2_train", *training_arguments(study, training)])
+
+
 def planning_arguments(study: Study) -> list[str]:
     """The arguments of nnUNetv2_plan_and_preprocess."""
     what = ["-d", str(int(study.dataset[7:10])), "-c", study.configuration, "-pl", study.planner]

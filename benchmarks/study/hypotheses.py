@@ -75,7 +75,7 @@ def _outcome(study: Study, by_trainer: Mapping[str, Sequence[Record]], hypothesi
 
 def _iterations_to(target: float, repeat: Sequence[Record]) -> float:
     """The mean over the folds; one iteration more than there are for a training that does not get there."""
-    return mean((*time_to_reach([record], target).iterations, record.curve[0][-1] + 1)[0] for record in repeat)
+    return mean(min(time_to_reach([record], target)[0], record.curve[0][-1] + 1) for record in repeat)
 
 
 def hypotheses_section(study: Study, groups: Groups) -> list[str]:
@@ -91,7 +91,7 @@ def hypotheses_section(study: Study, groups: Groups) -> list[str]:
         f"end of {study.trainers[0]}'s curve on the same schedule, the median; a training that does not get there "
         "counts with one iteration more than it has. Mann-Whitney: the difference is the median of all differences "
         "between two repeats (Hodges-Lehmann), its interval from the order of these differences. Welch: the difference "
-        "of the means. Brown-Forsythe: how many times the other's standard deviation.",
+        "of the means; (?) as in the next table. Brown-Forsythe: how many times the other's standard deviation.",
     ]
 
 
@@ -120,7 +120,7 @@ def _effect(outcome: str, found: Found) -> str:
         return f"{found.effect:.2f} times"
     form = "+.0f" if outcome == "iterations_to_90" else "+.3f"
     interval = "no interval" if math.isnan(found.low) else f"{found.low:{form}} to {found.high:{form}}"
-    return f"{found.effect:{form}} ({interval})"
+    return f"{found.effect:{form}} ({interval})" + (" (?)" if found.doubt else "")
 
 
 def _p(p: float) -> str:

@@ -75,7 +75,13 @@ def refuse_other_data(study: Study, folders: Folders, recorded: Iterable[Record]
 
 
 def _write_splits(study: Study, folders: Folders) -> None:
-    """nnU-Net's own five folds; it would write them in the first training, and there may be several at a time."""
+    """The raw data's own splits, which the planner copies, or nnU-Net's own five folds.
+
+    nnU-Net would write them in the first training, and there may be several at a time.
+
+    Raises:
+        UserError: when there is no fold that the study has; nnU-Net would take random cases.
+    """
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     path = folders.preprocessed(study) / "splits_final.json"
@@ -84,6 +90,9 @@ def _write_splits(study: Study, folders: Folders) -> None:
         labels = (folders.raw / study.dataset / "labelsTr").glob(f"*{ending}")
         splits = generate_crossval_split(sorted(label.name.removesuffix(ending) for label in labels))
         write_json([{part: [str(case) for case in cases] for part, cases in split.items()} for split in splits], path)
+    n_folds = len(read_json(path))
+    if missing := [fold for fold in study.folds if fold >= n_folds]:
+        raise UserError(f"{path} has {n_folds} folds, and {study.name} has fold {missing[0]}: name others")
 
 
 def _plans(study: Study, schedule: str, planned: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from benchmarks.study.description import Study, Training
-from benchmarks.study.folders import Folders, training_arguments
+from benchmarks.study.folders import Folders, training_command
 from benchmarks.study.read_scale import read_scale
 from benchmarks.study.starts import machine_of, starts_of
 from nnunet_xattnres.common.errors import UserError
@@ -78,7 +78,7 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
     facts = {
         "training": asdict(training),
         "settings": study.settings(training.schedule),
-        "command": " ".join(["nnUNetv2_train", *training_arguments(study, training)]),
+        "command": training_command(study, training),
         "machine": machine_of(study),
         "starts": starts_of(folders, training),
         "parameters": fold.parameters,
@@ -115,6 +115,12 @@ def read_records(study: Study, folders: Folders) -> list[Record]:
     for record in found:
         _refuse_other_settings(study, record, folders.records)
     return found
+
+
+def other_records(study: Study, folders: Folders) -> list[str]:
+    """The names of the trainings that have a record, and that the study no longer has."""
+    trainings = set(study.trainings())
+    return [record.training.name for record in _kept(folders) if record.training not in trainings]
 
 
 def merge_records(study: Study, folders: Folders, other: Path) -> list[str]:
@@ -206,7 +212,8 @@ def _rows(path: Path) -> Iterable[dict[str, str]]:
 
 
 def _refuse_other_settings(study: Study, record: Record, path: Path) -> None:
-    now, then = study.settings(record.training.schedule), record.facts["settings"]
+    then = {**record.facts["settings"], "command": record.facts["command"]}  # the device is in this alone
+    now = {**study.settings(record.training.schedule), "command": training_command(study, record.training)}
     for key, value in now.items():
         if then.get(key) != value:
             raise UserError(
@@ -216,9 +223,20 @@ def _refuse_other_settings(study: Study, record: Record, path: Path) -> None:
 
 
 def _refuse_other_cases(records: Iterable[Record], path: Path) -> None:
-    """All trainings on a fold have the same validation cases, or they are not of the same data."""
+    """All trainings on a fold have the same validation cases, or they are not of the same data.
+
+    Nor are those of one trainer with different numbers of parameters: nnU-Net plans stages by the size of the images.
+    """
     first: dict[int, Record] = {}
+    parameters: dict[str, Record] = {}
     for record in records:
+        other = parameters.setdefault(record.training.trainer, record)
+        if record.facts["parameters"] != other.facts["parameters"]:
+            raise UserError(
+                f"{record.training.name} has {record.facts['parameters']} parameters and {other.training.name} "
+                f"{other.facts['parameters']}, and {path} has trainings of the same networks: their raw data or plans "
+                "differ"
+            )
         other = first.setdefault(record.training.fold, record)
         if record.dice.keys() != other.dice.keys():
             raise UserError(

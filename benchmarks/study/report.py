@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.study.curves import Groups, draw_curves, usual_processor
 from benchmarks.study.description import Study
 from benchmarks.study.folders import Folders
-from benchmarks.study.records import Record, read_records
+from benchmarks.study.records import Record, other_records, read_records
 from benchmarks.study.repeats import dice_of_repeats, in_rounds, run_name
 from benchmarks.study.results_page import results_page
 from nnunet_xattnres.commands.compare import write_comparison
@@ -39,7 +39,7 @@ def write_report(study: Study, folders: Folders) -> Path | None:
             rows[schedule] = with_repeats(study, by_trainer, found)
     path = folders.results / "RESULTS.md"
     with replacing(path) as partial:
-        partial.write_text(results_page(study, groups, rows), encoding="utf-8")
+        partial.write_text(results_page(study, groups, rows, other_records(study, folders)), encoding="utf-8")
     return path
 
 

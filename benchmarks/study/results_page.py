@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_iteration, time_to_reach
@@ -12,25 +12,26 @@ from benchmarks.study.hypotheses import hypotheses_section
 from benchmarks.study.records import Record
 from benchmarks.study.repeats import dice_of_repeats
 from nnunet_xattnres.commands.compare.report import markdown_table
-from nnunet_xattnres.commands.compare.statistics import NOT_NORMAL, TOO_FEW, welch_interval
+from nnunet_xattnres.commands.compare.statistics import NOT_NORMAL, TOO_FEW, OverRepeats, over_repeats
 from nnunet_xattnres.commands.compare.table import MEAN, Row
 
 CONVERGED = 0.01  # Dice that a longer training may change and still count as converged
 RESULT = ("Dice", "range of repeats", "difference", "95% over repeats", "95% over cases")
 
 
-def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> str:
+def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]], others: Sequence[str] = ()) -> str:
     """The text of RESULTS.md.
 
     Args:
         groups: the records by schedule and trainer.
         rows: compare's table for each schedule that has one.
+        others: the names of trainings that have a record, and that the study no longer has.
     """
     records = [record for by_trainer in groups.values() for found in by_trainer.values() for record in found]
     pages = ", ".join(f"[{schedule}]({schedule}/comparison.md)" for schedule in rows) or "not yet"
     parts = [
         f"# {study.name}",
-        *_about(study, records),
+        *_about(study, records, others),
         *hypotheses_section(study, groups),
         "## Dice",
         markdown_table(("schedule", "trainer", "repeats", *RESULT), _dice(study, groups, rows)),
@@ -46,11 +47,11 @@ def results_page(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]
         "### Time to reach the plain network's end",
         markdown_table(*_reached(study, groups)),
         f"The first epoch at which the curve reaches 90%, 95% and 99% of the end of {study.trainers[0]}'s on the same "
-        "schedule (the mean of its repeats): iterations ± the standard deviation between repeats / minutes, over the "
-        "trainings that get there, and how many of them do if not all. Minutes, here and in the picture, are "
-        f"iterations times the duration of one in the trainer's quietest training (the median over its epochs), in "
-        f"seconds, {_speeds(groups)}. (The clocks of the others also show what else the machine did; they are in "
-        "`trainings.jsonl`.)",
+        "schedule (the mean of its repeats): iterations, the median over the trainings and their range, and minutes. A "
+        "training that does not get there counts as the last to do so; where there are such, the cell says how many do "
+        "get there. Minutes, here and in the picture, are iterations times the duration of one, in seconds, "
+        f"{_speeds(groups)}: the median over the trainings (and their range), each the median over its epochs. The "
+        "machine has had other work at times, so that they are rough.",
         *_routing(groups),
         "## How it was made",
         *_how(study, records),
@@ -63,16 +64,19 @@ def result_of(row: Row) -> list[str]:
     cells = _value(row.value, row.spread, row.repeats_range)
     if row.difference is None:
         return [*cells, "", "", ""]
-    over, cases = row.over_repeats, _interval(row.difference.low, row.difference.high)
-    doubt = " (?)" if over is not None and over.doubt else ""
-    repeats = "" if over is None else f"{_interval(over.low, over.high)}{doubt}"
-    return [*cells, f"{row.difference.mean:+.3f}", repeats, cases]
+    repeats = "" if row.over_repeats is None else _over(row.over_repeats)
+    return [*cells, f"{row.difference.mean:+.3f}", repeats, _interval(row.difference.low, row.difference.high)]
 
 
 def _value(value: float, spread: float | None, between: tuple[float, float] | None) -> list[str]:
     """The first two cells of ``RESULT``."""
     deviation = "" if spread is None else f" ± {spread:.3f}"
     return [f"{value:.3f}{deviation}", "" if between is None else "{:.3f} to {:.3f}".format(*between)]
+
+
+def _over(repeats: OverRepeats) -> str:
+    """The interval over repeats, marked where it may mislead; empty where there is none."""
+    return _interval(repeats.low, repeats.high) + (" (?)" if repeats.doubt else "")
 
 
 def _interval(low: float, high: float) -> str:
@@ -103,28 +107,28 @@ def _convergence(study: Study, groups: Groups) -> list[str]:
         for longer in alone if name not in alone else ():
             if dice[name] and dice[longer] and study.iterations(longer) > study.iterations(name):
                 values, more = dice[name], dice[longer]
-                change, interval = mean(more) - mean(values), welch_interval(values, more)
-                over = "" if interval is None else f" (95% over repeats, Welch's t: {_interval(*interval)})"
+                change, over = mean(more) - mean(values), over_repeats(values, more)
+                interval = f" (95% over repeats, Welch's t: {_over(over)})" if _over(over) else ""
                 found.append(
                     f"**Converged?** {plain}'s Dice is {mean(more):.3f} after {study.iterations(longer):,} iterations "
                     f"(repeats: {len(more)}) and {mean(values):.3f} after {study.iterations(name):,} (repeats: "
-                    f"{len(values)}), a change of {change:+.3f}{over}. With less than {CONVERGED} as the measure, "
-                    f"{_verdict(interval)} after {study.iterations(name):,} iterations. The other trainers have not "
-                    "been trained for longer."
+                    f"{len(values)}), a change of {change:+.3f}{interval}. By our rule, a change of less than "
+                    f"{CONVERGED}, its training has {'' if abs(change) < CONVERGED else 'not '}converged after "
+                    f"{study.iterations(name):,} iterations{_how_sure(change, over)}. The other trainers have not been "
+                    "trained for longer."
                 )
     return found
 
 
-def _verdict(interval: tuple[float, float] | None) -> str:
-    low, high = interval or (-math.inf, math.inf)
-    if max(-low, high) < CONVERGED:
-        return "its training has converged"
-    if max(low, -high) > CONVERGED:
-        return "its training has not converged"
-    return "these repeats do not show whether its training has converged"
+def _how_sure(change: float, over: OverRepeats) -> str:
+    """Whether the interval leaves the other answer open, too."""
+    low, high = (-math.inf, math.inf) if over.missing else (over.low, over.high)
+    largest, smallest = max(-low, high), max(low, -high)  # the changes in the interval, whatever their direction
+    sure = largest < CONVERGED if abs(change) < CONVERGED else smallest >= CONVERGED
+    return "" if sure else "; so few repeats leave the other answer open, too"
 
 
-def _about(study: Study, records: Sequence[Record]) -> list[str]:
+def _about(study: Study, records: Sequence[Record], others: Sequence[str]) -> list[str]:
     n_all, first = len(study.trainings()), records[0]
     cases = f"{first.facts['training_cases']} training and {len(first.dice)} validation cases a fold"
     folds = f"fold{'s' if len(study.folds) > 1 else ''} {', '.join(map(str, study.folds))}"
@@ -136,6 +140,8 @@ def _about(study: Study, records: Sequence[Record]) -> list[str]:
         )
     if len(records) < n_all:
         parts.append(f"**Not complete: {len(records)} of {n_all} trainings.**")
+    if others:
+        parts.append(f"**Not shown**, for the study's file no longer has them: {', '.join(others)}.")
     return [*parts, f"**What is smaller than nnU-Net would have it.** {study.cut_down.strip()}"]
 
 
@@ -147,27 +153,32 @@ def _reached(study: Study, groups: Groups) -> tuple[list[str], list[list[str]]]:
         plain = by_trainer.get(study.trainers[0])
         for trainer, records in by_trainer.items() if plain else ():
             targets = [fraction * final_dice(plain) for fraction in FRACTIONS]
-            cells = [_when(records, target, speed.get(trainer)) for target in targets]
+            seconds = median(speed[trainer]) if trainer in speed else None
+            cells = [_when(records, target, seconds) for target in targets]
             lines.append([schedule, trainer, f"{final_dice(records):.3f}", *cells])
     return head, lines
 
 
 def _when(records: Sequence[Record], target: float, seconds: float | None) -> str:
     """Of some trainings; ``seconds`` of an iteration, where they are known."""
-    reached = time_to_reach(records, target)
-    n_reached = len(reached.iterations)
-    if not n_reached:
+    iterations = time_to_reach(records, target)
+    there = [n for n in iterations if n < math.inf]
+    if not there:
         return "not reached"
-    iterations = mean(reached.iterations)
-    spread = f" ± {stdev(reached.iterations):.0f}" if n_reached > 1 else ""
-    minutes = "" if seconds is None else f" / {iterations * seconds / 60:.1f} min"
-    some = "" if n_reached == reached.n_all else f" ({n_reached} of {reached.n_all})"
-    return f"{iterations:.0f}{spread}{minutes}{some}"
+    all_there = len(there) == len(iterations)
+    some = "" if all_there else f" ({len(there)} of {len(iterations)})"
+    middle = median(iterations)
+    if middle == math.inf:
+        return f"not reached in the median{some}"
+    between = f" ({min(there):.0f} to {f'{max(there):.0f}' if all_there else 'never'})" if len(iterations) > 1 else ""
+    minutes = f" / {middle * seconds / 60:.1f} min" if seconds is not None else ""
+    return f"{middle:.0f}{between}{minutes}{some}"
 
 
 def _speeds(groups: Groups) -> str:
     processor, speed = seconds_an_iteration(groups)
-    return f"on {processor}: " + ", ".join(f"{trainer} {seconds:.2f}" for trainer, seconds in speed.items())
+    cells = (f"{name} {median(found):.2f} ({min(found):.2f} to {max(found):.2f})" for name, found in speed.items())
+    return f"on {processor}: {', '.join(cells)}"
 
 
 def _routing(groups: Groups) -> list[str]:
@@ -216,11 +227,7 @@ def _how(study: Study, records: Sequence[Record]) -> list[str]:
     commands += dict.fromkeys(record.facts["command"] for record in records)
     if len(commands) > 3:
         commands[2:-1] = [f"# ... {len(commands) - 3} more: trainings.jsonl"]
-    machines = dict.fromkeys(
-        _machine(machine)
-        for record in records
-        for machine in (*record.facts.get("starts", ()), record.facts["machine"])
-    )
+    machines = dict.fromkeys(machine for record in records for machine in _machines(record))
     hours = sum(record.usual_epoch * len(record.facts["curve"]) for record in records) / 3600
     again = f"python -m benchmarks.study run benchmarks/study/{study.name}.yaml --raw RAW --work WORK"
     compare = f"nnunet-xattnres compare --cases benchmarks/study/results/{study.name}/SCHEDULE/cases.csv -o OUT"
@@ -238,7 +245,15 @@ def _changes(study: Study) -> str:
     return ", ".join(f"{key} {value}" for key, value in (study.plans or {}).items()) or "no change but the schedule"
 
 
+def _machines(record: Record) -> list[str]:
+    """On which a training began and went on, where that was noted; else on which its record was written."""
+    starts = record.facts.get("starts")
+    if not starts:
+        return [f"{_machine(record.facts['machine'])} (noted after the training)"]
+    return [f"{_machine(start)}, threads of a training: {start['threads']}" for start in starts]
+
+
 def _machine(machine: Mapping[str, Any]) -> str:
-    on = machine["gpu"] or f"{machine['cpu']}, one core of several for each training"
+    on = machine["gpu"] or machine["cpu"]
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "nnunetv2", "nnunet-xattnres"))
     return f"{on}; {machine['system']}, Python {machine['python']}, {versions}, commit {machine['commit']}"

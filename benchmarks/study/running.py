@@ -100,7 +100,15 @@ class _Runner:
                 if any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best")):
                     arguments.append("--c")
             self.run(leashed("nnUNetv2_train", arguments), training.name)
-        write_record(self.study, self.folders, training)
+        try:
+            write_record(self.study, self.folders, training)
+        except UserError:
+            raise
+        except Exception as error:  # of one training, whatever it is, does not end the others
+            raise UserError(
+                f"{training.name} has been trained, and no record of it can be written ({type(error).__name__}: "
+                f"{error}); the next run tries that again"
+            ) from error
 
     def run(self, command: list[str], name: str) -> None:
         """Run a command; its output is added to the log of that name.

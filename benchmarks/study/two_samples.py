@@ -7,7 +7,7 @@ from statistics import mean, median, stdev
 
 from scipy import stats
 
-from nnunet_xattnres.commands.compare.statistics import welch_interval
+from nnunet_xattnres.commands.compare.statistics import over_repeats
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Found:
         effect: how much larger its values are; for the spread, how many times.
         low, high: the effect's 95% interval; NaN where there is none.
         p: of the test; NaN where the values are too few for it, or none differs from another.
+        doubt: in words, why the interval and p may mislead; empty where nothing speaks against them.
     """
 
     effect: float
     low: float
     high: float
     p: float
+    doubt: str = ""
 
 
 def mann_whitney(sample: Sequence[float], against: Sequence[float]) -> Found:
@@ -47,10 +49,10 @@ def mann_whitney(sample: Sequence[float], against: Sequence[float]) -> Found:
 def welch(sample: Sequence[float], against: Sequence[float]) -> Found:
     """Welch's t, with the difference of the means."""
     effect = mean(sample) - mean(against)
-    low, high = welch_interval(against, sample) or (math.nan, math.nan)
-    if len(set(sample)) == len(set(against)) == 1:
-        return Found(effect, low, high, math.nan)
-    return Found(effect, low, high, float(stats.ttest_ind(sample, against, equal_var=False).pvalue))
+    found = over_repeats(against, sample)
+    same = len(set(sample)) == len(set(against)) == 1
+    p = math.nan if same else float(stats.ttest_ind(sample, against, equal_var=False).pvalue)
+    return Found(effect, found.low, found.high, p, found.doubt)
 
 
 def brown_forsythe(sample: Sequence[float], against: Sequence[float]) -> Found:

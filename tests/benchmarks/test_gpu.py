@@ -99,6 +99,17 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
     again = command()  # goes on with what had no time, and with nothing else
     assert {item["kind"] for item in asked} == {"reference"} and len(again["timings"]) == len(result["timings"])
     asked.clear()
+    here = gpu.describe_machine
+    monkeypatch.setattr(gpu, "describe_machine", lambda *arguments: here(*arguments) | {"commit": "later"})
+    command()  # the results themselves are committed: that is no reason to begin anew
+    assert {item["kind"] for item in asked if "kind" in item} == {"reference"}
+    asked.clear()
+    monkeypatch.setattr(gpu, "code", lambda: "changed")
+    command()
+    assert {item["kind"] for item in asked if "kind" in item} > {"reference", "plain"}
+    (kept,) = (tmp_path / "results").glob("reads-made-up-*.json")
+    assert json.loads(kept.read_text())["timings"] == again["timings"] and kept.name in capsys.readouterr().out
+    asked.clear()
     command("--again", "--only", "compiled")
     assert {item["compiled"] for item in asked if "kind" in item} == {True}
 

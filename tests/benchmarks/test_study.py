@@ -298,6 +298,16 @@ def test_what_is_left_of_trainings_with_other_plans_is_refused(study, folders):
         assert its_plans.read_text() == before
 
 
+def test_a_fold_that_the_raw_data_do_not_have_is_refused(study, folders):
+    """nnU-Net would train on a random fifth less of the cases, and say so in its log alone."""
+    study = replace(study, folds=(0, 1))
+    planned(study, folders)
+    path = folders.preprocessed(study) / "splits_final.json"  # as the planner copies it from the raw data
+    write_json([{"train": CASES[1:], "val": CASES[:1]}], path)
+    with pytest.raises(UserError, match=r"splits_final.json has 1 folds, and little has fold 1: name others"):
+        prepare(study, folders, lambda command, name: None)
+
+
 @pytest.mark.parametrize("part", ["val", "train"])
 def test_other_data_than_the_records_have_are_refused(study, folders, part):
     planned(study, folders)

@@ -188,6 +188,7 @@ def test_the_report_has_the_hypotheses_in_words_and_numbers(declared, folders):
     assert cells(page, "sooner")[2:5] == [f"{OURS}: 50", f"{PLAIN}: 60", "-10 (-11 to +0)"]
     assert cells(page, "steadier")[4:6] == [f"{steadier.found.effect:.2f} times", "Brown-Forsythe"]
     assert cells(page, "other")[6] == f"{other.found.p:.4f}"
+    assert cells(page, "other")[4].endswith(") (?)")  # Welch's, of four repeats; the rank test says nothing of a mean
     assert sooner.p_holm <= 1 and "corrected for all 4" in page
 
     write_report(declaring(declared, folders), folders)

@@ -85,6 +85,21 @@ def test_a_training_that_fails_is_told_and_the_others_run(study, folders, nnunet
     assert len(nnunet.ran) == 6 + 3
 
 
+def test_a_record_that_cannot_be_written_is_told_and_the_others_run(study, folders, nnunet, monkeypatch):
+    first, *others = study.trainings()
+    write = running.write_record
+
+    def fail(study, folders, training):
+        if training == first:
+            raise ValueError("a damaged checkpoint")
+        write(study, folders, training)
+
+    monkeypatch.setattr(running, "write_record", fail)
+    (failure,) = run(study, folders)
+    assert failure.startswith(f"{first.name} has been trained") and "(ValueError: a damaged checkpoint)" in failure
+    assert [record.training for record in read_records(study, folders)] == others
+
+
 def test_a_training_goes_on_from_what_nnunet_has_left(study, folders, nnunet):
     never, begun, trained, finished, *_ = study.trainings()
     for training, files in (

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from benchmarks.study.description import Schedule, Study
+from benchmarks.study.folders import training_command
 
 PLAIN, OURS = "nnUNetTrainer", "nnUNetTrainerXAttnRes"
 CASES = [f"case{i:02d}.nii.gz" for i in range(25)]
@@ -39,7 +40,7 @@ def write_a_record(study, folders, training, level=0.5, cases=CASES):
     machine = dict.fromkeys(("cpu", "system", "python", "torch", "nnunetv2", "nnunet-xattnres", "commit"), "some")
     weights = [(0, "d1", "e0", 0.5), (0, "d1", "e1", 0.5), (epochs - 1, "d1", "e0", 0.2), (epochs - 1, "d1", "e1", 0.8)]
     facts = {"training": asdict(training), "settings": study.settings(training.schedule)}
-    facts |= {"command": f"nnUNetv2_train {training.name}", "machine": {**machine, "gpu": None}, "parameters": 1000}
+    facts |= {"command": training_command(study, training), "machine": {**machine, "gpu": None}, "parameters": 1000}
     facts |= {"training_cases": 100, "gpu_memory": None, "curve": curve}
     facts["read_scale"] = {"e3": 3.0, "d1": 0.25} if OURS in training.trainer else {}
     facts["routing"] = weights if OURS in training.trainer else []
