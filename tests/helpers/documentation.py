@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,10 @@ def fill(text: str, values: dict[str, str]) -> str:
     return _PLACEHOLDER.sub(value, text)
 
 
-def shown() -> list[Shown]:
+def shown(pages: Iterable[Path] = PAGES) -> list[Shown]:
     """Every command of the shell blocks and every block of Python, in the order of the pages; the same only once."""
     found: dict[str, Shown] = {}
-    for page in PAGES:
+    for page in pages:
         name = page.relative_to(ROOT).as_posix()
         for language, content in _BLOCK.findall(page.read_text(encoding="utf-8")):
             if language == "python":
