@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor, nn
 
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.networks.registry import KINDS, counterpart
 from nnunet_xattnres.networks.upstream import blocks_of
+from nnunet_xattnres.pages.figure import new_figure
 from nnunet_xattnres.training.epochs import FAMILIES
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "skip-designs.png"
@@ -110,18 +109,18 @@ def draw(found: list[Design], path: Path) -> None:
     """A small diagram of each: the encoder left, the decoder right, the finest stage on top."""
     columns = 3
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(4.0 * columns, 3.1 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.axis("off")
-    for axis, design in zip(axes, found, strict=False):
-        _draw(axis, design)
-    figure.suptitle(
-        "What each stage gets directly: down and up (grey), encoder to decoder (blue), within a side or stage (orange)"
-    )
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+    with new_figure(4.0 * columns, 3.1 * rows) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.axis("off")
+        for axis, design in zip(axes, found, strict=False):
+            _draw(axis, design)
+        figure.suptitle(
+            "What each stage gets directly: down and up (grey), encoder to decoder (blue), "
+            "within a side or stage (orange)"
+        )
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=110)
 
 
 def _draw(axis: Axes, design: Design) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.study.records import Record
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.pages.figure import new_figure
 
 FRACTIONS = (0.9, 0.95, 0.99)
 WINDOW = 3  # epochs over whose mean a curve is judged: nnU-Net estimates each epoch's Dice on few patches
@@ -60,32 +61,29 @@ def _smooth(record: Record) -> list[float]:
 def draw_curves(groups: Groups, trainers: Sequence[str], path: Path) -> None:
     """Panels for each schedule, against iterations and against minutes; every training thin, their mean thick."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     _, speed = seconds_an_iteration(groups)
     colors = {trainer: colormaps["tab10"](i % 10) for i, trainer in enumerate(trainers)}
-    figure = Figure(figsize=(11.5, 0.6 + 3.1 * len(groups)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(groups), 2, squeeze=False, sharey=True)
-    for (schedule, by_trainer), (left, right) in zip(groups.items(), axes, strict=True):
-        for trainer, records in by_trainer.items():
-            iterations = np.array(records[0].curve[0])
-            curves = np.array([_smooth(record) for record in records])
-            panels = [(left, iterations)]
-            if trainer in speed:
-                panels.append((right, iterations * median(speed[trainer]) / 60))
-            for axis, x in panels:
-                axis.plot(x, curves.T, color=colors[trainer], linewidth=0.6, alpha=0.45)
-                axis.plot(x, curves.mean(axis=0), color=colors[trainer], linewidth=2.2, label=trainer)
-        left.set_ylabel(f"{schedule}: Dice on validation patches")
-        for axis in (left, right):
-            axis.grid(alpha=0.25)
-            axis.set_xlim(left=0)
-            axis.set_ylim(0, 1)
-    axes[-1][0].set_xlabel("iterations")
-    axes[-1][1].set_xlabel("minutes")
-    handles = {line.get_label(): line for axis in axes.ravel() for line in axis.get_legend_handles_labels()[0]}
-    figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=8)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+    with new_figure(11.5, 0.6 + 3.1 * len(groups)) as figure:
+        axes = figure.subplots(len(groups), 2, squeeze=False, sharey=True)
+        for (schedule, by_trainer), (left, right) in zip(groups.items(), axes, strict=True):
+            for trainer, records in by_trainer.items():
+                iterations = np.array(records[0].curve[0])
+                curves = np.array([_smooth(record) for record in records])
+                panels = [(left, iterations)]
+                if trainer in speed:
+                    panels.append((right, iterations * median(speed[trainer]) / 60))
+                for axis, x in panels:
+                    axis.plot(x, curves.T, color=colors[trainer], linewidth=0.6, alpha=0.45)
+                    axis.plot(x, curves.mean(axis=0), color=colors[trainer], linewidth=2.2, label=trainer)
+            left.set_ylabel(f"{schedule}: Dice on validation patches")
+            for axis in (left, right):
+                axis.grid(alpha=0.25)
+                axis.set_xlim(left=0)
+                axis.set_ylim(0, 1)
+        axes[-1][0].set_xlabel("iterations")
+        axes[-1][1].set_xlabel("minutes")
+        handles = {line.get_label(): line for axis in axes.ravel() for line in axis.get_legend_handles_labels()[0]}
+        figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=8)
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=110)

@@ -17,6 +17,7 @@ from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.table import MEAN, Comparison, make_rows
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.pages.figure import new_figure
 
 Panel = tuple[str, Mapping[str, Sequence[float]]]  # a title, and the Dice of every repeat of each trainer
 
@@ -61,27 +62,24 @@ def _panel(study: Study, groups: Groups, schedule: str, comparison: Comparison) 
 def _draw(panels: Sequence[Panel], path: Path) -> None:
     """A panel for each schedule: a point for every repeat, the mean with its 95% interval (Student's t) beside them."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(name for _, by_trainer in panels for name in by_trainer))
-    figure = Figure(figsize=(3.0 + 2.4 * len(panels), 0.9 + 0.36 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, (title, by_trainer) in zip(axes, panels, strict=True):
-        for name, found in by_trainer.items():
-            y, color, values = names.index(name), colormaps["tab10"](names.index(name) % 10), np.array(found)
-            axis.plot(values, np.full(len(values), y + 0.18), "o", color=color, markersize=4, alpha=0.6)
-            axis.errorbar(
-                values.mean(), y - 0.12, xerr=half_width(values), fmt="D", color=color, markersize=5, capsize=3
-            )
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("Dice", fontsize=9)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_xlim(max(0.0, axis.get_xlim()[0]), min(1.0, axis.get_xlim()[1]))  # an interval of few is wide
-    axes[0].set_yticks(range(len(names)), [name.removeprefix("nnUNetTrainer") or "nnUNetTrainer" for name in names])
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    with new_figure(3.0 + 2.4 * len(panels), 0.9 + 0.36 * len(names)) as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, (title, by_trainer) in zip(axes, panels, strict=True):
+            for name, found in by_trainer.items():
+                y, color, values = names.index(name), colormaps["tab10"](names.index(name) % 10), np.array(found)
+                axis.plot(values, np.full(len(values), y + 0.18), "o", color=color, markersize=4, alpha=0.6)
+                axis.errorbar(
+                    values.mean(), y - 0.12, xerr=half_width(values), fmt="D", color=color, markersize=5, capsize=3
+                )
+            axis.set_title(title, fontsize=9)
+            axis.set_xlabel("Dice", fontsize=9)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.grid(axis="x", alpha=0.3)
+            axis.set_xlim(max(0.0, axis.get_xlim()[0]), min(1.0, axis.get_xlim()[1]))  # an interval of few is wide
+        axes[0].set_yticks(range(len(names)), [name.removeprefix("nnUNetTrainer") or "nnUNetTrainer" for name in names])
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=130)

@@ -10,6 +10,7 @@ from rich.table import Table
 from nnunet_xattnres.common.files import read_json, replacing
 from nnunet_xattnres.nnunet import results
 from nnunet_xattnres.nnunet.results import Dice, label_names
+from nnunet_xattnres.pages.figure import new_figure
 
 
 def structures_of(raw: Path) -> dict[str, int]:
@@ -63,30 +64,27 @@ def draw_overlay(raw: Path, predictions: Path, dice: Dice, path: Path) -> None:
         dice: which cases there are, and what stands over the predictions.
         path: the picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     structures, cases = structures_of(raw), list(dice)[:3]
-    figure = Figure(figsize=(9.6, 3.3 * len(cases) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(cases), 3, squeeze=False)
-    for row, case in zip(axes, cases, strict=True):
-        image = _read(raw / "imagesTs" / f"{case}_0000.nii.gz")
-        truth, predicted = _read(raw / "labelsTs" / f"{case}.nii.gz"), _read(predictions / f"{case}.nii.gz")
-        i = _best_slice(truth, list(structures.values()))
-        scores = ", ".join(f"{name} {format_dice(value)}" for name, value in dice[case].items())
-        titles = (f"{case}, slice {i}", "truth", f"prediction: Dice {scores}")
-        for axis, title, labels in zip(row, titles, (None, truth[i], predicted[i]), strict=True):
-            axis.imshow(image[i], cmap="gray", interpolation="bicubic")
-            axis.set_title(title, fontsize=9)
-            axis.set_axis_off()
-            if labels is not None:
-                _paint(axis, labels, structures)
-    patches = [Patch(color=_color(label), label=name) for name, label in structures.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    with new_figure(9.6, 3.3 * len(cases) + 0.5) as figure:
+        axes = figure.subplots(len(cases), 3, squeeze=False)
+        for row, case in zip(axes, cases, strict=True):
+            image = _read(raw / "imagesTs" / f"{case}_0000.nii.gz")
+            truth, predicted = _read(raw / "labelsTs" / f"{case}.nii.gz"), _read(predictions / f"{case}.nii.gz")
+            i = _best_slice(truth, list(structures.values()))
+            scores = ", ".join(f"{name} {format_dice(value)}" for name, value in dice[case].items())
+            titles = (f"{case}, slice {i}", "truth", f"prediction: Dice {scores}")
+            for axis, title, labels in zip(row, titles, (None, truth[i], predicted[i]), strict=True):
+                axis.imshow(image[i], cmap="gray", interpolation="bicubic")
+                axis.set_title(title, fontsize=9)
+                axis.set_axis_off()
+                if labels is not None:
+                    _paint(axis, labels, structures)
+        patches = [Patch(color=_color(label), label=name) for name, label in structures.items()]
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=130)
 
 
 def _paint(axis: Any, labels: Any, structures: Mapping[str, int]) -> None:
