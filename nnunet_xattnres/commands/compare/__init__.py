@@ -1,11 +1,8 @@
 """Models against each other on the same cases, from what nnU-Net has left of their trainings."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from nnunet_xattnres.commands.compare.cases import cases_file, read_cases, write_cases
 from nnunet_xattnres.commands.compare.curves import draw_curves
@@ -23,7 +20,7 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.nnunet.find import common_folds, find_models
 from nnunet_xattnres.nnunet.images import masks_in
-from nnunet_xattnres.nnunet.masks import Files, reader_of
+from nnunet_xattnres.nnunet.masks import Files, dice_of_files, reader_of
 from nnunet_xattnres.nnunet.pool import Progress, outcomes
 from nnunet_xattnres.nnunet.results import Dice, Fold, Run, read_run
 
@@ -80,7 +77,7 @@ def compare_trainings(
 def compare_predictions(
     predictions: Mapping[str, Path], labels: Path, allowed: Collection[str], progress: Progress
 ) -> Comparison:
-    """Folders of predictions, by nnU-Net's own evaluation; nothing is written into them.
+    """Folders of predictions, by the Dice as nnU-Net computes it; nothing is written into them.
 
     Args:
         predictions: a folder for each name, with the dataset.json and the plans.json that nnU-Net's prediction writes.
@@ -184,8 +181,7 @@ def _evaluated(folder: Path, labels: Path, progress: Progress) -> Run:
         raise UserError(f"{folder} and {labels} do not hold the same cases (*{ending}): {', '.join(only)}")
     reader = reader_of(plans, dataset, labels / min(true))
     manager = PlansManager(plans).get_label_manager(dataset)
-    keys = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    of_case = partial(_dice_of, reader=reader, keys=keys, ignore=manager.ignore_label)
+    of_case = partial(dice_of_files, reader=reader, labels=manager)
     cases, dice, done = sorted(true), Dice(), progress(f"evaluating {folder}", len(true))
     for case, outcome in zip(cases, outcomes(of_case, [Files(folder / c, labels / c) for c in cases]), strict=True):
         if isinstance(outcome, UserError):
@@ -193,15 +189,3 @@ def _evaluated(folder: Path, labels: Path, progress: Progress) -> Run:
         dice[case] = outcome
         done()
     return Run(folder, {TEST: Fold(dice)}, dataset["labels"], dataset.get("regions_class_order"), {})
-
-
-def _dice_of(files: Files, reader: Any, keys: Sequence[Any], ignore: int | None) -> dict[str, float]:
-    """Of a case, by the labels' keys in a summary.json."""
-    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
-
-    try:
-        with redirect_stdout(StringIO()):  # that a TIFF has no spacing does not matter to the Dice
-            found = compute_metrics(str(files.reference), str(files.prediction), reader, keys, ignore)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"nnU-Net cannot evaluate {files.prediction} against {files.reference}: {error}") from None
-    return {str(key): float(metrics["Dice"]) for key, metrics in found["metrics"].items()}

@@ -7,12 +7,15 @@ import re
 import shutil
 from dataclasses import replace
 from importlib import metadata, util
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 import tifffile
 from helpers.trainings import DATASET, A, B, invoke, shear, write_fold
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage.io import imsave
 from test_surfaces import both_ways
 
@@ -374,16 +377,12 @@ def test_predictions_are_evaluated_and_measured_in_as_many_processes_as_nnunet_h
                 assert values(tmp_path, "dice", model)[case, name] == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_prediction_that_nnunet_cannot_evaluate_is_named(predictions, tmp_path):
-    arguments, labels = predictions
-    of_another_shape(labels / "missed.nii.gz")
-    done = invoke(tmp_path, *arguments)
-    text = " ".join(done.output.split())
-    assert done.exit_code == 1 and "nnU-Net cannot evaluate" in text and f"against {labels / 'missed.nii.gz'}:" in text
-
-
 def damaged(path):
     path.write_bytes(b"no image")
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-40])
 
 
 def of_another_shape(path):
@@ -399,6 +398,76 @@ FAULTS = {  # what is wrong with a true mask, and what is said
     of_another_shape: "missed.nii.gz has (3, 4, 5)",
     of_another_dice: "for label 2, and the summary.json in",
 }
+
+
+@pytest.mark.parametrize(
+    ("reader", "fault"),
+    [
+        ("SimpleITKIO", damaged),
+        ("SimpleITKIO", of_another_shape),
+        ("NibabelIO", damaged),
+        ("NibabelIO", cut_off),  # SimpleITK says nothing of that
+    ],
+)
+def test_masks_that_cannot_be_evaluated_are_named(predictions, tmp_path, reader, fault):
+    """Each library has errors of its own for them."""
+    arguments, labels = predictions
+    for folder in (argument.partition("=")[2] for argument in arguments[1:3]):
+        (tmp_path / folder / "plans.json").write_text(json.dumps({"image_reader_writer": reader}))
+    fault(labels / "missed.nii.gz")
+    done = invoke(tmp_path, *arguments)
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and "error: missed.nii.gz: " in text, text
+    said = "must have the same shape" if fault is of_another_shape else "cannot be read as a mask: "
+    assert said in text and str(labels / "missed.nii.gz") in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_dice_of_predictions_is_nnunets(predictions, tmp_path):
+    arguments, labels = predictions
+    assert invoke(tmp_path, *arguments).exit_code == 0
+    for name, folder in (argument.split("=") for argument in arguments[1:3]):
+        for case in masks_by_hand(1):
+            files = (str(where / f"{case}.nii.gz") for where in (labels, Path(folder)))
+            found = compute_metrics(*files, SimpleITKIO(), [1, 2])["metrics"]
+            for label, metrics in zip(("liver", "gallbladder"), found.values()):
+                assert values(tmp_path, "dice", name)[case, label] == pytest.approx(metrics["Dice"], nan_ok=True, rel=0)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("true", [True, False])
+def test_masks_in_colour_are_refused(results, tmp_path, channels, true):
+    """nnU-Net's evaluation broadcasts them against one channel: a Dice of something else."""
+    labels, mask = tmp_path / "labels", box((2, 8), (3, 15))
+    labels.mkdir()
+    write_mask(mask, labels / "a.png")
+    folders = []
+    for trainer in (A, B):
+        model = train(results, trainer, {"a": (mask, mask)}, ending=".png")
+        folder = model / "fold_0" / "validation"
+        for file in ("dataset.json", "plans.json"):
+            shutil.copy(model / file, folder)
+        folders.append(f"{trainer}={folder}")
+    in_colour = labels / "a.png" if true else folder / "a.png"
+    write_mask(np.dstack([*[mask] * 3, np.full_like(mask, 255)][:channels]), in_colour)
+    done = invoke(tmp_path, "--predictions", *folders, "--labels", labels)
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and f"a.png: {in_colour} has {channels} channels" in text and "save it in grey" in text
+
+    truth = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations" / "a.png"
+    for file in (truth, in_colour):  # and for the measures of trainings
+        write_mask(np.dstack([mask] * channels), file)
+    text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
+    assert "no case could be measured" in text and f"has {channels} channels" in text
+
+
+def test_predictions_that_change_while_they_are_compared(predictions, tmp_path, monkeypatch):
+    """No training could be validated again."""
+    monkeypatch.setattr("nnunet_xattnres.commands.compare.dice_of_files", lambda *_, **__: {"1": 0.5, "2": 0.5})
+    done = invoke(tmp_path, *predictions[0], "--as-published", "synapse")
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and "and a moment ago had 0.5: something writes them" in text, text
+    assert "summary.json" not in text and "--val" not in text
 
 
 @pytest.mark.parametrize("fault", FAULTS)

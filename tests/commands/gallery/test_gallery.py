@@ -311,6 +311,23 @@ def test_photographs_in_colour(tmp_path):
         assert (np.abs(pixels - color).max(axis=-1) < 0.02).sum() > 1000
 
 
+def test_masks_in_colour_are_refused(tmp_path):
+    """Which of the channels is the mask is not known."""
+    mask = np.zeros((12, 16), dtype=np.uint8)
+    mask[3:9, 4:12] = 1
+    for folder, name, content in (
+        ("images", "a_0000", mask),
+        ("labels", "a", np.dstack([mask] * 3)),
+        ("good", "a", mask),
+    ):
+        (tmp_path / folder).mkdir()
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(content, content.ndim == 3), tmp_path / folder / f"{name}.png")
+    content = {"labels": {"background": 0, "lesion": 1}, "file_ending": ".png", "channel_names": {"0": "R"}}
+    (tmp_path / "good" / "dataset.json").write_text(json.dumps(content))
+    text = refused(invoke(tmp_path, predictions=["good=good"]))
+    assert f"a: {tmp_path / 'labels' / 'a.png'} has 3 channels" in text and "save it in grey" in text
+
+
 def rewrite(path, change):
     content = json.loads(path.read_text())
     change(content)
