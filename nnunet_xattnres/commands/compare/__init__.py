@@ -18,7 +18,7 @@ from nnunet_xattnres.commands.compare.table import TEST, Comparison, Row, make_r
 from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
-from nnunet_xattnres.nnunet.find import common_folds, find_models
+from nnunet_xattnres.nnunet.find import common_folds, find_models, left_out_repeats, with_folds
 from nnunet_xattnres.nnunet.images import masks_in
 from nnunet_xattnres.nnunet.masks import Files, dice_of_files, reader_of
 from nnunet_xattnres.nnunet.pool import Progress, outcomes
@@ -51,7 +51,7 @@ def compare_trainings(
     folds: Sequence[str] = (),
     allowed: Collection[str] = (),
 ) -> Comparison:
-    """Trained models, by their validation.
+    """Trained models, by their validation. A repeat without any validated fold is left out, with a note.
 
     Args:
         results: a data set's folder in nnUNet_results.
@@ -67,10 +67,12 @@ def compare_trainings(
     found = find_models(results, configuration, trainers, plans)
     if len(found) < 2:
         raise UserError(f"there is nothing to compare {found[0][0]!r} with: name a second trainer or second plans")
-    left_out: list[str] = []
+    taken = {name: with_folds(repeats) for name, repeats in found}
+    left_out = left_out_repeats([folder for name, repeats in found for folder in repeats if folder not in taken[name]])
     if not folds:
-        folds, left_out = common_folds([folder for _, repeats in found for folder in repeats])
-    models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in found]
+        folds, of_folds = common_folds(list(taken.values()))
+        left_out += of_folds
+    models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in taken.items()]
     return Comparison.of(models, [*left_out, *refuse_unfair(models, allowed), *gaps(models)])
 
 

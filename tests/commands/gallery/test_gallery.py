@@ -185,9 +185,9 @@ def test_values_of_the_same_regions_are_one_class(data):
     assert len(sheets) == 3 and len(set(sheets)) == 1  # the same classes: the same colours and outlines
 
 
-def write_training(results, trainer, dice, fold=0):
+def write_training(results, trainer, dice, fold=0, plans="nnUNetPlans"):
     """A fold with the masks of its validation; ``case_3``, for example, has ``truth_of(3)``."""
-    model = write_fold(results, trainer, fold, dice)
+    model = write_fold(results, trainer, fold, dice, plans=plans)
     plans = json.loads((model / "plans.json").read_text())
     for configuration in plans["configurations"].values():
         configuration["normalization_schemes"] = ["ZScoreNormalization"]
@@ -253,6 +253,18 @@ def test_folds_that_not_all_have_are_named_with_the_folder_that_lacks_them(resul
     assert note in done.output and note in page
     assert "\n1 case of fold 0\n" in done.output and "1 case of fold 0" in page
     assert "left out" not in show(tmp_path, "--force", "-f", "0").output
+
+
+def test_a_repeat_that_has_only_begun_is_not_shown(results, tmp_path):
+    (results / f"{A}__nnUNetPlans__2d" / "fold_0").mkdir(parents=True)
+    for trainer, plans in ((A, "nnUNetPlans_rep1"), (B, "nnUNetPlans")):
+        write_training(results, trainer, {"case_0": (0.5, 0.5)}, plans=plans)
+    (results / f"{B}__nnUNetPlans_rep1__2d" / "fold_0").mkdir(parents=True)  # which would not be shown anyhow
+    write_raw(tmp_path / "nnUNet_raw" / results.name, ["case_0"])
+    done = show(tmp_path)
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out/gallery.html").read_text()
+    assert f"Left out: {A}__nnUNetPlans__2d, without" in done.output and f"Left out: {A}__nnUNetPlans__2d, w" in page
 
 
 def test_cases_that_all_models_have(results, tmp_path):
