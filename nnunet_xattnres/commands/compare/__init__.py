@@ -34,6 +34,7 @@ __all__ = [
     "compare_trainings",
     "compared",
     "doubts",
+    "refuse_to_lose",
     "tables",
     "with_measures",
     "write_comparison",
@@ -110,10 +111,7 @@ def compare_cases(path: Path, allowed: Collection[str] = ()) -> Comparison:
 
 
 def write_comparison(comparison: Comparison, out: Path, title: str) -> list[Row]:
-    """Write the tables and a picture of each measure into the folder ``out``; the rows of the tables.
-
-    Files of further measures that an earlier comparison has left there are removed.
-    """
+    """Write the tables and a picture of each measure into the folder ``out``; the rows of the tables."""
     rows = make_rows(comparison)
     out.mkdir(parents=True, exist_ok=True)
     for one in [*comparison.each(), *map(comparison.by, comparison.published)]:
@@ -123,8 +121,6 @@ def write_comparison(comparison: Comparison, out: Path, title: str) -> list[Row]
     for one in comparison.each():
         draw(one, rows, out / _picture_of(one.measure.key))
     write_markdown(comparison, rows, out / "comparison.md", title)
-    for name in set(_files_of(KEYS, KEYS)) - set(_files_of_comparison(comparison)):
-        (out / name).unlink(missing_ok=True)
     return rows
 
 
@@ -135,15 +131,11 @@ def write_page(comparison: Comparison, rows: Sequence[Row], out: Path, title: st
         rows: as ``write_comparison`` returns them.
 
     Returns:
-        The names of all files of the comparison. A picture of the curves that an earlier comparison has left there is
-        removed.
+        The names of all files of the comparison.
     """
     write_html(comparison, rows, out / PAGE, title)
     written = [*_files_of_comparison(comparison), "comparison.md", PAGE]
-    if draw_curves(comparison.models, out / CURVES):
-        return [*written, CURVES]
-    (out / CURVES).unlink(missing_ok=True)
-    return written
+    return [*written, CURVES] if draw_curves(comparison.models, out / CURVES) else written
 
 
 def _tables_of(key: str) -> tuple[str, str]:
@@ -165,7 +157,21 @@ def _files_of_comparison(comparison: Comparison) -> list[str]:
     return _files_of([*pictures, *(measure.key for measure in comparison.published)], pictures)
 
 
-FILES = ("comparison.md", PAGE, CURVES, *_files_of((DICE.key, *KEYS), (DICE.key, *KEYS)))
+_FROM_CASES = ("comparison.md", PAGE, *_files_of([DICE.key], [DICE.key]))  # all that a cases.csv suffices for
+FILES = (*_FROM_CASES, CURVES, *_files_of(KEYS, KEYS))
+
+
+def refuse_to_lose(cases: Path, out: Path) -> None:
+    """Refuse to replace the comparison that a cases.csv is of, where it has files that cannot be made from that again.
+
+    Raises:
+        UserError: naming them.
+    """
+    lost = [name for name in FILES if name not in _FROM_CASES and (out / name).exists()]
+    if lost and out.samefile(cases.resolve().parent):
+        raise UserError(
+            f"{out} has {', '.join(lost)}, which {cases} is not enough to make again: name another folder with -o"
+        )
 
 
 def _evaluated(folder: Path, labels: Path, progress: Progress) -> Run:

@@ -18,7 +18,9 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage.io import imsave
 from test_surfaces import both_ways
+from typer.testing import CliRunner
 
+from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.compare import compare_cases
 from nnunet_xattnres.commands.compare.measure import Measure
 from nnunet_xattnres.commands.compare.models import Model
@@ -375,6 +377,16 @@ def test_predictions_are_evaluated_and_measured_in_as_many_processes_as_nnunet_h
             for label, name in ((1, "liver"), (2, "gallbladder")):
                 expected = dice(prediction == label, reference == label)
                 assert values(tmp_path, "dice", model)[case, name] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("read", ["labels", "a__nnUNetPlans__2d/fold_0/validation"])
+def test_a_folder_that_is_read_is_no_place_for_pictures(predictions, results, tmp_path, read):
+    """Of PNG masks the next run would take them for cases."""
+    folder = tmp_path / read if read == "labels" else results / read
+    before = sorted(folder.iterdir())
+    done = CliRunner().invoke(app, ["compare", *map(str, predictions[0]), "-o", str(folder.parent / "." / folder.name)])
+    assert done.exit_code == 1 and f"{folder.name} holds masks or images that are to be read" in done.output
+    assert sorted(folder.iterdir()) == before
 
 
 def damaged(path):

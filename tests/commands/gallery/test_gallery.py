@@ -114,6 +114,35 @@ def test_the_dice_is_computed_in_as_many_processes_as_nnunet_has(data, pools):
     ]
 
 
+@pytest.mark.parametrize("out", ["good", "bad", "images", "labels"])
+def test_a_folder_that_is_read_is_no_place_for_pictures(data, out):
+    before = sorted(data.rglob("*"))
+    assert f"{out} holds masks or images that are to be read" in refused(invoke(data, out=out))
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_masks_are_read(data, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.commands.gallery.of_predictions", pytest.fail)
+    (data / "out").write_text("a file")
+    assert refused(invoke(data)).endswith("out is a file; name a folder")
+
+
+def test_an_earlier_gallery_is_kept_if_a_new_one_fails(data, monkeypatch):
+    assert invoke(data, "--rows", 1).exit_code == 0
+    (data / "out" / "thesis.tex").write_text("years")
+    files = {file: file.read_bytes() for file in (data / "out").iterdir()}
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_xattnres.commands.gallery.write_gallery", fail)
+        assert "No space left" in refused(invoke(data, "--rows", 2, "--force"))
+    assert files == {file: file.read_bytes() for file in (data / "out").iterdir()}
+    assert invoke(data, "--rows", 2, "--force").exit_code == 0
+    assert set(files) == set((data / "out").iterdir()) and (data / "out" / "thesis.tex").read_text() == "years"
+
+
 def test_a_slice_that_is_named(data):
     assert invoke(data, "--slice", 2, "--rows", 2).exit_code == 0
     page = (data / "out/gallery.html").read_text()
