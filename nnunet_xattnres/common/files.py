@@ -187,6 +187,16 @@ def refuse_folder(path: Path) -> None:
         raise UserError(f"{path} is a folder; name a file")
 
 
+def refuse_no_folder(path: Path) -> None:
+    """Refuse what is no folder where one is to be read.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} {'is no folder' if path.exists() else 'does not exist'}; name a folder that there is")
+
+
 def refuse_existing(path: Path, force: bool) -> None:
     """Refuse to write where something stands already, unless it is to be replaced; an empty folder is nothing.
 

@@ -1,7 +1,6 @@
 """Models against each other on the same cases, from what nnU-Net has left of their trainings."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from nnunet_xattnres.commands.compare.cases import cases_file, read_cases, write_cases
@@ -12,17 +11,16 @@ from nnunet_xattnres.commands.compare.measuring import with_measures
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import write_html
 from nnunet_xattnres.commands.compare.picture import draw
+from nnunet_xattnres.commands.compare.predictions import evaluated, predicted, without_predictions
 from nnunet_xattnres.commands.compare.report import doubts, write_csv, write_markdown
 from nnunet_xattnres.commands.compare.screen import compared, tables
-from nnunet_xattnres.commands.compare.table import TEST, Comparison, Row, make_rows, rows_of
+from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows, rows_of
 from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.common.files import refuse_no_folder
 from nnunet_xattnres.nnunet.find import common_folds, find_models, left_out_repeats, with_folds
-from nnunet_xattnres.nnunet.images import masks_in
-from nnunet_xattnres.nnunet.masks import Files, dice_of_files, reader_of
-from nnunet_xattnres.nnunet.pool import Progress, outcomes
-from nnunet_xattnres.nnunet.results import Dice, Fold, Run, read_run
+from nnunet_xattnres.nnunet.pool import Progress
+from nnunet_xattnres.nnunet.results import read_run
 
 __all__ = [
     "CHECKS",
@@ -84,16 +82,21 @@ def compare_predictions(
 
     Args:
         predictions: a folder for each name, with the dataset.json and the plans.json that nnU-Net's prediction writes.
-        labels: the folder with the true masks.
+        labels: the folder with the true masks. What it has more than all of the folders is left out, with a note.
         allowed: as in ``compare_trainings``.
 
     Raises:
-        UserError: when a folder or a file is missing, or the cases differ.
+        UserError: when a folder or a file is missing or a mask cannot be read, a prediction has no true mask, or
+            something differs that must not.
     """
     if len(predictions) < 2:
         raise UserError("name two folders of predictions at least: --predictions NAME=FOLDER NAME=FOLDER")
-    models = [Model(name, (_evaluated(folder, labels, progress),)) for name, folder in predictions.items()]
-    return Comparison.of(models, refuse_unfair(models, allowed))
+    for folder in (*predictions.values(), labels):
+        refuse_no_folder(folder)
+    runs = {name: predicted(folder, labels) for name, folder in predictions.items()}
+    notes = without_predictions(list(runs.values()), labels)
+    notes += refuse_unfair([Model(name, (run,)) for name, run in runs.items()], allowed)  # before what takes hours
+    return Comparison.of([Model(name, (evaluated(run, labels, progress),)) for name, run in runs.items()], notes)
 
 
 def compare_cases(path: Path, allowed: Collection[str] = ()) -> Comparison:
@@ -172,28 +175,3 @@ def refuse_to_lose(cases: Path, out: Path) -> None:
         raise UserError(
             f"{out} has {', '.join(lost)}, which {cases} is not enough to make again: name another folder with -o"
         )
-
-
-def _evaluated(folder: Path, labels: Path, progress: Progress) -> Run:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    files = folder / "dataset.json", folder / "plans.json"
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file} is missing: nnUNetv2_predict writes it beside its predictions; copy it there")
-    dataset, plans = map(read_json, files)
-    ending = str(dataset["file_ending"])
-    true, predicted = ({f.name for f in masks_in(d, ending).values()} for d in (labels, folder))
-    if not predicted or true != predicted:
-        only = sorted(true ^ predicted)[:3] or ["none at all"]
-        raise UserError(f"{folder} and {labels} do not hold the same cases (*{ending}): {', '.join(only)}")
-    reader = reader_of(plans, dataset, labels / min(true))
-    manager = PlansManager(plans).get_label_manager(dataset)
-    of_case = partial(dice_of_files, reader=reader, labels=manager)
-    cases, dice, done = sorted(true), Dice(), progress(f"evaluating {folder}", len(true))
-    for case, outcome in zip(cases, outcomes(of_case, [Files(folder / c, labels / c) for c in cases]), strict=True):
-        if isinstance(outcome, UserError):
-            raise UserError(f"{case}: {outcome}")
-        dice[case] = outcome
-        done()
-    return Run(folder, {TEST: Fold(dice)}, dataset["labels"], dataset.get("regions_class_order"), {})

@@ -11,6 +11,7 @@ from nnunet_xattnres.commands.gallery.material import (
 )
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.nnunet.dataset import read_dataset
 from nnunet_xattnres.nnunet.find import common_folds, find_models, left_out_repeats, with_folds
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
 from nnunet_xattnres.nnunet.masks import reader_of
@@ -44,7 +45,7 @@ def of_trainings(
     if not folds:
         folds, of_folds = common_folds([[folder] for _, folder in found])
         left_out += of_folds
-    dataset = read_json(found[0][1] / "dataset.json")
+    dataset = read_dataset(found[0][1] / "dataset.json")
     ending = str(dataset["file_ending"])
     models = [_validated(name, folder, folds, ending) for name, folder in found]
     there = set().union(*(model.dice for model in models))

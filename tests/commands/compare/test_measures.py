@@ -21,6 +21,7 @@ from test_surfaces import both_ways
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
+from nnunet_xattnres.cli.options import folders_by_name
 from nnunet_xattnres.commands.compare import compare_cases
 from nnunet_xattnres.commands.compare.measure import Measure
 from nnunet_xattnres.commands.compare.models import Model
@@ -389,6 +390,58 @@ def test_a_folder_that_is_read_is_no_place_for_pictures(predictions, results, tm
     assert sorted(folder.iterdir()) == before
 
 
+def folder_of(argument):
+    return Path(argument.partition("=")[2])
+
+
+@pytest.mark.parametrize("allow", [(), ("--allow", "cases")])
+def test_predictions_of_other_cases(predictions, tmp_path, allow):
+    """A true mask that no model needs does not matter; of what only one model has the check of the cases decides."""
+    arguments, labels = predictions
+    write_mask(masks_by_hand(1)["both"][1], labels / "more.nii.gz")
+    (folder_of(arguments[2]) / "missed.nii.gz").unlink()
+    done = invoke(tmp_path, *arguments, *allow)
+    text = " ".join(done.output.split())
+    if allow:
+        assert done.exit_code == 0 and "1 of 5 true masks have no prediction: more.nii.gz." in text, text
+        assert "missed" not in {case for case, _ in values(tmp_path, "dice", "b")} and "3 cases" in text
+    else:
+        said = "missed.nii.gz of fold test is there in a (validation) and missing in b (validation)"
+        assert done.exit_code == 1 and said in text and text.endswith("--allow cases") and "evaluating" not in text
+
+
+@pytest.mark.parametrize("allow", [(), ("--allow", "cases")])
+def test_a_prediction_without_a_true_mask(predictions, tmp_path, allow):
+    arguments, labels = predictions
+    (labels / "missed.nii.gz").unlink()
+    text = " ".join(invoke(tmp_path, *arguments, *allow).output.split())
+    assert f"{labels} has no missed.nii.gz, which {folder_of(arguments[1])} has" in text
+
+
+def test_what_is_missing_of_predictions_is_said_before_any_is_evaluated(predictions, tmp_path, monkeypatch):
+    arguments, labels = predictions
+    monkeypatch.setattr("nnunet_xattnres.commands.compare.predictions.dice_of_files", pytest.fail)
+    folder = folder_of(arguments[2])
+    plans = (folder / "plans.json").rename(tmp_path / "plans.json")
+    text = " ".join(invoke(tmp_path, *arguments).output.split())
+    assert f"{folder / 'plans.json'} is missing" in text and "Of an ensemble take that of one of the members" in text
+    plans.rename(folder / "plans.json")
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    assert f"{folder / 'dataset.json'} has no file_ending" in " ".join(invoke(tmp_path, *arguments).output.split())
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".mha"}))
+    assert f"{folder} has no prediction *.mha" in " ".join(invoke(tmp_path, *arguments).output.split())
+    for wrong in (folder, labels):
+        wrong.rename(tmp_path / "elsewhere")
+        assert f"{wrong} does not exist; name a folder" in " ".join(invoke(tmp_path, *arguments).output.split())
+        (tmp_path / "elsewhere").rename(wrong)
+
+
+def test_the_home_folder_of_a_named_prediction(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert folders_by_name(["a=~/x", "b=~"]) == {"a": tmp_path / "x", "b": tmp_path}
+
+
 def damaged(path):
     path.write_bytes(b"no image")
 
@@ -475,7 +528,9 @@ def test_masks_in_colour_are_refused(results, tmp_path, channels, true):
 
 def test_predictions_that_change_while_they_are_compared(predictions, tmp_path, monkeypatch):
     """No training could be validated again."""
-    monkeypatch.setattr("nnunet_xattnres.commands.compare.dice_of_files", lambda *_, **__: {"1": 0.5, "2": 0.5})
+    monkeypatch.setattr(
+        "nnunet_xattnres.commands.compare.predictions.dice_of_files", lambda *_, **__: {"1": 0.5, "2": 0.5}
+    )
     done = invoke(tmp_path, *predictions[0], "--as-published", "synapse")
     text = " ".join(done.output.split())
     assert done.exit_code == 1 and "and a moment ago had 0.5: something writes them" in text, text

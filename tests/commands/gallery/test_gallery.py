@@ -143,6 +143,21 @@ def test_an_earlier_gallery_is_kept_if_a_new_one_fails(data, monkeypatch):
     assert set(files) == set((data / "out").iterdir()) and (data / "out" / "thesis.tex").read_text() == "years"
 
 
+def write_dataset(folder, labels):
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+
+
+def test_the_folder_above_the_true_masks_counts_only_where_no_other_says_it(data):
+    """It may be that of another data set, which happens to lie there."""
+    write_dataset(data, {"background": 0, "something else": 1})
+    assert invoke(data, "--rows", 1).exit_code == 0
+    page = (data / "out/gallery.html").read_text()
+    assert "small" in page and "something else" not in page
+    (data / "good" / "dataset.json").unlink()
+    assert invoke(data, "--rows", 1, "--force").exit_code == 0
+    assert "something else" in (data / "out/gallery.html").read_text()
+
+
 def test_a_slice_that_is_named(data):
     assert invoke(data, "--slice", 2, "--rows", 2).exit_code == 0
     page = (data / "out/gallery.html").read_text()
@@ -389,9 +404,14 @@ def rewrite(path, change):
         ),
         (lambda d: (d / "bad/case_3.nii.gz").write_bytes(b"x" * 99), "bad/case_3.nii.gz cannot be read"),
         (
-            lambda d: (d / "bad/dataset.json").write_text(json.dumps({"labels": {"background": 0}})),
+            lambda d: write_dataset(d / "bad", {"background": 0}),
             "has other labels than",
         ),
+        (
+            lambda d: (d / "good/dataset.json").write_text(json.dumps({"labels": LABELS})),
+            "good/dataset.json has no file_ending: it is no dataset.json of nnU-Net's",
+        ),
+        (lambda d: (d / "good/dataset.json").write_text("[]"), "good/dataset.json has no labels, file_ending"),
     ],
 )
 def test_what_does_not_fit_is_named(data, damage, words):
@@ -401,7 +421,7 @@ def test_what_does_not_fit_is_named(data, damage, words):
 
 def test_words_that_do_not_fit_are_named(data):
     assert "--cases case_99: there is no such mask" in refused(invoke(data, "--cases", "case_99"))
-    assert "nowhere is no folder" in refused(invoke(data, predictions=["good=good", "bad=nowhere"]))
+    assert "nowhere does not exist" in refused(invoke(data, predictions=["good=good", "bad=nowhere"]))
     assert "name one of them: --predictions" in refused(invoke(data, "-d", 4))
     assert "name one of them: --rows" in refused(invoke(data, "--rows", 2, "--cases", "case_1"))
     done = CliRunner().invoke(app, ["gallery", "-o", str(data / "out")])
