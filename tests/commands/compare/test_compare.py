@@ -75,7 +75,7 @@ def test_the_numbers(results, tmp_path):
 
     page = (tmp_path / "out" / "comparison.md").read_text()
     assert f"{np.nanmean(a[:, 0]):.4f}" in page and f"{(b - a)[:, 0].mean():+.4f}" in page
-    assert f"{B}, posterior: 1 cases without a Dice in one of the two are left out." in page
+    assert f"{B}, posterior: 1 cases without a Dice in one of the two, or in both, are left out." in page
     assert f"| {A} | 23 | 10.0 | not known |" in page and f"| {B} | 25 | 10.0 | 1234 |" in page
     assert "Only 12 cases" in page and "Only 12 cases" in screen and "One fold only" not in page
     with (tmp_path / "out" / "cases.csv").open() as file:
