@@ -14,7 +14,7 @@ from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
 from nnunet_xattnres.cli.progress import shown_progress
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import refuse_existing
+from nnunet_xattnres.common.files import refuse_existing, refuse_folder_that_is_read, replacing_folder
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.compare import Comparison
@@ -66,6 +66,7 @@ def compare(
             compare_cases,
             compared,
             doubts,
+            refuse_to_lose,
             with_measures,
             write_comparison,
             write_page,
@@ -78,28 +79,30 @@ def compare(
         wanted = Wanted.of(metrics or (), tolerance, as_published)
         for file in FILES:
             refuse_existing(out / file, force)
-        if cases is not None:
-            if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
-                raise UserError(_ONE_OF_THEM)
+        with replacing_folder(out, FILES) as partial:  # whether it can be written is known before masks are read
+            if cases is not None:
+                refuse_to_lose(cases, out)
+                if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
+                    raise UserError(_ONE_OF_THEM)
+                if wanted is not None:
+                    raise UserError(
+                        f"{cases} has the Dice only: for --metrics and --as-published name a data set (-d) and "
+                        f"trainers (-tr), or --predictions"
+                    )
+                comparison, title = compare_cases(cases, allow or ()), f"From {cases.name}"
+            elif predictions:
+                if any((dataset, configuration, trainers, plans, folds)):
+                    raise UserError(_ONE_OF_THEM)
+                comparison, title = _of_predictions(predictions, labels, allow or (), out)
+            else:
+                if labels:
+                    raise UserError("--labels is for --predictions; with -d the true masks are the data set's own")
+                comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or (), out)
             if wanted is not None:
-                raise UserError(
-                    f"{cases} has the Dice only: for --metrics and --as-published name a data set (-d) and trainers "
-                    f"(-tr), or --predictions"
-                )
-            comparison, title = compare_cases(cases, allow or ()), f"From {cases.name}"
-        elif predictions:
-            if any((dataset, configuration, trainers, plans, folds)):
-                raise UserError(_ONE_OF_THEM)
-            comparison, title = _of_predictions(predictions, labels, allow or ())
-        else:
-            if labels:
-                raise UserError("--labels is for --predictions; with -d the true masks are the data set's own")
-            comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or ())
-        if wanted is not None:
-            with shown_progress(new_console(stderr=True)) as begin:
-                comparison = with_measures(comparison, wanted, labels if predictions else None, begin)
-        rows = write_comparison(comparison, out, title)
-        written = write_page(comparison, rows, out, title)
+                with shown_progress(new_console(stderr=True)) as begin:
+                    comparison = with_measures(comparison, wanted, labels if predictions else None, begin)
+            rows = write_comparison(comparison, partial, title)
+            written = write_page(comparison, rows, partial, title)
 
     console = new_console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for table in tables_of(comparison, rows, console.width):
@@ -110,12 +113,15 @@ def compare(
     console.print(f"wrote {', '.join(written)} in {escape(str(out))}", soft_wrap=True)
 
 
-def _of_predictions(predictions: list[str], labels: Path | None, allow: Collection[str]) -> "tuple[Comparison, str]":
+def _of_predictions(
+    predictions: list[str], labels: Path | None, allow: Collection[str], out: Path
+) -> "tuple[Comparison, str]":
     from nnunet_xattnres.commands.compare import compare_predictions
 
     if labels is None:
         raise UserError("--predictions needs --labels, the folder with the true masks")
     folders = folders_by_name(predictions)
+    refuse_folder_that_is_read(out, [*folders.values(), labels])
     with shown_progress(new_console(stderr=True)) as begin:
         return compare_predictions(folders, labels, allow, begin), f"Predictions against {labels.name}"
 
@@ -127,6 +133,7 @@ def _of_trainings(
     plans: list[str] | None,
     folds: list[str] | None,
     allow: Collection[str],
+    out: Path,
 ) -> "tuple[Comparison, str]":
     from nnunet_xattnres.commands.compare import compare_trainings
     from nnunet_xattnres.nnunet.folders import results_folder
@@ -134,5 +141,6 @@ def _of_trainings(
     if dataset is None or configuration is None or not trainers:
         raise UserError("name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions, or --cases")
     results = results_folder(dataset)
+    refuse_folder_that_is_read(out, results.glob("*/fold_*/validation"))
     comparison = compare_trainings(results, configuration, trainers, plans or ["nnUNetPlans"], folds or (), allow)
     return comparison, f"{results.name}, {configuration}"

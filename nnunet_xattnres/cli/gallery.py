@@ -11,7 +11,7 @@ from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
 from nnunet_xattnres.cli.progress import shown_progress
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import refuse_existing
+from nnunet_xattnres.common.files import refuse_existing, refuse_folder_that_is_read, replacing_folder
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.gallery.material import Material
@@ -55,18 +55,21 @@ def gallery(
             refuse_existing(out / file, force)
         if rows and cases:
             raise UserError("name one of them: --rows, for as many cases to be chosen, or --cases")
-        with shown_progress(console) as begin:
+        # whether the folder can be written is known before masks are read
+        with replacing_folder(out, FILES) as partial, shown_progress(console) as begin:
             if predictions:
                 if any((dataset, configuration, trainers, plans, folds)):
                     raise UserError("name one of them: --predictions, or a data set (-d) and trainers (-tr)")
                 if images is None or labels is None:
                     raise UserError("--predictions needs --images and --labels, the folders of images and true masks")
-                material = of_predictions(folders_by_name(predictions), images, labels, cases or (), begin)
+                folders = folders_by_name(predictions)
+                refuse_folder_that_is_read(out, [*folders.values(), images, labels])
+                material = of_predictions(folders, images, labels, cases or (), begin)
             else:
                 if images or labels:
                     raise UserError("--images and --labels are for --predictions; with -d they are the data set's own")
-                material = _of_trainings(dataset, configuration, trainers, plans, folds, cases)
-            chosen = show(material, out, rows or _ROWS, cases or (), slice_, begin)
+                material = _of_trainings(dataset, configuration, trainers, plans, folds, cases, out)
+            chosen = show(material, partial, rows or _ROWS, cases or (), slice_, begin)
     for one in chosen:
         console.print(f"  {escape(one.case)}" + (f" ({one.why})" if one.why else ""))
     console.print(escape(material.scope))
@@ -82,15 +85,18 @@ def _of_trainings(
     plans: list[str] | None,
     folds: list[str] | None,
     cases: list[str] | None,
+    out: Path,
 ) -> "Material":
     from nnunet_xattnres.commands.gallery import of_trainings
     from nnunet_xattnres.nnunet.folders import raw_folder, results_folder
 
     if dataset is None or configuration is None or not trainers:
         raise UserError("name a data set (-d), a configuration (-c) and trainers (-tr), or --predictions")
+    results, raw = results_folder(dataset), raw_folder(dataset)
+    refuse_folder_that_is_read(out, [*results.glob("*/fold_*/validation"), raw / "imagesTr", raw / "labelsTr"])
     return of_trainings(
-        results_folder(dataset),
-        raw_folder(dataset),
+        results,
+        raw,
         configuration,
         trainers,
         plans or ["nnUNetPlans"],

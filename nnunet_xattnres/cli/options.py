@@ -73,5 +73,5 @@ def folders_by_name(predictions: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"--predictions {text}: it must be NAME=FOLDER")
         if name in folders:
             raise UserError(f"--predictions {text}: {name} is {folders[name]} already; give it another name")
-        folders[name] = Path(folder)
+        folders[name] = Path(folder).expanduser()  # no shell does it behind the equals sign
     return folders

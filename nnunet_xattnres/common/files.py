@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,13 @@ def replacing_folder(
 
     Raises:
         ExistsError: when nothing is to be overwritten, and something is there once the block has ended.
-        UserError: with ``keep``, in the place of an error or of Ctrl-C, once the block has written a file.
+        UserError: when ``path`` is a file; with ``keep``, in the place of an error or of Ctrl-C, once the block has
+            written a file.
     """
     target = Path(path).resolve()  # the block may go to another folder
     with ExitStack() as undo:
+        if target.is_file():
+            raise UserError(f"{path} is a file; name a folder")
         if not target.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             undo.callback(_remove_empty, target)
@@ -157,6 +160,16 @@ def refuse_to_replace(source: Path, out: Path) -> None:
         raise UserError(f"{out} would take the place of {source}, which is to be read; name another")
 
 
+def refuse_folder_that_is_read(out: Path, folders: Iterable[Path]) -> None:
+    """Refuse to write among the masks or images of a folder, where pictures would be taken for some of them.
+
+    Raises:
+        UserError: naming it.
+    """
+    if any(_same(out, folder) for folder in folders):
+        raise UserError(f"{out} holds masks or images that are to be read: name another folder with -o")
+
+
 def _same(path: Path, other: Path) -> bool:
     try:
         return path.samefile(other)
@@ -172,6 +185,16 @@ def refuse_folder(path: Path) -> None:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
+
+
+def refuse_no_folder(path: Path) -> None:
+    """Refuse what is no folder where one is to be read.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} {'is no folder' if path.exists() else 'does not exist'}; name a folder that there is")
 
 
 def refuse_existing(path: Path, force: bool) -> None:

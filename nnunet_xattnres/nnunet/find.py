@@ -57,30 +57,52 @@ def find_models(
     return [(_name(key, list(found)), paths) for key, paths in found.items()]
 
 
-def common_folds(folders: Sequence[Path]) -> tuple[list[str], list[str]]:
+def with_folds(repeats: Sequence[Path]) -> list[Path]:
+    """The repeats that have a validated fold: others have only begun. All where none has one."""
+    return [folder for folder in repeats if folds_of(folder)] or list(repeats)
+
+
+def left_out_repeats(folders: Sequence[Path]) -> list[str]:
+    """Which repeats are left out because they have no validated fold, in words; nothing where there are none."""
+    names = ", ".join(folder.name for folder in folders)
+    return [f"Left out: {names}, without any validated fold. To have it, too, finish it."] if names else []
+
+
+def common_folds(models: Sequence[Sequence[Path]]) -> tuple[list[str], list[str]]:
     """The validated folds that all model folders have; and in words, which others are left out because of which folder.
 
     Fold ``all`` is among them only where it is the only one: its cases are those of the others, and it was trained on
     them.
 
+    Args:
+        models: the folders of the repeats of each.
+
     Raises:
         UserError: when there is none.
     """
-    there = {folder.name: folds_of(folder) for folder in folders}
+    there = {folder.name: folds_of(folder) for repeats in models for folder in repeats}
     common = set.intersection(*map(set, there.values()))
     if not common:
         have = "; ".join(f"{name}: {', '.join(folds) or 'none'}" for name, folds in there.items())
-        raise UserError(f"these models have no validated fold in common: {have}")
-    lacking: dict[str, list[str]] = {}
+        every = set().union(*there.values())
+        way_out = _or_move_away([name for name, folds in there.items() if set(folds) < every], models)
+        raise UserError(f"these models have no validated fold in common: {have}. Train a fold in all of them{way_out}")
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for fold in sorted(set().union(*there.values()) - common - {"all"}, key=by_number):
-        without = ", ".join(name for name, folds in there.items() if fold not in folds)
+        without = tuple(name for name, folds in there.items() if fold not in folds)
         lacking.setdefault(without, []).append(fold)
     left_out = [
-        f"Fold {', '.join(folds)} left out: not validated in {without}. Train it there, or validate what is trained "
-        f"with --val, to have it, too."
+        f"Fold {', '.join(folds)} left out: not validated in {', '.join(without)}. Train it there, or validate what is "
+        f"trained with --val, to have it, too{_or_move_away(without, models)}."
         for without, folds in lacking.items()
     ]
     return sorted(common - {"all"} or common, key=by_number), left_out
+
+
+def _or_move_away(names: Sequence[str], models: Sequence[Sequence[Path]]) -> str:
+    """The other way out for those of the folders that are one of several repeats: the others need not wait for it."""
+    repeats = [folder.name for repeats in models if len(repeats) > 1 for folder in repeats if folder.name in names]
+    return f"; or, to compare without a repeat, move it out of nnUNet_results: {', '.join(repeats)}" if repeats else ""
 
 
 def cases_of_folds(n: int, folds: Sequence[str]) -> str:

@@ -1,11 +1,13 @@
 """Images as nnU-Net wants them: their files, and what of them a picture shows."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+
+from nnunet_xattnres.common.errors import UserError
 
 
 def images_in(folder: Path, ending: str) -> dict[str, list[str]]:
@@ -18,6 +20,23 @@ def images_in(folder: Path, ending: str) -> dict[str, list[str]]:
         if found := re.fullmatch(rf"([^.].*)_\d{{4}}{re.escape(ending)}", file.name):
             cases.setdefault(found[1], []).append(str(file))
     return cases
+
+
+def read_image(reader: Any, files: Sequence[str]) -> tuple[NDArray[Any], dict[str, Any]]:
+    """An image, (channels, z, y, x), and nnU-Net's properties of it.
+
+    Args:
+        reader: one of nnU-Net's.
+        files: of a case, one for each channel.
+
+    Raises:
+        UserError: when they cannot be read.
+    """
+    try:
+        image, properties = reader.read_images(files)
+    except Exception as error:  # each of the libraries behind it has its own
+        raise UserError(f"{', '.join(files)} cannot be read: {type(error).__name__}: {error}") from None
+    return image, properties
 
 
 def masks_in(folder: Path, ending: str) -> dict[str, Path]:

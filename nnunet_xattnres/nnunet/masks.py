@@ -71,7 +71,7 @@ def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...] 
         reader: one of nnU-Net's.
 
     Raises:
-        UserError: when it cannot be read.
+        UserError: when it cannot be read, or has several channels: which of them is the mask is not known.
     """
     from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
@@ -80,6 +80,11 @@ def read_mask(reader: Any, path: Path) -> tuple[NDArray[Any], tuple[float, ...] 
             mask, properties = reader.read_seg(str(path))
     except Exception as error:  # each of the libraries behind it has its own
         raise UserError(f"{path} cannot be read as a mask: {type(error).__name__}: {error}") from None
+    if len(mask) != 1:
+        raise UserError(
+            f"{path} has {len(mask)} channels, as a picture in colour has; a mask has one: save it in grey, the number "
+            f"of the label in each pixel"
+        )
     # nnU-Net keeps the spacing of a TIFF in a file beside it, and goes on with (1, 1, 1) without that file
     known = not isinstance(reader, Tiff3DIO) or _spacing_file(path).is_file()
     return mask[0], tuple(map(float, properties["spacing"])) if known else None
@@ -110,11 +115,7 @@ class Reader:
             UserError: when one cannot be read, the two are not of the same shape, or no spacing is known.
         """
         (prediction, of_prediction), (reference, of_reference) = map(self._read, files)
-        if prediction.shape != reference.shape:
-            raise UserError(
-                f"the masks of a case must have the same shape: {files.prediction} has {prediction.shape}, "
-                f"{files.reference} has {reference.shape}"
-            )
+        _refuse_other_shapes(files, prediction, reference)
         spacing = of_reference or of_prediction  # nnU-Net copies true masks in TIFF without theirs
         if spacing is None:
             raise UserError(
@@ -132,6 +133,14 @@ class Reader:
             integers = mask.astype(np.int16 if np.nanmax(mask, initial=0) < 2**15 else np.int32)
         integers[integers != mask] = -1
         return integers, spacing
+
+
+def _refuse_other_shapes(files: Files, prediction: NDArray[Any], reference: NDArray[Any]) -> None:
+    if prediction.shape != reference.shape:
+        raise UserError(
+            f"the masks of a case must have the same shape: {files.prediction} has {prediction.shape}, "
+            f"{files.reference} has {reference.shape}"
+        )
 
 
 def labels_of(key: str) -> tuple[int, ...]:
@@ -182,6 +191,21 @@ def _first(paths: list[Path], what: str, way_out: str) -> Path:
         if path.is_file():
             return path
     raise UserError(f"the {what} is missing, it is none of {', '.join(map(str, paths))}: {way_out}")
+
+
+def dice_of_files(files: Files, reader: Any, labels: Any) -> dict[str, float]:
+    """The Dice of the masks of a case, as ``dice_of``.
+
+    Args:
+        reader: one of nnU-Net's.
+        labels: nnU-Net's LabelManager.
+
+    Raises:
+        UserError: when one cannot be read, or the two are not of the same shape.
+    """
+    prediction, reference = (read_mask(reader, file)[0] for file in files)
+    _refuse_other_shapes(files, prediction, reference)
+    return dice_of(labels, prediction, reference)
 
 
 def dice_of(labels: Any, mask: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:

@@ -150,9 +150,12 @@ def label_names(labels: Mapping[str, Any]) -> dict[str, str]:
     """The names of the keys of a summary.json: ``"1"``, or ``"(1, 2)"`` for a region.
 
     Args:
-        labels: as in a dataset.json.
+        labels: as in a dataset.json. A list of one number is a region only beside longer ones, as in nnU-Net.
     """
-    return {str(tuple(value)) if isinstance(value, list) else str(value): name for name, value in labels.items()}
+    lists = {name: value for name, value in labels.items() if isinstance(value, list)}
+    regions = any(len(value) > 1 for value in lists.values())
+    keys = {name: tuple(value) if regions else value[0] for name, value in lists.items() if value}
+    return {str(keys.get(name, value)): name for name, value in labels.items()}
 
 
 _CHECKPOINT = "checkpoint_final.pth"

@@ -1,11 +1,7 @@
 """Models against each other on the same cases, from what nnU-Net has left of their trainings."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
-from functools import partial
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from nnunet_xattnres.commands.compare.cases import cases_file, read_cases, write_cases
 from nnunet_xattnres.commands.compare.curves import draw_curves
@@ -15,17 +11,16 @@ from nnunet_xattnres.commands.compare.measuring import with_measures
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.page import write_html
 from nnunet_xattnres.commands.compare.picture import draw
+from nnunet_xattnres.commands.compare.predictions import evaluated, predicted, without_predictions
 from nnunet_xattnres.commands.compare.report import doubts, write_csv, write_markdown
 from nnunet_xattnres.commands.compare.screen import compared, tables
-from nnunet_xattnres.commands.compare.table import TEST, Comparison, Row, make_rows, rows_of
+from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows, rows_of
 from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json
-from nnunet_xattnres.nnunet.find import common_folds, find_models
-from nnunet_xattnres.nnunet.images import masks_in
-from nnunet_xattnres.nnunet.masks import Files, reader_of
-from nnunet_xattnres.nnunet.pool import Progress, outcomes
-from nnunet_xattnres.nnunet.results import Dice, Fold, Run, read_run
+from nnunet_xattnres.common.files import refuse_no_folder
+from nnunet_xattnres.nnunet.find import common_folds, find_models, left_out_repeats, with_folds
+from nnunet_xattnres.nnunet.pool import Progress
+from nnunet_xattnres.nnunet.results import read_run
 
 __all__ = [
     "CHECKS",
@@ -37,6 +32,7 @@ __all__ = [
     "compare_trainings",
     "compared",
     "doubts",
+    "refuse_to_lose",
     "tables",
     "with_measures",
     "write_comparison",
@@ -54,7 +50,7 @@ def compare_trainings(
     folds: Sequence[str] = (),
     allowed: Collection[str] = (),
 ) -> Comparison:
-    """Trained models, by their validation.
+    """Trained models, by their validation. A repeat without any validated fold is left out, with a note.
 
     Args:
         results: a data set's folder in nnUNet_results.
@@ -70,30 +66,37 @@ def compare_trainings(
     found = find_models(results, configuration, trainers, plans)
     if len(found) < 2:
         raise UserError(f"there is nothing to compare {found[0][0]!r} with: name a second trainer or second plans")
-    left_out: list[str] = []
+    taken = {name: with_folds(repeats) for name, repeats in found}
+    left_out = left_out_repeats([folder for name, repeats in found for folder in repeats if folder not in taken[name]])
     if not folds:
-        folds, left_out = common_folds([folder for _, repeats in found for folder in repeats])
-    models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in found]
+        folds, of_folds = common_folds(list(taken.values()))
+        left_out += of_folds
+    models = [Model(name, tuple(read_run(folder, folds) for folder in repeats)) for name, repeats in taken.items()]
     return Comparison.of(models, [*left_out, *refuse_unfair(models, allowed), *gaps(models)])
 
 
 def compare_predictions(
     predictions: Mapping[str, Path], labels: Path, allowed: Collection[str], progress: Progress
 ) -> Comparison:
-    """Folders of predictions, by nnU-Net's own evaluation; nothing is written into them.
+    """Folders of predictions, by the Dice as nnU-Net computes it; nothing is written into them.
 
     Args:
         predictions: a folder for each name, with the dataset.json and the plans.json that nnU-Net's prediction writes.
-        labels: the folder with the true masks.
+        labels: the folder with the true masks. What it has more than all of the folders is left out, with a note.
         allowed: as in ``compare_trainings``.
 
     Raises:
-        UserError: when a folder or a file is missing, or the cases differ.
+        UserError: when a folder or a file is missing or a mask cannot be read, a prediction has no true mask, or
+            something differs that must not.
     """
     if len(predictions) < 2:
         raise UserError("name two folders of predictions at least: --predictions NAME=FOLDER NAME=FOLDER")
-    models = [Model(name, (_evaluated(folder, labels, progress),)) for name, folder in predictions.items()]
-    return Comparison.of(models, refuse_unfair(models, allowed))
+    for folder in (*predictions.values(), labels):
+        refuse_no_folder(folder)
+    runs = {name: predicted(folder, labels) for name, folder in predictions.items()}
+    notes = without_predictions(list(runs.values()), labels)
+    notes += refuse_unfair([Model(name, (run,)) for name, run in runs.items()], allowed)  # before what takes hours
+    return Comparison.of([Model(name, (evaluated(run, labels, progress),)) for name, run in runs.items()], notes)
 
 
 def compare_cases(path: Path, allowed: Collection[str] = ()) -> Comparison:
@@ -111,10 +114,7 @@ def compare_cases(path: Path, allowed: Collection[str] = ()) -> Comparison:
 
 
 def write_comparison(comparison: Comparison, out: Path, title: str) -> list[Row]:
-    """Write the tables and a picture of each measure into the folder ``out``; the rows of the tables.
-
-    Files of further measures that an earlier comparison has left there are removed.
-    """
+    """Write the tables and a picture of each measure into the folder ``out``; the rows of the tables."""
     rows = make_rows(comparison)
     out.mkdir(parents=True, exist_ok=True)
     for one in [*comparison.each(), *map(comparison.by, comparison.published)]:
@@ -124,8 +124,6 @@ def write_comparison(comparison: Comparison, out: Path, title: str) -> list[Row]
     for one in comparison.each():
         draw(one, rows, out / _picture_of(one.measure.key))
     write_markdown(comparison, rows, out / "comparison.md", title)
-    for name in set(_files_of(KEYS, KEYS)) - set(_files_of_comparison(comparison)):
-        (out / name).unlink(missing_ok=True)
     return rows
 
 
@@ -136,15 +134,11 @@ def write_page(comparison: Comparison, rows: Sequence[Row], out: Path, title: st
         rows: as ``write_comparison`` returns them.
 
     Returns:
-        The names of all files of the comparison. A picture of the curves that an earlier comparison has left there is
-        removed.
+        The names of all files of the comparison.
     """
     write_html(comparison, rows, out / PAGE, title)
     written = [*_files_of_comparison(comparison), "comparison.md", PAGE]
-    if draw_curves(comparison.models, out / CURVES):
-        return [*written, CURVES]
-    (out / CURVES).unlink(missing_ok=True)
-    return written
+    return [*written, CURVES] if draw_curves(comparison.models, out / CURVES) else written
 
 
 def _tables_of(key: str) -> tuple[str, str]:
@@ -166,42 +160,18 @@ def _files_of_comparison(comparison: Comparison) -> list[str]:
     return _files_of([*pictures, *(measure.key for measure in comparison.published)], pictures)
 
 
-FILES = ("comparison.md", PAGE, CURVES, *_files_of((DICE.key, *KEYS), (DICE.key, *KEYS)))
+_FROM_CASES = ("comparison.md", PAGE, *_files_of([DICE.key], [DICE.key]))  # all that a cases.csv suffices for
+FILES = (*_FROM_CASES, CURVES, *_files_of(KEYS, KEYS))
 
 
-def _evaluated(folder: Path, labels: Path, progress: Progress) -> Run:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+def refuse_to_lose(cases: Path, out: Path) -> None:
+    """Refuse to replace the comparison that a cases.csv is of, where it has files that cannot be made from that again.
 
-    files = folder / "dataset.json", folder / "plans.json"
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file} is missing: nnUNetv2_predict writes it beside its predictions; copy it there")
-    dataset, plans = map(read_json, files)
-    ending = str(dataset["file_ending"])
-    true, predicted = ({f.name for f in masks_in(d, ending).values()} for d in (labels, folder))
-    if not predicted or true != predicted:
-        only = sorted(true ^ predicted)[:3] or ["none at all"]
-        raise UserError(f"{folder} and {labels} do not hold the same cases (*{ending}): {', '.join(only)}")
-    reader = reader_of(plans, dataset, labels / min(true))
-    manager = PlansManager(plans).get_label_manager(dataset)
-    keys = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    of_case = partial(_dice_of, reader=reader, keys=keys, ignore=manager.ignore_label)
-    cases, dice, done = sorted(true), Dice(), progress(f"evaluating {folder}", len(true))
-    for case, outcome in zip(cases, outcomes(of_case, [Files(folder / c, labels / c) for c in cases]), strict=True):
-        if isinstance(outcome, UserError):
-            raise UserError(f"{case}: {outcome}")
-        dice[case] = outcome
-        done()
-    return Run(folder, {TEST: Fold(dice)}, dataset["labels"], dataset.get("regions_class_order"), {})
-
-
-def _dice_of(files: Files, reader: Any, keys: Sequence[Any], ignore: int | None) -> dict[str, float]:
-    """Of a case, by the labels' keys in a summary.json."""
-    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
-
-    try:
-        with redirect_stdout(StringIO()):  # that a TIFF has no spacing does not matter to the Dice
-            found = compute_metrics(str(files.reference), str(files.prediction), reader, keys, ignore)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"nnU-Net cannot evaluate {files.prediction} against {files.reference}: {error}") from None
-    return {str(key): float(metrics["Dice"]) for key, metrics in found["metrics"].items()}
+    Raises:
+        UserError: naming them.
+    """
+    lost = [name for name in FILES if name not in _FROM_CASES and (out / name).exists()]
+    if lost and out.samefile(cases.resolve().parent):
+        raise UserError(
+            f"{out} has {', '.join(lost)}, which {cases} is not enough to make again: name another folder with -o"
+        )

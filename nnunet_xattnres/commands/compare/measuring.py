@@ -11,7 +11,7 @@ from nnunet_xattnres.commands.compare.measure import HAS_A_VALUE, Measure
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.pairs import pairs_of
 from nnunet_xattnres.commands.compare.surfaces import Compute, dice
-from nnunet_xattnres.commands.compare.table import Comparison, not_in_mean
+from nnunet_xattnres.commands.compare.table import TEST, Comparison, not_in_mean
 from nnunet_xattnres.commands.compare.wanted import Wanted
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
@@ -130,9 +130,13 @@ def _measured(
 def _refuse_other_masks(job: _Job, key: str, here: float) -> None:
     there = job.dice[key]
     if not (math.isclose(here, there, rel_tol=1e-6) or (math.isnan(here) and math.isnan(there))):
+        masks = f"{job.files.prediction} and {job.files.reference} have a Dice of {here:.6g} for label {key}"
+        if job.fold == TEST:
+            raise UserError(
+                f"{masks}, and a moment ago had {there:.6g}: something writes them. Compare when it has ended"
+            )
         raise UserError(
-            f"{job.files.prediction} and {job.files.reference} have a Dice of {here:.6g} for label {key}, and the "
-            f"summary.json in {job.run} says {there:.6g}: they have changed since. Validate again: "
+            f"{masks}, and the summary.json in {job.run} says {there:.6g}: they have changed since. Validate again: "
             f"nnUNetv2_train ... --val"
         )
 

@@ -136,10 +136,10 @@ def doubts(rows: Sequence[Row]) -> list[str]:
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:
-    """Where cases have no value in one of the two, in words."""
+    """Where cases have no value in one of the two or in both, in words."""
     found = [
-        f"{row.model}, {row.label}: {row.difference.left_out} cases without {row.measure.one} in one of the two are "
-        f"left out."
+        f"{row.model}, {row.label}: {row.difference.left_out} cases without {row.measure.one} in one of the two, "
+        f"or in both, are left out."
         for row in rows
         if row.difference is not None and row.difference.left_out
     ]

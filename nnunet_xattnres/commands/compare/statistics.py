@@ -27,7 +27,7 @@ class Difference:
         p: of Wilcoxon's signed-rank test; 1 when no case differs.
         p_holm: the same after Holm's correction over the labels; NaN for the mean over labels.
         better, equal, worse: numbers of cases.
-        left_out: cases in which a run of one of the two has no value.
+        left_out: cases in which a run of one of the two, or of both, has no value.
         only_first, only_this: of those the ones in which more runs of the first model have a value, or of this one; of
             single runs: in which it alone has one. For the mean over the labels, their sum over the labels.
     """

@@ -37,14 +37,15 @@ def summary(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, str]
             verdict = f"Where {both}: {verdict}{f'; {only}' if only else ''}"
         if missing:
             numbers += (
-                f" {missing} pairs are left out, in which one of the two has no {measure.name}: look at the Dice, too."
+                f" {missing} pairs are left out, in which one of the two, or both, have no {measure.name}: look at the "
+                f"Dice, too."
             )
         found.append((verdict, " ".join((numbers, over_cases, *_over_repeats(row, means[first])))))
     return found
 
 
 def _missing(comparison: Comparison, rows: Sequence[Row], model: Model) -> int:
-    """How many cases and labels have a Dice in both and no value of the measure in one."""
+    """How many cases and labels have a Dice in both and no value of the measure in one or in both."""
     of_measure, of_dice = (
         sum(row.difference.left_out for row in rows_of(one, rows, model) if row.difference and not row.is_mean)
         for one in (comparison, comparison.by(DICE))

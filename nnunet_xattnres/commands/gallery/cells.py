@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nnunet_xattnres.commands.gallery.choice import Chosen
 from nnunet_xattnres.commands.gallery.material import Material, refuse_other_shape
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.nnunet.images import shown_channels
+from nnunet_xattnres.nnunet.images import read_image, shown_channels
 from nnunet_xattnres.nnunet.masks import read_mask
 from nnunet_xattnres.pages.slices import fullest, limits_of
 
@@ -72,10 +72,7 @@ def read_case(material: Material, chosen: Chosen, z: int | None) -> Volume:
     if case not in material.truth:
         raise UserError(f"there is no true mask of {case}: name the folder that holds it with --labels")
     files, reader, classes = material.images[case], material.reader, material.classes
-    try:
-        image, properties = reader.read_images(files)
-    except Exception as error:  # of the libraries behind the readers
-        raise UserError(f"{', '.join(files)} cannot be read: {type(error).__name__}: {error}") from None
+    image, properties = read_image(reader, files)
     truth = classes.merged(read_mask(reader, material.truth[case])[0])
     masks = {model.name: classes.merged(read_mask(reader, model.files[case])[0]) for model in material.models}
     refuse_other_shape(material.truth[case], truth, files[0], image.shape)

@@ -12,7 +12,8 @@ from nnunet_xattnres.commands.gallery.material import (
     refuse_unknown,
 )
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import read_json
+from nnunet_xattnres.common.files import read_json, refuse_no_folder
+from nnunet_xattnres.nnunet.dataset import read_dataset
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
 from nnunet_xattnres.nnunet.masks import dice_of, read_mask, reader_of
 from nnunet_xattnres.nnunet.plans import resolved
@@ -34,9 +35,8 @@ def of_predictions(
         UserError: when a folder or a file is missing, the folders do not hold the same cases, or shapes differ.
     """
     for folder in (*predictions.values(), images, labels):
-        if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; name one that there is")
-    dataset = _dataset_of([*predictions.values(), labels.parent])
+        refuse_no_folder(folder)
+    dataset = _dataset_of(list(predictions.values()), labels.parent)
     ending = str(dataset["file_ending"])
     files = {name: masks_in(folder, ending) for name, folder in predictions.items()}
     there = set().union(*files.values())
@@ -86,15 +86,20 @@ def _label_manager(dataset: Mapping[str, Any]) -> Any:
     return LabelManager(dataset["labels"], dataset.get("regions_class_order"))
 
 
-def _dataset_of(folders: Sequence[Path]) -> dict[str, Any]:
-    """The dataset.json that lies in one of the folders; where it lies in several, they must have the same labels."""
+def _dataset_of(folders: Sequence[Path], otherwise: Path) -> dict[str, Any]:
+    """The dataset.json of one of the folders; where several have one, they must have the same labels.
+
+    Args:
+        otherwise: the folder whose dataset.json counts only where none of them has one: it may be that of other masks.
+    """
     files = [file for folder in folders if (file := folder / "dataset.json").is_file()]
+    files = files or [file for file in [otherwise / "dataset.json"] if file.is_file()]
     if not files:
         raise UserError(
-            f"there is no dataset.json in {', '.join(map(str, folders))}: nnUNetv2_predict writes it beside its masks; "
-            f"copy it there"
+            f"there is no dataset.json in {', '.join(map(str, (*folders, otherwise)))}: nnUNetv2_predict writes it "
+            f"beside its masks; copy it there"
         )
-    first, *others = map(read_json, files)
+    first, *others = map(read_dataset, files)
     for file, content in zip(files[1:], others, strict=True):
         for key in ("labels", "regions_class_order", "file_ending"):
             if content.get(key) != first.get(key):
@@ -102,7 +107,7 @@ def _dataset_of(folders: Sequence[Path]) -> dict[str, Any]:
                     f"{file} has other {key} than {files[0]}, {content.get(key)} and {first.get(key)}: show masks of "
                     f"one data set"
                 )
-    return dict(first)
+    return first
 
 
 def _files_of(cases: Sequence[str], files: Mapping[str, Path], folder: Path, ending: str) -> dict[str, Path]:

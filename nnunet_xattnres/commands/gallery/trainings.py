@@ -11,7 +11,8 @@ from nnunet_xattnres.commands.gallery.material import (
 )
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
-from nnunet_xattnres.nnunet.find import common_folds, find_models
+from nnunet_xattnres.nnunet.dataset import read_dataset
+from nnunet_xattnres.nnunet.find import common_folds, find_models, left_out_repeats, with_folds
 from nnunet_xattnres.nnunet.images import images_in, masks_in, window_of
 from nnunet_xattnres.nnunet.masks import reader_of
 from nnunet_xattnres.nnunet.plans import resolved
@@ -27,7 +28,7 @@ def of_trainings(
     folds: Sequence[str] = (),
     cases: Sequence[str] = (),
 ) -> Material:
-    """Trained models, by the masks of their validation. Of repeats the first is shown.
+    """Trained models, by the masks of their validation. Of repeats the first with a validated fold is shown.
 
     Args:
         results, raw: a data set's folders in nnUNet_results and nnUNet_raw.
@@ -38,11 +39,13 @@ def of_trainings(
         UserError: when a model, a fold or a file is missing, a case is in two folds, or the models were not
             validated on the same cases.
     """
-    found = [(name, repeats[0]) for name, repeats in find_models(results, configuration, trainers, plans)]
-    left_out: list[str] = []
+    every = find_models(results, configuration, trainers, plans)
+    found = [(name, with_folds(repeats)[0]) for name, repeats in every]
+    left_out = left_out_repeats([repeats[0] for _, repeats in every if repeats[0] not in with_folds(repeats)])
     if not folds:
-        folds, left_out = common_folds([folder for _, folder in found])
-    dataset = read_json(found[0][1] / "dataset.json")
+        folds, of_folds = common_folds([[folder] for _, folder in found])
+        left_out += of_folds
+    dataset = read_dataset(found[0][1] / "dataset.json")
     ending = str(dataset["file_ending"])
     models = [_validated(name, folder, folds, ending) for name, folder in found]
     there = set().union(*(model.dice for model in models))

@@ -17,7 +17,7 @@ from nnunet_xattnres.commands.inspect.truth import dice_of, read_reference
 from nnunet_xattnres.common.errors import UserError, words_of
 from nnunet_xattnres.common.files import replacing_folder
 from nnunet_xattnres.nnunet.classes import Classes
-from nnunet_xattnres.nnunet.images import shown_channels, window_of
+from nnunet_xattnres.nnunet.images import read_image, shown_channels, window_of
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.pages.slices import colors_of, fullest
 from nnunet_xattnres.pages.viewer import Case, case_html
@@ -140,7 +140,7 @@ def _predict(
         maps[read] = sources[read], weights
         with replacing_folder(out / "maps", ()) as partial:
             write_maps(weights, sources[read], properties, partial / f"{case}_{read}")
-    return mask, maps, writer.read_images(files)[0], properties
+    return mask, maps, read_image(writer, files)[0], properties
 
 
 class _All:

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.modules import uncompiled
-from nnunet_xattnres.nnunet.images import images_in
+from nnunet_xattnres.nnunet.images import images_in, read_image
 from nnunet_xattnres.nnunet.loading import load_into
 from nnunet_xattnres.nnunet.model_folder import checkpoints_of
 from nnunet_xattnres.reads.history import reads_of, with_history
@@ -139,8 +139,8 @@ def cases_of(predictor: WatchedPredictor, images: Path) -> dict[str, list[str]]:
     """The files of every case: of a folder as nnU-Net wants it, or of a single case, by one of its files.
 
     Raises:
-        UserError: when there is no image, a file is a link to nothing, or a case has another number of channels than
-            the model takes.
+        UserError: when there is no image, a file is a link to nothing or cannot be read, or a case has another number
+            of channels than the model takes.
     """
     ending = predictor.dataset_json["file_ending"]
     if not images.exists():
@@ -157,7 +157,7 @@ def cases_of(predictor: WatchedPredictor, images: Path) -> dict[str, list[str]]:
     reader = predictor.plans_manager.image_reader_writer_class()
     for files in cases.values():
         if len(files) != _channels_of(predictor):  # one file may have several
-            _refuse_other_channels(predictor, files, len(reader.read_images(files)[0]))
+            _refuse_other_channels(predictor, files, len(read_image(reader, files)[0]))
     return cases
 
 

@@ -92,10 +92,11 @@ def strongest_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a CSV file, and beside it the same as JSON."""
+    """Write a CSV file, and beside it the same as JSON, which has no NaN: there it is null."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     with replacing(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
+        content = [{key: None if value != value else value for key, value in row.items()} for row in rows]
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.numbers import mean_of
+from nnunet_xattnres.nnunet.images import read_image
 from nnunet_xattnres.nnunet.masks import dice_of as dice_of_masks
+from nnunet_xattnres.nnunet.masks import read_mask
 
 MEAN = "mean"  # no label's key in a summary.json: those are numbers, "1", and tuples of them, "(1, 2)"
 
@@ -18,7 +20,7 @@ def references_of(predictor: WatchedPredictor, cases: dict[str, list[str]], fold
     """The true masks of the cases.
 
     Raises:
-        UserError: when one is missing, or has another shape than its image.
+        UserError: when one is missing or cannot be read, or has another shape than its image.
     """
     ending = predictor.dataset_json["file_ending"]
     found = {case: folder / f"{case}{ending}" for case in cases}
@@ -27,15 +29,15 @@ def references_of(predictor: WatchedPredictor, cases: dict[str, list[str]], fold
         raise UserError(f"{missing[0]} does not exist: -gt needs the true mask of every case")
     reader = predictor.plans_manager.image_reader_writer_class()
     for case, files in cases.items():
-        image, mask = reader.read_images(files[:1])[0].shape[1:], read_reference(predictor, found[case]).shape
+        image, mask = read_image(reader, files[:1])[0].shape[1:], read_reference(predictor, found[case]).shape
         if image != mask:
             raise UserError(f"{found[case]} has the shape {mask}, its image {files[0]} has {image}")
     return found
 
 
 def read_reference(predictor: WatchedPredictor, file: Path) -> NDArray[Any]:
-    """A true mask, without its channel."""
-    return predictor.plans_manager.image_reader_writer_class().read_seg(str(file))[0][0]
+    """A true mask, as ``read_mask``."""
+    return read_mask(predictor.plans_manager.image_reader_writer_class(), file)[0]
 
 
 def dice_of(predictor: WatchedPredictor, mask: NDArray[Any], reference: NDArray[Any], file: Path) -> dict[str, float]:

@@ -75,7 +75,7 @@ def test_the_numbers(results, tmp_path):
 
     page = (tmp_path / "out" / "comparison.md").read_text()
     assert f"{np.nanmean(a[:, 0]):.4f}" in page and f"{(b - a)[:, 0].mean():+.4f}" in page
-    assert f"{B}, posterior: 1 cases without a Dice in one of the two are left out." in page
+    assert f"{B}, posterior: 1 cases without a Dice in one of the two, or in both, are left out." in page
     assert f"| {A} | 23 | 10.0 | not known |" in page and f"| {B} | 25 | 10.0 | 1234 |" in page
     assert "Only 12 cases" in page and "Only 12 cases" in screen and "One fold only" not in page
     with (tmp_path / "out" / "cases.csv").open() as file:
@@ -215,6 +215,62 @@ def test_an_earlier_comparison_is_kept_without_force(tmp_path):
     done = again(tmp_path, second, "--force")
     assert done.exit_code == 0, done.output
     assert files[tmp_path / "again" / "comparison.csv"] != (tmp_path / "again" / "comparison.csv").read_bytes()
+
+
+def test_an_earlier_comparison_is_kept_if_a_new_one_fails(tmp_path, monkeypatch):
+    """All of it, and what else the user has there."""
+    assert again(tmp_path, write_numbers(tmp_path, numbers(TWO))).exit_code == 0
+    (tmp_path / "again" / "thesis.tex").write_text("years")
+    files = {file: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    other = write_numbers(tmp_path, numbers([*TWO, ("third", "r2")]))
+    for part in ("write_page", "write_comparison"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"nnunet_xattnres.commands.compare.{part}", no_space_left)
+            done = again(tmp_path, other, "--force")
+        assert done.exit_code == 1 and "No space left" in done.output
+        assert files == {file: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    assert again(tmp_path, other, "--force").exit_code == 0
+    assert set(files) == set((tmp_path / "again").iterdir())
+    assert (tmp_path / "again" / "thesis.tex").read_text() == "years"
+
+
+def no_space_left(*_):
+    raise OSError("No space left on device")
+
+
+@pytest.mark.parametrize("lost", [["curves.png"], ["hd95.csv", "hd95_cases.csv", "hd95.png"]])
+def test_what_the_numbers_are_not_enough_for_is_not_replaced(tmp_path, lost):
+    assert again(tmp_path, write_numbers(tmp_path, numbers(TWO))).exit_code == 0
+    for name in lost:
+        (tmp_path / "again" / name).write_text("of hours")
+    done = again(tmp_path, tmp_path / "again" / "cases.csv", "--force")
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and f"again has {', '.join(lost)}, which" in text and "another folder with -o" in text
+    assert all((tmp_path / "again" / name).read_text() == "of hours" for name in lost)
+    assert again(tmp_path, tmp_path / "cases.csv", "--force").exit_code == 0, (
+        "of another comparison: as it is asked for"
+    )
+    assert again(tmp_path, tmp_path / "again" / "cases.csv", "--force").exit_code == 0
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_masks_are_read(results, tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.commands.compare.compare_trainings", pytest.fail)
+    (tmp_path / "out").write_text("a file")
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B)
+    assert done.exit_code == 1 and done.output.endswith("out is a file; name a folder\n"), done.output
+    (tmp_path / "out").unlink()
+    monkeypatch.setattr("nnunet_xattnres.common.files._folder_in", no_space_left)
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B)
+    assert done.exit_code == 1 and "No space left" in done.output and not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_a_validation_is_no_place_for_pictures(results, tmp_path):
+    for trainer, seed in ((A, 0), (B, 1)):
+        model = write_fold(results, trainer, 0, dice_of(seed))
+    folder = model / "fold_0" / "validation"
+    done = CliRunner().invoke(app, ["compare", "-d", "4", "-c", "2d", "-tr", A, B, "-o", str(folder)])
+    assert done.exit_code == 1 and "validation holds masks or images that are to be read" in done.output
+    assert [file.name for file in folder.iterdir()] == ["summary.json"]
 
 
 def test_regions_again_from_the_numbers(results, tmp_path):

@@ -102,6 +102,49 @@ def test_folds_that_not_all_have_are_named_with_the_folder_that_lacks_them(resul
     assert "left out" not in screen
 
 
+def write_runs(results, runs):
+    """``runs``: the folds of each trainer on each repeat of the plans."""
+    for (trainer, repeat), folds in runs.items():
+        (results / f"{trainer}__nnUNetPlans{repeat}__2d" / "fold_0").mkdir(parents=True)
+        for fold in folds:
+            cases = {f"f{fold}_{case}": row for case, row in dice_of(fold, 4).items()}
+            write_fold(results, trainer, fold, cases, plans=f"nnUNetPlans{repeat}")
+
+
+@pytest.mark.parametrize("arguments", [(), ("-f", 0, 1)])
+def test_a_repeat_that_has_only_begun_does_not_hold_up_the_others(results, tmp_path, arguments):
+    write_runs(results, {(A, ""): (0, 1), (B, ""): (), (B, "_rep1"): (0, 1), (B, "_rep2"): (0, 1)})
+    _, screen = compared(tmp_path, "-tr", A, B, *arguments)
+    note = f"Left out: {B}__nnUNetPlans__2d, without any validated fold. To have it, too, finish it."
+    assert note in " ".join(screen.split()) and note in (tmp_path / "out" / "comparison.md").read_text()
+    assert "8 cases of fold 0, 1" in " ".join(screen.split())
+    with (tmp_path / "out" / "cases.csv").open() as file:
+        runs = {row["run"] for row in csv.DictReader(file)}
+    assert runs == {f"{A}__nnUNetPlans__2d", f"{B}__nnUNetPlans_rep1__2d", f"{B}__nnUNetPlans_rep2__2d"}
+
+
+def test_a_repeat_that_holds_up_the_others_is_named(results, tmp_path):
+    write_runs(results, {(A, ""): (0, 1), (B, ""): (0, 1), (B, "_rep1"): (0,)})
+    _, screen = compared(tmp_path, "-tr", A, B)
+    way_out = "; or, to compare without a repeat, move it out of nnUNet_results: "
+    note = f"Fold 1 left out: not validated in {B}__nnUNetPlans_rep1__2d. Train it there"
+    assert note in " ".join(screen.split()) and f"to have it, too{way_out}{B}__nnUNetPlans_rep1__2d." in " ".join(
+        screen.split()
+    )
+    write_runs(results, {(B, "_rep2"): (2,)})
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B)
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and f"{B}__nnUNetPlans_rep2__2d: 2. Train a fold in all of them" in text
+    assert text.endswith(way_out + ", ".join(f"{B}__nnUNetPlans{repeat}__2d" for repeat in ("", "_rep1", "_rep2")))
+
+
+def test_a_model_that_has_only_begun_is_named(results, tmp_path):
+    write_runs(results, {(A, ""): (0,), (B, ""): ()})
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B)
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and text.endswith(f"{B}__nnUNetPlans__2d: none. Train a fold in all of them")
+
+
 def test_a_case_in_two_folds_is_refused(results, tmp_path):
     for trainer in (A, B):
         write_folds(results, trainer, "0", "1", "all")

@@ -7,15 +7,21 @@ import re
 import shutil
 from dataclasses import replace
 from importlib import metadata, util
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 import tifffile
 from helpers.trainings import DATASET, A, B, invoke, shear, write_fold
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage.io import imsave
 from test_surfaces import both_ways
+from typer.testing import CliRunner
 
+from nnunet_xattnres.cli import app
+from nnunet_xattnres.cli.options import folders_by_name
 from nnunet_xattnres.commands.compare import compare_cases
 from nnunet_xattnres.commands.compare.measure import Measure
 from nnunet_xattnres.commands.compare.models import Model
@@ -374,16 +380,74 @@ def test_predictions_are_evaluated_and_measured_in_as_many_processes_as_nnunet_h
                 assert values(tmp_path, "dice", model)[case, name] == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_prediction_that_nnunet_cannot_evaluate_is_named(predictions, tmp_path):
+@pytest.mark.parametrize("read", ["labels", "a__nnUNetPlans__2d/fold_0/validation"])
+def test_a_folder_that_is_read_is_no_place_for_pictures(predictions, results, tmp_path, read):
+    """Of PNG masks the next run would take them for cases."""
+    folder = tmp_path / read if read == "labels" else results / read
+    before = sorted(folder.iterdir())
+    done = CliRunner().invoke(app, ["compare", *map(str, predictions[0]), "-o", str(folder.parent / "." / folder.name)])
+    assert done.exit_code == 1 and f"{folder.name} holds masks or images that are to be read" in done.output
+    assert sorted(folder.iterdir()) == before
+
+
+def folder_of(argument):
+    return Path(argument.partition("=")[2])
+
+
+@pytest.mark.parametrize("allow", [(), ("--allow", "cases")])
+def test_predictions_of_other_cases(predictions, tmp_path, allow):
+    """A true mask that no model needs does not matter; of what only one model has the check of the cases decides."""
     arguments, labels = predictions
-    of_another_shape(labels / "missed.nii.gz")
-    done = invoke(tmp_path, *arguments)
+    write_mask(masks_by_hand(1)["both"][1], labels / "more.nii.gz")
+    (folder_of(arguments[2]) / "missed.nii.gz").unlink()
+    done = invoke(tmp_path, *arguments, *allow)
     text = " ".join(done.output.split())
-    assert done.exit_code == 1 and "nnU-Net cannot evaluate" in text and f"against {labels / 'missed.nii.gz'}:" in text
+    if allow:
+        assert done.exit_code == 0 and "1 of 5 true masks have no prediction: more.nii.gz." in text, text
+        assert "missed" not in {case for case, _ in values(tmp_path, "dice", "b")} and "3 cases" in text
+    else:
+        said = "missed.nii.gz of fold test is there in a (validation) and missing in b (validation)"
+        assert done.exit_code == 1 and said in text and text.endswith("--allow cases") and "evaluating" not in text
+
+
+@pytest.mark.parametrize("allow", [(), ("--allow", "cases")])
+def test_a_prediction_without_a_true_mask(predictions, tmp_path, allow):
+    arguments, labels = predictions
+    (labels / "missed.nii.gz").unlink()
+    text = " ".join(invoke(tmp_path, *arguments, *allow).output.split())
+    assert f"{labels} has no missed.nii.gz, which {folder_of(arguments[1])} has" in text
+
+
+def test_what_is_missing_of_predictions_is_said_before_any_is_evaluated(predictions, tmp_path, monkeypatch):
+    arguments, labels = predictions
+    monkeypatch.setattr("nnunet_xattnres.commands.compare.predictions.dice_of_files", pytest.fail)
+    folder = folder_of(arguments[2])
+    plans = (folder / "plans.json").rename(tmp_path / "plans.json")
+    text = " ".join(invoke(tmp_path, *arguments).output.split())
+    assert f"{folder / 'plans.json'} is missing" in text and "Of an ensemble take that of one of the members" in text
+    plans.rename(folder / "plans.json")
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    assert f"{folder / 'dataset.json'} has no file_ending" in " ".join(invoke(tmp_path, *arguments).output.split())
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".mha"}))
+    assert f"{folder} has no prediction *.mha" in " ".join(invoke(tmp_path, *arguments).output.split())
+    for wrong in (folder, labels):
+        wrong.rename(tmp_path / "elsewhere")
+        assert f"{wrong} does not exist; name a folder" in " ".join(invoke(tmp_path, *arguments).output.split())
+        (tmp_path / "elsewhere").rename(wrong)
+
+
+def test_the_home_folder_of_a_named_prediction(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert folders_by_name(["a=~/x", "b=~"]) == {"a": tmp_path / "x", "b": tmp_path}
 
 
 def damaged(path):
     path.write_bytes(b"no image")
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-40])
 
 
 def of_another_shape(path):
@@ -399,6 +463,78 @@ FAULTS = {  # what is wrong with a true mask, and what is said
     of_another_shape: "missed.nii.gz has (3, 4, 5)",
     of_another_dice: "for label 2, and the summary.json in",
 }
+
+
+@pytest.mark.parametrize(
+    ("reader", "fault"),
+    [
+        ("SimpleITKIO", damaged),
+        ("SimpleITKIO", of_another_shape),
+        ("NibabelIO", damaged),
+        ("NibabelIO", cut_off),  # SimpleITK says nothing of that
+    ],
+)
+def test_masks_that_cannot_be_evaluated_are_named(predictions, tmp_path, reader, fault):
+    """Each library has errors of its own for them."""
+    arguments, labels = predictions
+    for folder in (argument.partition("=")[2] for argument in arguments[1:3]):
+        (tmp_path / folder / "plans.json").write_text(json.dumps({"image_reader_writer": reader}))
+    fault(labels / "missed.nii.gz")
+    done = invoke(tmp_path, *arguments)
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and "error: missed.nii.gz: " in text, text
+    said = "must have the same shape" if fault is of_another_shape else "cannot be read as a mask: "
+    assert said in text and str(labels / "missed.nii.gz") in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_dice_of_predictions_is_nnunets(predictions, tmp_path):
+    arguments, labels = predictions
+    assert invoke(tmp_path, *arguments).exit_code == 0
+    for name, folder in (argument.split("=") for argument in arguments[1:3]):
+        for case in masks_by_hand(1):
+            files = (str(where / f"{case}.nii.gz") for where in (labels, Path(folder)))
+            found = compute_metrics(*files, SimpleITKIO(), [1, 2])["metrics"]
+            for label, metrics in zip(("liver", "gallbladder"), found.values()):
+                assert values(tmp_path, "dice", name)[case, label] == pytest.approx(metrics["Dice"], nan_ok=True, rel=0)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("true", [True, False])
+def test_masks_in_colour_are_refused(results, tmp_path, channels, true):
+    """nnU-Net's evaluation broadcasts them against one channel: a Dice of something else."""
+    labels, mask = tmp_path / "labels", box((2, 8), (3, 15))
+    labels.mkdir()
+    write_mask(mask, labels / "a.png")
+    folders = []
+    for trainer in (A, B):
+        model = train(results, trainer, {"a": (mask, mask)}, ending=".png")
+        folder = model / "fold_0" / "validation"
+        for file in ("dataset.json", "plans.json"):
+            shutil.copy(model / file, folder)
+        folders.append(f"{trainer}={folder}")
+    in_colour = labels / "a.png" if true else folder / "a.png"
+    write_mask(np.dstack([*[mask] * 3, np.full_like(mask, 255)][:channels]), in_colour)
+    done = invoke(tmp_path, "--predictions", *folders, "--labels", labels)
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and f"a.png: {in_colour} has {channels} channels" in text and "save it in grey" in text
+
+    truth = results.parents[1] / "nnUNet_preprocessed" / DATASET / "gt_segmentations" / "a.png"
+    for file in (truth, in_colour):  # and for the measures of trainings
+        write_mask(np.dstack([mask] * channels), file)
+    text = " ".join(invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse").output.split())
+    assert "no case could be measured" in text and f"has {channels} channels" in text
+
+
+def test_predictions_that_change_while_they_are_compared(predictions, tmp_path, monkeypatch):
+    """No training could be validated again."""
+    monkeypatch.setattr(
+        "nnunet_xattnres.commands.compare.predictions.dice_of_files", lambda *_, **__: {"1": 0.5, "2": 0.5}
+    )
+    done = invoke(tmp_path, *predictions[0], "--as-published", "synapse")
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1 and "and a moment ago had 0.5: something writes them" in text, text
+    assert "summary.json" not in text and "--val" not in text
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -51,6 +51,12 @@ def compared(tmp_path, file):
     return rows, " ".join(done.output.split()), *texts
 
 
+def test_a_case_that_neither_has_is_among_those_that_are_left_out(tmp_path):
+    """Three that only b has, and the last one, which neither has."""
+    *_, text = compared(tmp_path, write_cases(tmp_path, {"a": 1, "b": 1}, in_vain))
+    assert "b, spleen: 4 cases without a Dice in one of the two, or in both, are left out." in text
+
+
 def test_a_false_positive_is_told_wherever_the_numbers_are(tmp_path):
     rows, screen, page, text = compared(tmp_path, write_cases(tmp_path, {"a": 1, "b": 1}, in_vain))
     counts = {label: [rows["b", label][f"only_{one}"] for one in ("first", "this")] for _, label in rows}

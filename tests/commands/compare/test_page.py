@@ -177,7 +177,8 @@ def test_without_logs_there_are_no_curves_and_no_picture_of_earlier_ones_stays(r
         write_fold(results, trainer, 0, dice_of(seed))
     compared(tmp_path, "-tr", A, B)
     assert (tmp_path / "out" / "curves.png").is_file() and "Learning curves" in page_of(tmp_path).text
-    done = invoke(tmp_path, "--cases", tmp_path / "out" / "cases.csv")
+    cases = (tmp_path / "out" / "cases.csv").rename(tmp_path / "cases.csv")
+    done = invoke(tmp_path, "--cases", cases)
     assert done.exit_code == 0 and "curves.png" not in done.output
     assert not (tmp_path / "out" / "curves.png").exists() and "Learning curves" not in page_of(tmp_path).text
 

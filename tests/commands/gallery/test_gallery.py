@@ -114,6 +114,50 @@ def test_the_dice_is_computed_in_as_many_processes_as_nnunet_has(data, pools):
     ]
 
 
+@pytest.mark.parametrize("out", ["good", "bad", "images", "labels"])
+def test_a_folder_that_is_read_is_no_place_for_pictures(data, out):
+    before = sorted(data.rglob("*"))
+    assert f"{out} holds masks or images that are to be read" in refused(invoke(data, out=out))
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_masks_are_read(data, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.commands.gallery.of_predictions", pytest.fail)
+    (data / "out").write_text("a file")
+    assert refused(invoke(data)).endswith("out is a file; name a folder")
+
+
+def test_an_earlier_gallery_is_kept_if_a_new_one_fails(data, monkeypatch):
+    assert invoke(data, "--rows", 1).exit_code == 0
+    (data / "out" / "thesis.tex").write_text("years")
+    files = {file: file.read_bytes() for file in (data / "out").iterdir()}
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_xattnres.commands.gallery.write_gallery", fail)
+        assert "No space left" in refused(invoke(data, "--rows", 2, "--force"))
+    assert files == {file: file.read_bytes() for file in (data / "out").iterdir()}
+    assert invoke(data, "--rows", 2, "--force").exit_code == 0
+    assert set(files) == set((data / "out").iterdir()) and (data / "out" / "thesis.tex").read_text() == "years"
+
+
+def write_dataset(folder, labels):
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+
+
+def test_the_folder_above_the_true_masks_counts_only_where_no_other_says_it(data):
+    """It may be that of another data set, which happens to lie there."""
+    write_dataset(data, {"background": 0, "something else": 1})
+    assert invoke(data, "--rows", 1).exit_code == 0
+    page = (data / "out/gallery.html").read_text()
+    assert "small" in page and "something else" not in page
+    (data / "good" / "dataset.json").unlink()
+    assert invoke(data, "--rows", 1, "--force").exit_code == 0
+    assert "something else" in (data / "out/gallery.html").read_text()
+
+
 def test_a_slice_that_is_named(data):
     assert invoke(data, "--slice", 2, "--rows", 2).exit_code == 0
     page = (data / "out/gallery.html").read_text()
@@ -185,9 +229,9 @@ def test_values_of_the_same_regions_are_one_class(data):
     assert len(sheets) == 3 and len(set(sheets)) == 1  # the same classes: the same colours and outlines
 
 
-def write_training(results, trainer, dice, fold=0):
+def write_training(results, trainer, dice, fold=0, plans="nnUNetPlans"):
     """A fold with the masks of its validation; ``case_3``, for example, has ``truth_of(3)``."""
-    model = write_fold(results, trainer, fold, dice)
+    model = write_fold(results, trainer, fold, dice, plans=plans)
     plans = json.loads((model / "plans.json").read_text())
     for configuration in plans["configurations"].values():
         configuration["normalization_schemes"] = ["ZScoreNormalization"]
@@ -255,6 +299,18 @@ def test_folds_that_not_all_have_are_named_with_the_folder_that_lacks_them(resul
     assert "left out" not in show(tmp_path, "--force", "-f", "0").output
 
 
+def test_a_repeat_that_has_only_begun_is_not_shown(results, tmp_path):
+    (results / f"{A}__nnUNetPlans__2d" / "fold_0").mkdir(parents=True)
+    for trainer, plans in ((A, "nnUNetPlans_rep1"), (B, "nnUNetPlans")):
+        write_training(results, trainer, {"case_0": (0.5, 0.5)}, plans=plans)
+    (results / f"{B}__nnUNetPlans_rep1__2d" / "fold_0").mkdir(parents=True)  # which would not be shown anyhow
+    write_raw(tmp_path / "nnUNet_raw" / results.name, ["case_0"])
+    done = show(tmp_path)
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out/gallery.html").read_text()
+    assert f"Left out: {A}__nnUNetPlans__2d, without" in done.output and f"Left out: {A}__nnUNetPlans__2d, w" in page
+
+
 def test_cases_that_all_models_have(results, tmp_path):
     write_training(results, A, {"case_0": (0.5, 0.5), "case_1": (0.6, 0.6)})
     write_training(results, B, {"case_1": (0.7, 0.7), "case_2": (0.5, 0.5)})
@@ -311,6 +367,23 @@ def test_photographs_in_colour(tmp_path):
         assert (np.abs(pixels - color).max(axis=-1) < 0.02).sum() > 1000
 
 
+def test_masks_in_colour_are_refused(tmp_path):
+    """Which of the channels is the mask is not known."""
+    mask = np.zeros((12, 16), dtype=np.uint8)
+    mask[3:9, 4:12] = 1
+    for folder, name, content in (
+        ("images", "a_0000", mask),
+        ("labels", "a", np.dstack([mask] * 3)),
+        ("good", "a", mask),
+    ):
+        (tmp_path / folder).mkdir()
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(content, content.ndim == 3), tmp_path / folder / f"{name}.png")
+    content = {"labels": {"background": 0, "lesion": 1}, "file_ending": ".png", "channel_names": {"0": "R"}}
+    (tmp_path / "good" / "dataset.json").write_text(json.dumps(content))
+    text = refused(invoke(tmp_path, predictions=["good=good"]))
+    assert f"a: {tmp_path / 'labels' / 'a.png'} has 3 channels" in text and "save it in grey" in text
+
+
 def rewrite(path, change):
     content = json.loads(path.read_text())
     change(content)
@@ -331,9 +404,14 @@ def rewrite(path, change):
         ),
         (lambda d: (d / "bad/case_3.nii.gz").write_bytes(b"x" * 99), "bad/case_3.nii.gz cannot be read"),
         (
-            lambda d: (d / "bad/dataset.json").write_text(json.dumps({"labels": {"background": 0}})),
+            lambda d: write_dataset(d / "bad", {"background": 0}),
             "has other labels than",
         ),
+        (
+            lambda d: (d / "good/dataset.json").write_text(json.dumps({"labels": LABELS})),
+            "good/dataset.json has no file_ending: it is no dataset.json of nnU-Net's",
+        ),
+        (lambda d: (d / "good/dataset.json").write_text("[]"), "good/dataset.json has no labels, file_ending"),
     ],
 )
 def test_what_does_not_fit_is_named(data, damage, words):
@@ -343,7 +421,7 @@ def test_what_does_not_fit_is_named(data, damage, words):
 
 def test_words_that_do_not_fit_are_named(data):
     assert "--cases case_99: there is no such mask" in refused(invoke(data, "--cases", "case_99"))
-    assert "nowhere is no folder" in refused(invoke(data, predictions=["good=good", "bad=nowhere"]))
+    assert "nowhere does not exist" in refused(invoke(data, predictions=["good=good", "bad=nowhere"]))
     assert "name one of them: --predictions" in refused(invoke(data, "-d", 4))
     assert "name one of them: --rows" in refused(invoke(data, "--rows", 2, "--cases", "case_1"))
     done = CliRunner().invoke(app, ["gallery", "-o", str(data / "out")])

@@ -575,6 +575,15 @@ def model(tmp_path):
         (lambda a, t: a.update({"--knockout": None}), "name their folder with -gt"),
         (lambda a, t: a.update({"-gt": t / "nowhere"}), "-gt needs the true mask of every case"),
         (lambda a, t: a.update({"-gt": other_shape(t)}), "has the shape (4, 5, 6), its image"),
+        (lambda a, t: a.update({"-gt": damaged_mask(t)}), "wrong/case_1.nii.gz cannot be read as a mask: "),
+        (
+            lambda a, t: (damage(t / "images" / "case_0_0000.nii.gz"), a.update({"-gt": other_shape(t)})),
+            "images/case_0_0000.nii.gz cannot be read: ",
+        ),
+        (
+            lambda a, t: (damage(t / "images" / "case_0_0000.nii.gz"), a.update(model=make_model(t / "b", channels=2))),
+            "images/case_0_0000.nii.gz cannot be read: ",
+        ),
         (
             lambda a, t: ((t / "out").mkdir(), (t / "out" / "mine").touch()),
             "exists: name another, or replace it with --force",
@@ -608,6 +617,18 @@ def damaged(model):
     file = model / "fold_1" / "checkpoint_final.pth"
     file.write_bytes(file.read_bytes()[:5000])
     return model
+
+
+def damage(file):
+    file.write_bytes(b"no image")
+
+
+def damaged_mask(root):
+    for i in range(2):
+        image = SimpleITK.ReadImage(str(root / "images" / f"case_{i}_0000.nii.gz"))
+        make_mask(root / "wrong" / f"case_{i}.nii.gz", image)
+    damage(root / "wrong" / "case_1.nii.gz")
+    return root / "wrong"
 
 
 def other_shape(root):

@@ -1,10 +1,12 @@
 """The means of a knockout, from numbers by hand."""
 
+import json
 import math
 
 import pytest
 
 from nnunet_xattnres.commands.inspect.knockout import knockout_means
+from nnunet_xattnres.commands.inspect.routing import write_rows
 from nnunet_xattnres.commands.inspect.sections import knockout_section
 
 NONE = math.nan
@@ -39,6 +41,15 @@ def test_a_label_that_only_one_of_the_two_predicts_in_vain_is_counted(tmp_path):
     assert means == pytest.approx([-0.2, 0, -0.1]) and found["mean"]["dice"] == pytest.approx(0.85)
     page = knockout_section(list(found.values()), tmp_path)
     assert "only one of the two predictions has a label that is not in the truth" in page and "only without" in page
+
+
+def test_none_is_null_in_json_and_nan_in_csv(tmp_path):
+    """Most readers of JSON take no NaN."""
+    rows = [{"label": "1", "dice": 0.5}, {"label": "2", "dice": NONE}]
+    write_rows(rows, tmp_path / "dice.csv")
+    content = json.loads((tmp_path / "dice.json").read_text(), parse_constant=pytest.fail)
+    assert content == [{"label": "1", "dice": 0.5}, {"label": "2", "dice": None}]
+    assert (tmp_path / "dice.csv").read_text().split() == ["label,dice", "1,0.5", "2,nan"]
 
 
 def test_a_label_that_no_case_has_is_out_of_the_mean(tmp_path):
