@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.common.order import merged
+from nnunet_xattnres.pages.figure import new_figure
 from nnunet_xattnres.pages.slices import fullest
 
 Rows = Sequence[dict[str, Any]]
@@ -53,29 +54,25 @@ def _draw(
     title: str,
     scale: tuple[float, str, dict[int, str] | None],
 ) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     limit, label, ticks = scale
-    figure = Figure(figsize=(3.6 + 0.62 * len(sources), 1.9 + 0.42 * len(reads)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    image = axis.imshow(colors, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    axis.set_facecolor("0.92")
-    for i, j in np.argwhere(np.isfinite(values)):
-        dark = abs(colors[i, j]) > 0.6 * limit
-        written = text.format(round(values[i, j], 3) + 0.0)  # no "-0.000"
-        axis.text(j, i, written, ha="center", va="center", fontsize=8, color="w" if dark else "k")
-    axis.set_xticks(range(len(sources)), sources)
-    axis.set_yticks(range(len(reads)), reads)
-    axis.set_xlabel("source, in the order computed")
-    axis.set_ylabel("read of stage")
-    axis.set_title(title, fontsize=10, parse_math=False)  # it may hold a label's name
-    bar = figure.colorbar(image, ax=axis, label=label, extend="both" if ticks else "neither")
-    if ticks is not None:
-        bar.set_ticks(list(ticks), labels=list(ticks.values()))
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    with new_figure(3.6 + 0.62 * len(sources), 1.9 + 0.42 * len(reads)) as figure:
+        axis = figure.subplots()
+        image = axis.imshow(colors, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        axis.set_facecolor("0.92")
+        for i, j in np.argwhere(np.isfinite(values)):
+            dark = abs(colors[i, j]) > 0.6 * limit
+            written = text.format(round(values[i, j], 3) + 0.0)  # no "-0.000"
+            axis.text(j, i, written, ha="center", va="center", fontsize=8, color="w" if dark else "k")
+        axis.set_xticks(range(len(sources)), sources)
+        axis.set_yticks(range(len(reads)), reads)
+        axis.set_xlabel("source, in the order computed")
+        axis.set_ylabel("read of stage")
+        axis.set_title(title, fontsize=10)
+        bar = figure.colorbar(image, ax=axis, label=label, extend="both" if ticks else "neither")
+        if ticks is not None:
+            bar.set_ticks(list(ticks), labels=list(ticks.values()))
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=130)
 
 
 def draw_overlay(
@@ -95,34 +92,30 @@ def draw_overlay(
         maps: (N, z, y, x).
         spacing: of z, y and x.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     z = fullest([mask])
     picture = _gray(image[:, z])
     aspect = spacing[1] / spacing[2]
     columns = min(len(sources) + 1, 4)
     lines = -(-(len(sources) + 1) // columns)
     height = 2.5 * aspect * picture.shape[0] / picture.shape[1]
-    figure = Figure(figsize=(2.5 * columns + 1.2, max(1.6, height + 0.3) * lines + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.axis("off")
-    axes[0].imshow(picture, cmap="gray", aspect=aspect)
-    if mask[z].any():
-        axes[0].contour(mask[z] > 0, levels=[0.5], colors="yellow", linewidths=0.8)
-    axes[0].set_title(f"image, slice {z}, and prediction" if len(mask) > 1 else "image and prediction", fontsize=9)
-    low, top = float(maps[:, z].min()), float(maps[:, z].max())
-    shown: Any = None
-    for axis, source, values in zip(axes[1:], sources, maps[:, z], strict=False):
-        axis.imshow(picture, cmap="gray", aspect=aspect)
-        shown = axis.imshow(values, cmap="inferno", alpha=0.6, vmin=low, vmax=top, aspect=aspect)
-        axis.set_title(f"{source}: {values.mean():.2f}", fontsize=9)
-    figure.colorbar(shown, ax=list(axes), label="weight", shrink=0.8)
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    with new_figure(2.5 * columns + 1.2, max(1.6, height + 0.3) * lines + 0.5) as figure:
+        axes = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.axis("off")
+        axes[0].imshow(picture, cmap="gray", aspect=aspect)
+        if mask[z].any():
+            axes[0].contour(mask[z] > 0, levels=[0.5], colors="yellow", linewidths=0.8)
+        axes[0].set_title(f"image, slice {z}, and prediction" if len(mask) > 1 else "image and prediction", fontsize=9)
+        low, top = float(maps[:, z].min()), float(maps[:, z].max())
+        shown: Any = None
+        for axis, source, values in zip(axes[1:], sources, maps[:, z], strict=False):
+            axis.imshow(picture, cmap="gray", aspect=aspect)
+            shown = axis.imshow(values, cmap="inferno", alpha=0.6, vmin=low, vmax=top, aspect=aspect)
+            axis.set_title(f"{source}: {values.mean():.2f}", fontsize=9)
+        figure.colorbar(shown, ax=list(axes), label="weight", shrink=0.8)
+        figure.suptitle(title, fontsize=10)
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=130)
 
 
 def _gray(channels: NDArray[Any]) -> NDArray[np.float32]:
