@@ -18,6 +18,9 @@ QUICK_TRAINERS = '''
 import io
 import os
 import signal
+from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 import nnunet_xattnres.nnunet_trainer as ours
@@ -29,6 +32,11 @@ class _Quick:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 2, 1
         self.save_every = 1
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        """In threads: of nnU-Net's two pools here, each process would first import torch, for ten seconds."""
+        with patch("multiprocessing.get_context", lambda method: SimpleNamespace(Pool=ThreadPool)):
+            super().perform_actual_validation(save_probabilities)
 
 class nnUNetTrainer_quick(_Quick, nnUNetTrainer): pass
 for trainer in ours.TRAINERS.values():
@@ -44,11 +52,14 @@ class nnUNetTrainerNoMirroring_quick(_Quick, nnUNetTrainerNoMirroring): pass
 class nnUNetTrainerDiceCELoss_noSmooth_quick(_Quick, nnUNetTrainerDiceCELoss_noSmooth): pass
 
 class nnUNetTrainerXAttnRes_slow(nnUNetTrainerXAttnRes_quick):
-    """Long enough to be interrupted."""
+    """Long enough to be interrupted; validates in processes, as nnU-Net does."""
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.save_every = 8, 3
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        super(_Quick, self).perform_actual_validation(save_probabilities)
 
     def save_checkpoint(self, filename):
         """With TEST_DIES set, killed in the middle of writing the second checkpoint_latest."""
