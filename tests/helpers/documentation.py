@@ -68,10 +68,19 @@ def _commands(block: str) -> Iterator[str]:
 # has one epoch of two iterations, whatever it sets itself.
 RUNNER = '''
 import contextlib, importlib.metadata, io, json, os, shutil, subprocess, sys, time, traceback
+from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
+from unittest.mock import patch
 
 def program(name):
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name=name)
     return entry.load()
+
+# Of these, each of the processes that nnU-Net starts would first import torch, for ten seconds.
+IN_THREADS = ("nnUNetv2_train", "nnUNetv2_plan_and_preprocess")
+
+def in_threads():
+    return patch("multiprocessing.get_context", lambda method: SimpleNamespace(Pool=ThreadPool))
 
 def shrink(file):
     """The planner's networks with an eighth of their features."""
@@ -96,7 +105,8 @@ def perform(step):
     sys.argv = words
     os.environ["nnUNet_n_proc_DA"] = "0" if words[0] == "nnUNetv2_train" else "1"  # the planner needs one
     try:
-        program(words[0])()
+        with in_threads() if words[0] in IN_THREADS else contextlib.nullcontext():
+            program(words[0])()
     except SystemExit as end:
         return end.code or 0
     if words[0] == "nnUNetv2_plan_and_preprocess":

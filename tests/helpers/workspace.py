@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
@@ -18,6 +19,9 @@ QUICK_TRAINERS = '''
 import io
 import os
 import signal
+from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 import nnunet_xattnres.nnunet_trainer as ours
@@ -29,6 +33,11 @@ class _Quick:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 2, 1
         self.save_every = 1
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        """In threads: of nnU-Net's two pools here, each process would first import torch, for ten seconds."""
+        with patch("multiprocessing.get_context", lambda method: SimpleNamespace(Pool=ThreadPool)):
+            super().perform_actual_validation(save_probabilities)
 
 class nnUNetTrainer_quick(_Quick, nnUNetTrainer): pass
 for trainer in ours.TRAINERS.values():
@@ -44,11 +53,14 @@ class nnUNetTrainerNoMirroring_quick(_Quick, nnUNetTrainerNoMirroring): pass
 class nnUNetTrainerDiceCELoss_noSmooth_quick(_Quick, nnUNetTrainerDiceCELoss_noSmooth): pass
 
 class nnUNetTrainerXAttnRes_slow(nnUNetTrainerXAttnRes_quick):
-    """Long enough to be interrupted."""
+    """Long enough to be interrupted; validates in processes, as nnU-Net does."""
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.save_every = 8, 3
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        super(_Quick, self).perform_actual_validation(save_probabilities)
 
     def save_checkpoint(self, filename):
         """With TEST_DIES set, killed in the middle of writing the second checkpoint_latest."""
@@ -76,6 +88,7 @@ class Workspace:
             folder.mkdir(parents=True)
         (self.own_trainers / "quick_trainers.py").write_text(QUICK_TRAINERS)
         self._trained: set[tuple] = set()
+        self._predicted: dict[tuple, Path] = {}
 
     def environment(self, **changes: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.lower().startswith("nnunet")}
@@ -122,25 +135,45 @@ class Workspace:
     def train(
         self, dataset: int, configuration: str, trainer: str, plans: str = "nnUNetPlans", fold: object = 0
     ) -> Path:
-        """The model folder of a training, with --npz; a training runs once in a test session."""
-        model = (dataset, configuration, fold, "-tr", trainer, "-p", plans)
-        if model not in self._trained:
-            self.run("nnUNetv2_train", *model, "-device", "cpu", "--npz", nnUNet_n_proc_DA="0")
-            self._trained.add(model)
+        """The model folder of a training; one that has run in this test session does not run again."""
+        if (dataset, configuration, trainer, plans, fold) not in self._trained:
+            self.train_anew(dataset, configuration, trainer, "--npz", plans=plans, fold=fold)
         (folder,) = self.results.glob(f"Dataset{dataset:03d}_*/{trainer}__{plans}__{configuration}")
         return folder
+
+    def train_anew(
+        self,
+        dataset: int,
+        configuration: str,
+        trainer: str,
+        *options: object,
+        plans: str = "nnUNetPlans",
+        fold: object = 0,
+    ) -> str:
+        """What a training says; it takes the place of an earlier one, for ``train``, too."""
+        what = (dataset, configuration, fold, "-tr", trainer, "-p", plans, "-device", "cpu")
+        output = self.run("nnUNetv2_train", *what, *options, nnUNet_n_proc_DA="0")
+        self._trained.add((dataset, configuration, trainer, plans, fold))
+        self._predicted.clear()
+        return output
 
     def log(self, model_folder: Path, fold: object = 0) -> str:
         return "".join(f.read_text() for f in sorted((model_folder / f"fold_{fold}").glob("training_log_*.txt")))
 
     def predict(self, name: str, *args: object, cases: Path, **environment: str) -> dict[str, np.ndarray]:
-        """The masks that nnUNetv2_predict (or what ``args`` starts with) writes, by case."""
+        """The masks that nnUNetv2_predict (or what ``args`` starts with) writes, by case; twice the same is a copy."""
         out = self.root / "predictions" / name
+        what = (*args, cases, *environment.items())
+        earlier = self._predicted.get(what)
+        if earlier is not None and earlier.is_dir():
+            shutil.copytree(earlier, out)
+            return read_masks(out)
         command, rest = (args[0], args[1:]) if str(args[0]).startswith("nnUNetv2_") else ("nnUNetv2_predict", args)
         # without worker processes, each of which would first import torch; the other commands cannot do without
         workers = 0 if command == "nnUNetv2_predict" else 1
         options = ("-i", cases, "-o", out, "-device", "cpu", "-npp", workers, "-nps", workers)
         self.run(str(command), *options, *rest, **environment)
+        self._predicted[what] = out
         return read_masks(out)
 
 

@@ -225,7 +225,8 @@ def test_a_map_that_is_two_sources_is_knocked_out_whole():
 def test_is_one_graph_for_torch_compile_with_its_backward():
     """Under autocast, as nnU-Net trains on CUDA, with all reads that there are, and with deep supervision off."""
     torch._dynamo.reset()
-    network = make_network(2, "plain conv", "block_encoder")
+    three_stages = plan(2, "plain conv", n_stages=3, n_blocks=3)  # the fewest with reads of every kind
+    network = make_network(2, "plain conv", "block_encoder", **three_stages)
     compiled, x = torch.compile(network, backend="aot_eager", fullgraph=True), make_input(network)
     for a, b in zip(compiled(x), network(x), strict=True):
         torch.testing.assert_close(a, b)

@@ -182,13 +182,18 @@ def test_one_spatial_axis_is_refused_where_there_are_reads():
         make_network(2, "plain conv", "add", **changes)
 
 
+def of_three_stages(encoder, mode):
+    """The fewest with reads of every kind: compiling takes most of the time of a test, and as much for each stage."""
+    return make_network(2, encoder, mode, **plan(2, encoder, n_stages=3, n_blocks=KINDS[mode].n_blocks))
+
+
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="before torch 2.4 the graph breaks")
 @every_encoder
 @every_kind
 def test_is_one_graph_for_torch_compile(encoder, mode):
     """nnU-Net compiles the network for training on CUDA, then switches deep supervision off to validate."""
     torch._dynamo.reset()
-    network = without_dropout(make_network(2, encoder, mode))
+    network = without_dropout(of_three_stages(encoder, mode))
     compiled, x = torch.compile(network, backend="eager", fullgraph=True), make_input(network)
     for deep_supervision in (True, False):
         network.decoder.deep_supervision = deep_supervision

@@ -1,5 +1,6 @@
 """Data sets that are planned and preprocessed, and the commands run in their folders."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,10 +28,13 @@ def workspace(empty_workspace) -> Workspace:
 
 @pytest.fixture(scope="session")
 def resenc_plans(workspace) -> str:
+    """Of these two configurations, nnU-Net trains a residual encoder on what is preprocessed for the plain one."""
     workspace.run("nnUNetv2_plan_experiment", "-d", 901, "-pl", "nnUNetPlannerResEncM")
-    workspace.run("nnUNetv2_preprocess", "-d", 901, "-plans_name", "nnUNetResEncUNetMPlans", "-c", "2d", "3d_fullres",
-                  "-np", 1)  # fmt: skip
-    shrink(workspace.preprocessed / "Dataset901_Anatomy" / "nnUNetResEncUNetMPlans.json")
+    plans_file = workspace.preprocessed / "Dataset901_Anatomy" / "nnUNetResEncUNetMPlans.json"
+    configurations = json.loads(plans_file.read_text())["configurations"]
+    for name in ("2d", "3d_fullres"):
+        assert configurations[name]["data_identifier"] == f"nnUNetPlans_{name}"
+    shrink(plans_file)
     return "nnUNetResEncUNetMPlans"
 
 

@@ -23,13 +23,23 @@ def prepare(workspace, folder):
     return plans_file
 
 
-def assert_trains_and_predicts(workspace, folder):
-    """The masks of the held-out case hold no other labels than background, organ and duct."""
+def assert_trains_and_predicts(workspace, folder, n_outputs):
+    """The reads have learned, and the masks of the held-out case hold background, organ and duct at most."""
     prepare(workspace, folder)
-    workspace.train(number_of(folder), "3d_fullres", TRAINER)
+    model = workspace.train(number_of(folder), "3d_fullres", TRAINER)
+    weights = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert_reads_have_learned(weights)
+    heads = [key for key in weights if key.startswith("decoder.seg_layers.") and key.endswith(".weight")]
+    assert {len(weights[key]) for key in heads} == {n_outputs}
     options = ("-d", number_of(folder), "-c", "3d_fullres", "-tr", TRAINER, "-f", 0)
     masks = workspace.predict(folder.name, *options, cases=folder / "imagesTs")
     assert all(set(np.unique(mask)) <= {0, 1, 2} for mask in masks.values()) and masks
+
+
+def assert_reads_have_learned(weights):
+    """The pseudo-queries start at zero."""
+    queries = [key for key in weights if key.endswith("pseudo_query")]
+    assert queries and all(weights[key].any() for key in queries), "there is a read that was not trained, or none"
 
 
 def test_regions(empty_workspace, copy_of_dataset):
@@ -38,7 +48,7 @@ def test_regions(empty_workspace, copy_of_dataset):
         description["regions_class_order"] = [1, 2]
 
     folder = copy_of_dataset(902, "Regions", regions)
-    assert_trains_and_predicts(empty_workspace, folder)
+    assert_trains_and_predicts(empty_workspace, folder, n_outputs=2)  # a region each, and none for background
 
 
 def test_ignore_label(empty_workspace, copy_of_dataset):
@@ -50,7 +60,7 @@ def test_ignore_label(empty_workspace, copy_of_dataset):
         return labels
 
     folder = copy_of_dataset(903, "Ignore", ignore, unlabelled_slices)
-    assert_trains_and_predicts(empty_workspace, folder)
+    assert_trains_and_predicts(empty_workspace, folder, n_outputs=3)  # none for what is ignored
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,7 @@ def test_cascade(empty_workspace, cascade, trainer, plans):
     empty_workspace.train(904, "3d_lowres", trainer, plans, fold="all")
     model = empty_workspace.train(904, "3d_cascade_fullres", trainer, plans, fold="all")
     weights = torch.load(model / "fold_all" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    assert any(key.startswith("reads.") for key in weights)
+    assert_reads_have_learned(weights)
 
     options = ("-d", 904, "-tr", trainer, "-p", plans, "-f", "all")
     empty_workspace.predict(f"lowres {plans}", "-c", "3d_lowres", *options, cases=cascade / "imagesTs")

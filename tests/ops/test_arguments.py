@@ -192,7 +192,10 @@ def test_a_bad_read_is_refused_while_it_is_traced(path):
     read = good()
     BAD["batch 1 beside 2"][0](read)
     compiled = torch.compile(PATHS[path].history_read, fullgraph=True, backend="eager")
-    with pytest.raises(Exception, match=r"a batch of 1|ValueError"):
+    compiled(**good())
+    # an older torch may name the class alone
+    words = BAD["batch 1 beside 2"][1] if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14) else "ValueError"
+    with pytest.raises(Exception, match=re.escape(words)):
         compiled(**read)
 
 

@@ -51,8 +51,14 @@ def test_the_public_trainers():
 @pytest.mark.parametrize("name", TRAINERS)
 def test_nnunet_finds_one_and_the_same_class(name):
     found = recursive_find_trainer_class_by_name(name)
-    assert found is TRAINERS[name] and found is recursive_find_trainer_class_by_name(name)
+    assert found is TRAINERS[name]
     assert found.__name__ == name and issubclass(found, nnUNetTrainer) and "__" not in name
+
+
+def test_nnunet_finds_the_same_class_again():
+    """Each time it imports the folder of the trainers anew."""
+    first, second = (recursive_find_trainer_class_by_name("nnUNetTrainerXAttnRes") for _ in range(2))
+    assert first is second
 
 
 @pytest.mark.parametrize("trainer", TRAINERS.values())
@@ -484,7 +490,7 @@ def test_a_checkpoint_that_is_read_for_longer_ends_no_training(saved, read_by_an
         trainer.save_checkpoint(str(path))
     assert (said in Path(trainer.log_file).read_text()) == (name != "checkpoint_final.pth")
     assert path.read_bytes() == before and 5 < sum(waited) < 20
-    assert not list(path.parent.glob("*.partial"))
+    assert not list(path.parent.glob(".partial-*"))
     # an epoch that was not written does not count as the best: the next one that is better than the file is written
     assert trainer._best_ema == (0.4 if name == "checkpoint_best.pth" else 0.5)
 

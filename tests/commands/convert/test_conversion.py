@@ -204,12 +204,18 @@ def test_it_converts_without_torch(tmp_path):
 # What nnUNetv2_plan_and_preprocess does first; plans would take a minute more.
 ACCEPT = """
 import sys
+from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
+from unittest.mock import patch
+
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
 
 if __name__ == "__main__":
     numbers = list(map(int, sys.argv[1:]))
-    extract_fingerprints(numbers, num_processes=1, check_dataset_integrity=True)
+    # in threads: each process would first import torch, for ten seconds
+    with patch("multiprocessing.get_context", lambda method: SimpleNamespace(Pool=ThreadPool)):
+        extract_fingerprints(numbers, num_processes=1, check_dataset_integrity=True)
     for number in numbers:
         ExperimentPlanner(number)
 """

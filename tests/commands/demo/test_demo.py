@@ -364,21 +364,23 @@ class {name}(TheDemos):
     def __init__(self, plans, configuration, fold, dataset_json, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_iterations_per_epoch = {iterations}
+        self.num_val_iterations_per_epoch = {validations}
 """
 
 
 @pytest.mark.nnunet
 @pytest.mark.parametrize(
-    ("iterations", "learned", "good"),
+    ("iterations", "validations", "learned", "good"),
     [
-        (60, ["organ"], 0.5),  # few for the duct, with which a training may not have begun by then
-        pytest.param(250, ["organ", "duct"], settings.GOOD_DICE, marks=pytest.mark.thorough),
+        (60, 5, ["organ"], 0.5),  # few for the duct, with which a training may not have begun by then
+        pytest.param(250, 50, ["organ", "duct"], settings.GOOD_DICE, marks=pytest.mark.thorough),
     ],
 )
-def test_the_real_demo(tmp_path, tmp_path_factory, iterations, learned, good):
+def test_the_real_demo(tmp_path, tmp_path_factory, iterations, validations, learned, good):
     """With fewer iterations, by a trainer of that name in a folder in front of ours; or whole."""
     out, trainers = tmp_path / "my demo", tmp_path_factory.mktemp("trainers")
-    (trainers / "shorter.py").write_text(SHORTER.format(name=settings.TRAINER, iterations=iterations))
+    shorter = SHORTER.format(name=settings.TRAINER, iterations=iterations, validations=validations)
+    (trainers / "shorter.py").write_text(shorter)
     program = "import typer; from nnunet_xattnres.cli.demo import demo; typer.run(demo)"
     command = [sys.executable, "-c", program, "--out", str(out), "--device", "cpu"]
     environment = {**os.environ, autoregister.SWITCH: "0", autoregister.VARIABLE: str(trainers)}
