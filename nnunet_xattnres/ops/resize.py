@@ -157,7 +157,8 @@ def _save_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, None]:
-    compute = _transposed if transformed_gradient(grads[0]) else _resize_backward
+    # a map whose size alone is not asked for has a gradient of zeros, which is no batched one
+    compute = _transposed if any(map(transformed_gradient, grads)) else _resize_backward
     return compute(grads, ctx.size), None
 
 

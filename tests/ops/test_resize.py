@@ -72,6 +72,16 @@ def test_gradients_of_all_sizes_meet_in_one_map():
     torch.testing.assert_close(x.grad.sum(), torch.tensor(8.0))
 
 
+@pytest.mark.parametrize("k", [0, 1])
+def test_gradients_of_many_outputs_at_once_may_be_of_one_size_alone(k):
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    out = resize_to_each(x, [(4, 4), (3, 2)])[k]
+    grads = torch.randn(3, *out.shape, dtype=out.dtype)
+    expected = torch.stack([torch.autograd.grad(out, x, g, retain_graph=True)[0] for g in grads])
+    (found,) = torch.autograd.grad(out, x, grads, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(found, expected)
+
+
 def test_no_sizes_no_maps():
     assert resize_to_each(torch.randn(1, 1, 2, 2), []) == []
 
