@@ -67,19 +67,19 @@ def read_path(
 def only_plain_torch(device: torch.device, *, path: str | None = None) -> bool:
     """Whether this package's operators are not used on a device.
 
-    So it is where the reference is forced, and in all that ``capture.captured`` names. If no other path is forced, it
-    is so on MPS, too, where nobody has run them yet, and where torch is older than 2.4.
+    So it is where the reference is forced, and in all that ``capture.captured`` names, whatever is forced. If no other
+    path is forced, it is so on MPS, too, where nobody has run them yet, and where torch is older than 2.4.
     """
     forced = forced_path(path)
-    if forced is not None:
-        _check_possible(forced, device)
-        return forced == "reference" or captured()
-    return not CUSTOM_OPS or device.type == "mps" or captured()
+    if forced is None:
+        return not CUSTOM_OPS or device.type == "mps" or captured()
+    if forced == "reference" or captured():
+        return True
+    _check_possible(forced, device)
+    return False
 
 
 def _check_possible(forced: Path, device: torch.device) -> None:
-    if forced == "reference":
-        return
     lacking = None
     if not CUSTOM_OPS:
         lacking = f"torch {torch.__version__} is older than 2.4"
