@@ -190,6 +190,19 @@ def test_where_no_process_can_be_started_plain_torch_is_taken_and_nothing_is_kep
     assert not own_cache.exists()
 
 
+def test_a_gpu_that_takes_no_other_process_is_asked_once(monkeypatch):
+    """As in the compute mode EXCLUSIVE_PROCESS: each read and path would start a process of its own to be refused."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nand more")
+
+    monkeypatch.setattr(trial.torch, "zeros", refuse)
+    items = [{"path": path, "shape": tuning.asdict(SHAPE)} for path in ("good", "slow")]
+    found = list(trial.trials(items, device="cpu", table=MADE_UP, timed=True))
+    why = "no other process can use cpu: CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+    assert found == [{"status": "not tried", "why": why}] * 2
+
+
 def test_the_time_to_try_is_clearly_less_than_nccl_waits():
     assert tuning.BUDGET <= 0.75 * 600
 
