@@ -6,6 +6,7 @@ takes plain torch.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,11 +19,13 @@ from typing import Any
 import torch
 
 from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.ops import kernels
 from nnunet_xattnres.ops.shapes import ReadShape
 
 CANDIDATES = ("fused", "tiled", "tiled-small")  # the fixed order
 FALLBACK = "tiled"  # plain torch
 VARIABLE = "NNUNET_XATTNRES_CACHE"
+_DRIVER = Path("/proc/driver/nvidia/version")  # on Linux
 _GAIN = 1.05  # for less another path is not taken: timings are noisy
 _PASSING = {"out of memory", "too slow"}  # something else was on the GPU, or the kernels had first to be compiled
 _KEPT_FOR = 24 * 3600  # seconds, then a path with such a failure is tried again
@@ -89,10 +92,18 @@ def machine(device: torch.device) -> str:
     parts = ["cpu"]
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
-        parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {driver}"]
-    versions = (f"{name} {_version(name)}" for name in ("torch", "triton", "nnunet-xattnres"))
-    return ", ".join([*parts, *versions, f"ops {code()}"])
+        parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {_driver()}"]
+    versions = {"torch": torch.__version__, "triton": kernels.version(), "nnunet-xattnres": _version("nnunet-xattnres")}
+    return ", ".join([*parts, *(f"{name} {version}" for name, version in versions.items()), f"ops {code()}"])
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver; where only CUDA can be asked, that of its interface, which few updates raise."""
+    try:
+        found = re.search(r"\d+(\.\d+)+", _DRIVER.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    return found[0] if found else str(getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")())
 
 
 @cache

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -153,6 +154,26 @@ def test_what_other_code_proved_counts_for_nothing(own_cache, monkeypatch, tmp_p
         assert chosen.machine(CPU) != before and chosen.load(chosen.machine(CPU), SHAPE) is None
     finally:
         chosen.code.cache_clear()
+
+
+@pytest.mark.parametrize("says", ["Kernel Module  {}  Sat Feb 17", "Open Kernel Module for x86_64  {}  Release Build"])
+def test_what_was_proved_with_another_driver_counts_for_nothing(monkeypatch, tmp_path, says):
+    """CUDA's own number is that of its interface: few updates of a driver raise it."""
+    gpu, file = SimpleNamespace(name="a made-up GPU", major=8, minor=0), tmp_path / "version"
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12020, raising=False)
+    monkeypatch.setattr(chosen, "_DRIVER", file)
+    assert ", driver 12020, " in chosen.machine(torch.device("cuda", 0))
+    for version in ("535.161.07", "560.28"):
+        file.write_text(f"NVRM version: NVIDIA UNIX x86_64 {says.format(version)}\nGCC version:  gcc 12.2\n")
+        assert f", driver {version}, " in chosen.machine(torch.device("cuda", 0))
+
+
+def test_triton_counts_whatever_its_distribution_is_called(monkeypatch):
+    monkeypatch.setattr(chosen.kernels, "triton", SimpleNamespace(__version__="3.2+made.up"))
+    assert ", triton 3.2+made.up, " in chosen.machine(CPU)
+    monkeypatch.setattr(chosen.kernels, "triton", None)
+    assert ", triton none, " in chosen.machine(CPU)
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(monkeypatch, tmp_path):
