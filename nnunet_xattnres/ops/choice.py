@@ -15,7 +15,7 @@ if CUSTOM_OPS:
 
 FUSED_CHANNELS = 128  # there a position's channels fit into registers
 
-Path = Literal["fused", "tiled", "reference"]
+Path = Literal["fused", "tiled", "tiled-small", "reference"]
 PATHS: tuple[Path, ...] = get_args(Path)
 VARIABLE = "NNUNET_XATTNRES_PATH"
 _FROM_ENVIRONMENT = os.environ.get(VARIABLE) or None  # looked up once: torch.compile would trace it
@@ -52,16 +52,15 @@ def read_path(
         device: of the tensors.
         channels: C, of the read. It plays no part any more, and may be left out.
         return_weights: whether the weights are asked for.
-        path: forces ``"fused"``, ``"tiled"`` or ``"reference"``, before NNUNET_XATTNRES_PATH does.
+        path: forces one of ``PATHS``, before NNUNET_XATTNRES_PATH does.
 
     Raises:
         PathError: for a forced path that does not exist or cannot compute on the device.
     """
     if only_plain_torch(device, path=path) or (return_weights and torch.is_grad_enabled()):
         return "reference"
-    if return_weights:
-        return "tiled"
-    return forced_path(path) or "tiled"
+    forced = forced_path(path) or "tiled"
+    return "tiled" if return_weights and forced == "fused" else forced
 
 
 def only_plain_torch(device: torch.device, *, path: str | None = None) -> bool:
