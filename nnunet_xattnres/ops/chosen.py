@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import write_json
 from nnunet_xattnres.ops import kernels
 from nnunet_xattnres.ops.shapes import ReadShape
@@ -44,12 +45,16 @@ _chosen: dict[tuple[torch.device, ReadShape], Choice] = {}
 
 
 def choice_of(device: torch.device, shape: ReadShape) -> Choice:
-    """The paths of a read: those chosen, those that the cache knows, or tiles."""
+    """The paths of a read: those chosen, those that the cache knows, or tiles.
+
+    Raises:
+        UserError: when the cache knows of no path that is right, and that tiles are wrong.
+    """
     if (device, shape) not in _chosen:
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         known = {} if capturing else load(machine(device), shape) or {}  # no files are read while a graph is captured
-        choice = decide(known, timed=not torch.are_deterministic_algorithms_enabled())
-        remember(device, shape, choice or Choice(FALLBACK, FALLBACK))
+        timed = not torch.are_deterministic_algorithms_enabled()
+        remember(device, shape, decide_or_fall_back(known, device, timed=timed))
     return _chosen[device, shape]
 
 
@@ -85,6 +90,23 @@ def decide(results: Mapping[str, Mapping[str, Any]], *, timed: bool) -> Choice |
             if results[name][phase] * _GAIN < results[best[phase]][phase]:
                 best[phase] = name
     return Choice(**best)
+
+
+def decide_or_fall_back(results: Results, device: torch.device, *, timed: bool) -> Choice:
+    """What ``decide`` finds; else the last resort, plain torch, though it may have failed here or not been tried.
+
+    Raises:
+        UserError: when plain torch is wrong, too.
+    """
+    fallback = results.get(FALLBACK, {})
+    choice = decide(results, timed=timed)
+    if choice is None and fallback.get("status") == "wrong":
+        raise UserError(
+            f"no path of the reads computes on {device} what the reference computes: {FALLBACK} is wrong "
+            f"({fallback.get('why', '')}). Set NNUNET_XATTNRES_PATH=reference, which needs more memory in training, "
+            f"and send us the output of `nnunet-xattnres doctor`."
+        )
+    return choice or Choice(FALLBACK, FALLBACK)
 
 
 def machine(device: torch.device) -> str:

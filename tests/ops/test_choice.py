@@ -245,6 +245,22 @@ def test_where_nothing_is_right_there_is_an_error():
         choose("raises", "tiled")
 
 
+def test_what_is_wrong_is_not_forgotten_where_nothing_is_right(own_cache):
+    """A prediction tries nothing: it must not take what has computed something else. A training tries again."""
+    with pytest.raises(UserError):
+        choose("raises", "tiled")
+    assert chosen.load(chosen.machine(CPU), SHAPE)["tiled"]["status"] == "wrong"
+    with pytest.raises(UserError, match=r"tiled is wrong \(the read is off.*NNUNET_XATTNRES_PATH=reference"):
+        chosen.choice_of(CPU, SHAPE)
+    (found,) = choose("good", "raises")
+    assert found.source == "tried" and found.choice == chosen.choice_of(CPU, SHAPE) == Choice("good", "good")
+
+
+def test_where_plain_torch_has_failed_a_prediction_takes_it_all_the_same():
+    chosen.save(chosen.machine(CPU), SHAPE, {"tiled": {"status": "crashed", "why": "it fell"}})
+    assert chosen.choice_of(CPU, SHAPE) == Choice("tiled", "tiled")
+
+
 def test_a_checkpoint_keeps_its_choice_on_such_a_machine():
     stored = [{**as_json(choose("good"), CPU)[0], "forward": "slow"}]
     stored = json.loads(json.dumps(stored))
@@ -352,6 +368,30 @@ found = tuning.choose_paths([read(2), read(1)], torch.device("cpu"), lambda _: N
 print(*[(one.choice.forward, one.choice.backward) for one in found], found[0].results["a"]["status"])
 """
     assert say_in_two_ranks(tmp_path, what) == ["('c', 'b') ('c', 'b') crashed"] * 2
+
+
+@pytest.mark.parametrize("machines", [["a", "a"], ["a", "b"]])
+def test_what_ranks_have_agreed_on_is_kept_once_a_machine(tmp_path, machines):
+    """Not what the first one found: a later training on its GPU alone, or a prediction, would take what is wrong."""
+    what = f"""
+def results(function, items, arguments, **limits):
+    for item in items:
+        bad = rank == 1 and item["path"] == "a"
+        yield {{"status": "wrong", "why": "off"}} if bad else {{"status": "ok", "forward": 1.0 + rank, "backward": 1.0}}
+
+
+saved = []
+tuning.results_of_children = results
+tuning.machine = lambda device: {machines}[rank]
+tuning.save = lambda machine, shape, found: saved.append((machine, shape.batch, found))
+known = {{path: {{"status": "ok", "forward": 1.0, "backward": 1.0}} for path in "ab"}}
+tuning.load = lambda machine, shape: known if shape == read(2) or (shape == read(1) and rank == 0) else None
+tuning.choose_paths([read(2), read(1)], torch.device("cpu"), lambda _: None, candidates="ab")
+print(saved)
+"""
+    agreed = {"a": {"status": "wrong", "why": "off"}, "b": {"status": "ok", "forward": 2.0, "backward": 1.0}}
+    kept = [str([(machine, 1, agreed)]) for machine in machines]
+    assert say_in_two_ranks(tmp_path, what) == (kept if machines[0] != machines[1] else [kept[0], "[]"])
 
 
 @pytest.mark.parametrize("order", [1, -1])
