@@ -44,7 +44,7 @@ def forward(
         out: (B, channels before the read + C, *size); its last C channels are written.
         log_sum: L, the log-sum-exp of the scores, (B, *size), written if given.
         weights: of the sources, (B, N, *size), written if given.
-        numbers: of one aligned map in a tile; by default what the device takes.
+        numbers: of one aligned map in a tile, at most; the device may take fewer.
     """
     with torch.autocast(out.device.type, enabled=False):
         extended, _ = _with_query(projections, query * len(query) ** 0.5)

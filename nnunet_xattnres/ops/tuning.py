@@ -22,6 +22,7 @@ from nnunet_xattnres.ops.chosen import (
     save,
 )
 from nnunet_xattnres.ops.shapes import ReadShape
+from nnunet_xattnres.ops.tiles import small_tiles_differ
 from nnunet_xattnres.ops.trial import compared
 
 TABLE = "nnunet_xattnres.ops.operator:PATHS"
@@ -100,10 +101,14 @@ def choose_paths(
         kept = {}
     found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if kept]
     if not kept:
-        cached = {shape: results for shape in shapes if (results := load(here, shape))}
-        cached = {s: r for s, r in cached.items() if _possible(candidates, s) <= r.keys() and _complete(r, timed)}
-        missing = [shape for shape in shapes if shape not in cached]
-        tried = cached | _try(missing, device, candidates, table, timed, limit, budget)
+        possible = _possible(candidates, shapes, device)
+        cached = {}
+        for shape, paths in possible.items():
+            results = load(here, shape) or {}
+            if set(paths) <= results.keys() and _complete(results, timed):
+                cached[shape] = {path: results[path] for path in paths}
+        missing = {shape: paths for shape, paths in possible.items() if shape not in cached}
+        tried = cached | _try(missing, device, table, timed, limit, budget)
         agreed = dict(zip(shapes, _agreed([tried[shape] for shape in shapes]), strict=True))
         known = _everywhere([shape in cached for shape in shapes])
         _save(here, {shape: agreed[shape] for shape, k in zip(shapes, known, strict=True) if not k}, log)
@@ -133,15 +138,14 @@ def _complete(results: Results, timed: bool) -> bool:
 
 
 def _try(
-    shapes: Sequence[ReadShape],
+    possible: Mapping[ReadShape, Sequence[str]],
     device: torch.device,
-    candidates: Sequence[str],
     table: str,
     timed: bool,
     limit: float,
     budget: float,
 ) -> dict[ReadShape, Results]:
-    pairs = [(shape, path) for shape in shapes for path in candidates if path in _possible(candidates, shape)]
+    pairs = [(shape, path) for shape, paths in possible.items() for path in paths]
     items = [{"path": path, "shape": asdict(shape)} for shape, path in pairs]
     arguments = {"device": str(device), "table": table, "timed": timed}
     found = []
@@ -153,15 +157,25 @@ def _try(
     except Exception as error:  # raised, it would leave the other ranks waiting for what this one says
         why = f"{type(error).__name__}: {error}"
         found += [{"status": "not tried", "why": why} for _ in pairs[len(found) :]]
-    tried: dict[ReadShape, Results] = {shape: {} for shape in shapes}
+    tried: dict[ReadShape, Results] = {shape: {} for shape in possible}
     for (shape, path), result in zip(pairs, found, strict=True):
         tried[shape][path] = result
     return {shape: compared(results, shape.dtype) for shape, results in tried.items()}
 
 
-def _possible(candidates: Sequence[str], shape: ReadShape) -> set[str]:
-    fits = fused.available() and shape.channels <= FUSED_CHANNELS
-    return {path for path in candidates if path != "fused" or fits}
+def _possible(
+    candidates: Sequence[str], shapes: Sequence[ReadShape], device: torch.device
+) -> dict[ReadShape, list[str]]:
+    """What to try of each read on all ranks: the kernels where they fit, small tiles where they are others."""
+
+    def possible(path: str, shape: ReadShape) -> bool:
+        if path == "fused":
+            return fused.available() and shape.channels <= FUSED_CHANNELS
+        return path != "tiled-small" or "tiled" not in candidates or small_tiles_differ(shape, device)
+
+    ranks = _gathered([[path for path in candidates if possible(path, shape)] for shape in shapes])
+    of_shapes = zip(shapes, zip(*ranks, strict=True), strict=True)
+    return {shape: [path for path in first if all(path in o for o in others)] for shape, (first, *others) in of_shapes}
 
 
 def _save(here: str, agreed: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:
@@ -186,7 +200,7 @@ def _agreed(of_shapes: list[Results]) -> list[Results]:
 def _merged(of_ranks: Sequence[Results]) -> Results:
     merged = {}
     for name in of_ranks[0]:
-        ranks = [results.get(name, {"status": "not tried"}) for results in of_ranks]
+        ranks = [results[name] for results in of_ranks]
         bad = max((r for r in ranks if r["status"] != "ok"), key=lambda r: r["status"] == "wrong", default=None)
         timed = [phase for phase in ("forward", "backward") if all(phase in r for r in ranks)]
         merged[name] = bad or {"status": "ok", **{phase: max(r[phase] for r in ranks) for phase in timed}}

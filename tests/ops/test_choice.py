@@ -486,9 +486,27 @@ def test_the_kernels_are_tried_for_the_channels_that_they_are_made_for(available
 
     with patch.object(tuning, "results_of_children", results):
         choose_paths([replace(SHAPE, channels=n, direct=()) for n in (128, 129)], CPU, [].append)
-    assert asked == [("fused", 128)] * available + [
-        (f"tiled{small}", n) for n in (128, 129) for small in ("", "-small")
-    ]
+    assert asked == [("fused", 128)] * available + [("tiled", 128), ("tiled", 129)]
+
+
+BIG = replace(SHAPE, batch=2, channels=32, size=(128, 512, 64), sources=((32, 128, 512, 64), (8, 64, 256, 32)))
+
+
+@pytest.mark.parametrize(("gib", "size", "tried"), [(24, BIG.size, 2), (24, (4, 8, 64), 1), (3, BIG.size, 1)])
+def test_small_tiles_are_tried_where_they_are_others(monkeypatch, gib, size, tried):
+    """Not of a small read, which is one tile, nor on a small GPU, which has no others: noise would choose."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=gib * 2**30))
+    shape = replace(BIG, size=size)
+    found = tuning._possible(("tiled", "tiled-small"), [shape], torch.device("cuda", 0))
+    assert found == {shape: ["tiled", "tiled-small"][:tried]}
+    monkeypatch.setattr(tuning, "_gathered", lambda here: [here, [["tiled"]]])
+    assert tuning._possible(("tiled", "tiled-small"), [shape], torch.device("cuda", 0)) == {shape: ["tiled"]}
+
+
+def test_small_tiles_are_never_larger():
+    """On a CPU the usual ones are smaller than those of a small GPU."""
+    read = BIG.batch, BIG.channels, BIG.size, len(BIG.sources), CPU
+    assert tiles.tiling(*read, tiles.SMALL_TILE) == tiles.tiling(*read) and len(tiles.tiling(*read).tiles) > 1
 
 
 def test_small_tiles_are_smaller():
