@@ -2,7 +2,9 @@
 
 Every path can write the read and L, the log-sum-exp of the scores, and every backward starts from the inputs and L. So
 any backward fits any forward, and unless a path is forced nothing depends on it: no graph, no compile cache, no
-checkpoint. L is not written between tiles and tiles, whose backward makes its softmax anew.
+checkpoint. For the backward the inputs and L are kept; L is a map of one channel at the size of the read, in float32 or
+wider. It is kept whatever the path, for a graph knows of none, but between tiles and tiles, whose backward makes its
+softmax anew, nothing is written into it.
 It is not decided while tracing, because a traced size may be symbolic, and a graph outlives the GPU that it was traced
 on.
 """
