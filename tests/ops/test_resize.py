@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.ops import taps
@@ -62,6 +63,14 @@ def test_a_band_holds_what_its_outputs_depend_on_and_no_more():
     inputs, weights = band(64, 128, (32, 64), torch.float32, torch.device("cpu"))
     assert (inputs.start, inputs.stop) == (15, 33) and weights.shape == (32, 18)
     torch.testing.assert_close(weights.sum(1), torch.ones(32))
+
+
+def test_fake_tensors_leave_nothing_behind():
+    x = torch.randn(1, 211, dtype=torch.float64)  # longer than any of the tests before: of those bands are kept
+    with FakeTensorMode() as mode, pytest.raises(Exception, match="nonzero"):
+        resize_axis(mode.from_tensor(x), 1, 223)
+    expected = F.interpolate(x.unsqueeze(0), size=223, mode="linear", align_corners=False)[0]
+    torch.testing.assert_close(resize_axis(x, 1, 223), expected, rtol=0, atol=1e-13)
 
 
 def test_gradients_of_all_sizes_meet_in_one_map():
