@@ -26,6 +26,9 @@ def tune(
             "-tr", "--trainer", help="Default: nnUNetTrainerXAttnRes, with plans that have reads nnUNetTrainer."
         ),
     ] = None,
+    num_gpus: Annotated[
+        int, typer.Option("-num_gpus", "--num-gpus", min=1, help="As in nnUNetv2_train: they share the batch.")
+    ] = 1,
 ) -> None:
     """Choose on this GPU how the reads are computed, ahead of a training.
 
@@ -52,7 +55,7 @@ def tune(
         from nnunet_xattnres.commands.tune import tune as choose
 
         with console.status("trying every path of the reads, each in a process of its own"):
-            found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), lambda _: None)
+            found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), lambda _: None, num_gpus)
         from nnunet_xattnres.ops.chosen import cache_folder
     console.print(table(found) if found else "This network has no reads.")
     console.print(f"kept in {escape(str(cache_folder()))}", soft_wrap=True)

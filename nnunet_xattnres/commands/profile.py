@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.failures import first_line, is_poisoned
+from nnunet_xattnres.common.failures import first_line, is_out_of_memory, is_poisoned
 from nnunet_xattnres.common.measure import Contestant, Step, Training, allocated_memory, resident_memory, seconds_of
 from nnunet_xattnres.networks.registry import is_ours
 from nnunet_xattnres.nnunet.plans import resolved
@@ -185,7 +185,7 @@ def _choose_paths(setting: Setting, trainer: str, device: torch.device, on_step:
 def _why(error: Exception) -> str:
     if isinstance(error, BrokenProcessPool):
         return "its measuring process was killed: most likely the main memory does not suffice"
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if is_out_of_memory(error):
         return "the GPU's memory does not suffice"
     return f"{type(error).__name__}: {first_line(error)}"
 

@@ -23,6 +23,7 @@ def tune(
     trainer: str | None,
     device: torch.device,
     log: Callable[[str], object],
+    n_gpus: int = 1,
 ) -> list[Found]:
     """Choose the paths for training with the plan's batch, and for prediction with one image, and remember them.
 
@@ -32,9 +33,11 @@ def tune(
         trainer: likewise; None for nnUNetTrainerXAttnRes, or where the plans have reads nnUNetTrainer.
         device: a GPU.
         log: takes one line a read.
+        n_gpus: of a training, which share the batch; ``device`` stands for each of them.
 
     Raises:
-        UserError: when the data set, the plans, the configuration or the trainer is not there, or a path is forced.
+        UserError: when the data set, the plans, the configuration or the trainer is not there, a path is forced, or
+            there are more GPUs than samples in the batch.
     """
     if forced_path() is not None:
         raise UserError("NNUNET_XATTNRES_PATH forces a path: unset it, or there is nothing to choose")
@@ -47,5 +50,14 @@ def tune(
         trainer = "nnUNetTrainer" if is_ours(network_class) else "nnUNetTrainerXAttnRes"
     planned = PlannedNetwork.of(content, read_json(folder / "dataset.json"), configuration)
     image = planned.n_inputs, *planned.configuration.patch_size
-    shapes = shapes_to_choose(planned.build(find_trainer(trainer)), planned.configuration.batch_size, image, device)
+    network = planned.build(find_trainer(trainer))
+    batches = _shares(planned.configuration.batch_size, n_gpus)
+    shapes = [shape for batch in batches for shape in shapes_to_choose(network, batch, image, device)]
     return choose_paths(shapes, device, log)
+
+
+def _shares(batch: int, n_gpus: int) -> list[int]:
+    """The batches that the GPUs of a training have: nnU-Net gives some one sample more where it must."""
+    if n_gpus > batch:
+        raise UserError(f"-num_gpus {n_gpus}: the plans have a batch of {batch}, and each GPU needs a sample")
+    return sorted({batch // n_gpus, -(-batch // n_gpus)}, reverse=True)

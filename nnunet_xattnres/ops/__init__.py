@@ -75,8 +75,8 @@ def history_read(
         eps: added to the mean square inside the RMSNorm.
         return_weights: also return the weights a_k. While gradients are recorded this takes the reference, and its
             memory.
-        path: forces ``"fused"``, ``"tiled"`` or ``"reference"``; None leaves it to NNUNET_XATTNRES_PATH, if that is
-            set, and otherwise to the rule.
+        path: forces one of ``PATHS``; None leaves it to NNUNET_XATTNRES_PATH, if that is set, and otherwise to the
+            rule.
 
     Returns:
         The read, (B, C, *size), in the widest dtype of the maps, or with ``below`` (B, C_below + C, *size); with

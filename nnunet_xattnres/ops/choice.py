@@ -15,7 +15,7 @@ if CUSTOM_OPS:
 
 FUSED_CHANNELS = 128  # there a position's channels fit into registers
 
-Path = Literal["fused", "tiled", "reference"]
+Path = Literal["fused", "tiled", "tiled-small", "reference"]
 PATHS: tuple[Path, ...] = get_args(Path)
 VARIABLE = "NNUNET_XATTNRES_PATH"
 _FROM_ENVIRONMENT = os.environ.get(VARIABLE) or None  # looked up once: torch.compile would trace it
@@ -52,34 +52,33 @@ def read_path(
         device: of the tensors.
         channels: C, of the read. It plays no part any more, and may be left out.
         return_weights: whether the weights are asked for.
-        path: forces ``"fused"``, ``"tiled"`` or ``"reference"``, before NNUNET_XATTNRES_PATH does.
+        path: forces one of ``PATHS``, before NNUNET_XATTNRES_PATH does.
 
     Raises:
         PathError: for a forced path that does not exist or cannot compute on the device.
     """
     if only_plain_torch(device, path=path) or (return_weights and torch.is_grad_enabled()):
         return "reference"
-    if return_weights:
-        return "tiled"
-    return forced_path(path) or "tiled"
+    forced = forced_path(path) or "tiled"
+    return "tiled" if return_weights and forced == "fused" else forced
 
 
 def only_plain_torch(device: torch.device, *, path: str | None = None) -> bool:
     """Whether this package's operators are not used on a device.
 
-    So it is where the reference is forced, and in all that ``capture.captured`` names. If no other path is forced, it
-    is so on MPS, too, where nobody has run them yet, and where torch is older than 2.4.
+    So it is where the reference is forced, and in all that ``capture.captured`` names, whatever is forced. If no other
+    path is forced, it is so on MPS, too, where nobody has run them yet, and where torch is older than 2.4.
     """
     forced = forced_path(path)
-    if forced is not None:
-        _check_possible(forced, device)
-        return forced == "reference" or captured()
-    return not CUSTOM_OPS or device.type == "mps" or captured()
+    if forced is None:
+        return not CUSTOM_OPS or device.type == "mps" or captured()
+    if forced == "reference" or captured():
+        return True
+    _check_possible(forced, device)
+    return False
 
 
 def _check_possible(forced: Path, device: torch.device) -> None:
-    if forced == "reference":
-        return
     lacking = None
     if not CUSTOM_OPS:
         lacking = f"torch {torch.__version__} is older than 2.4"

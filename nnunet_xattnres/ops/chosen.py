@@ -6,6 +6,7 @@ takes plain torch.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,12 +18,15 @@ from typing import Any
 
 import torch
 
+from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.ops import kernels
 from nnunet_xattnres.ops.shapes import ReadShape
 
 CANDIDATES = ("fused", "tiled", "tiled-small")  # the fixed order
 FALLBACK = "tiled"  # plain torch
 VARIABLE = "NNUNET_XATTNRES_CACHE"
+_DRIVER = Path("/proc/driver/nvidia/version")  # on Linux
 _GAIN = 1.05  # for less another path is not taken: timings are noisy
 _PASSING = {"out of memory", "too slow"}  # something else was on the GPU, or the kernels had first to be compiled
 _KEPT_FOR = 24 * 3600  # seconds, then a path with such a failure is tried again
@@ -41,12 +45,16 @@ _chosen: dict[tuple[torch.device, ReadShape], Choice] = {}
 
 
 def choice_of(device: torch.device, shape: ReadShape) -> Choice:
-    """The paths of a read: those chosen, those that the cache knows, or tiles."""
+    """The paths of a read: those chosen, those that the cache knows, or tiles.
+
+    Raises:
+        UserError: when the cache knows of no path that is right, and that tiles are wrong.
+    """
     if (device, shape) not in _chosen:
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         known = {} if capturing else load(machine(device), shape) or {}  # no files are read while a graph is captured
-        choice = decide(known, timed=not torch.are_deterministic_algorithms_enabled())
-        remember(device, shape, choice or Choice(FALLBACK, FALLBACK))
+        timed = not torch.are_deterministic_algorithms_enabled()
+        remember(device, shape, decide_or_fall_back(known, device, timed=timed))
     return _chosen[device, shape]
 
 
@@ -84,15 +92,40 @@ def decide(results: Mapping[str, Mapping[str, Any]], *, timed: bool) -> Choice |
     return Choice(**best)
 
 
+def decide_or_fall_back(results: Results, device: torch.device, *, timed: bool) -> Choice:
+    """What ``decide`` finds; else the last resort, plain torch, though it may have failed here or not been tried.
+
+    Raises:
+        UserError: when plain torch is wrong, too.
+    """
+    fallback = results.get(FALLBACK, {})
+    choice = decide(results, timed=timed)
+    if choice is None and fallback.get("status") == "wrong":
+        raise UserError(
+            f"no path of the reads computes on {device} what the reference computes: {FALLBACK} is wrong "
+            f"({fallback.get('why', '')}). Set NNUNET_XATTNRES_PATH=reference, which needs more memory in training, "
+            f"and send us the output of `nnunet-xattnres doctor`."
+        )
+    return choice or Choice(FALLBACK, FALLBACK)
+
+
 def machine(device: torch.device) -> str:
     """All that what was tried depends on: the GPU, its driver, the libraries, and the code of the paths."""
     parts = ["cpu"]
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
-        parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {driver}"]
-    versions = (f"{name} {_version(name)}" for name in ("torch", "triton", "nnunet-xattnres"))
-    return ", ".join([*parts, *versions, f"ops {code()}"])
+        parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {_driver()}"]
+    versions = {"torch": torch.__version__, "triton": kernels.version(), "nnunet-xattnres": _version("nnunet-xattnres")}
+    return ", ".join([*parts, *(f"{name} {version}" for name, version in versions.items()), f"ops {code()}"])
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver; where only CUDA can be asked, that of its interface, which few updates raise."""
+    try:
+        found = re.search(r"\d+(\.\d+)+", _DRIVER.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    return found[0] if found else str(getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")())
 
 
 @cache

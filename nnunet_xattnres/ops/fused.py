@@ -56,7 +56,8 @@ def _table(rows: tuple[tuple[int, int, int], ...], device: torch.device) -> Tens
 class _Packed:
     """Projected sources, resized along their last axis, in one buffer of the maps' dtype.
 
-    The products are in that dtype, too, as those of a convolution under autocast; they add up in float32.
+    The products are in that dtype, too, as those of a convolution under autocast: each adds up in float32 on a GPU, and
+    is rounded to that dtype; so is a projection's gradient of each sample, and the samples add up in float32.
     """
 
     def __init__(

@@ -23,6 +23,11 @@ def available() -> bool:
     return triton is not None
 
 
+def version() -> str:
+    """Triton's own, whatever its distribution is called; "none" where it cannot be imported."""
+    return getattr(triton, "__version__", "none")
+
+
 def _jit(kernel: Callable[..., Any]) -> Any:
     """Compile, but not anew where 16 divides a number of rows or planes, or a group has one row, as Triton would.
 

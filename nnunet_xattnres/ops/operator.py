@@ -2,7 +2,9 @@
 
 Every path can write the read and L, the log-sum-exp of the scores, and every backward starts from the inputs and L. So
 any backward fits any forward, and unless a path is forced nothing depends on it: no graph, no compile cache, no
-checkpoint. L is not written between tiles and tiles, whose backward makes its softmax anew.
+checkpoint. For the backward the inputs and L are kept; L is a map of one channel at the size of the read, in float32 or
+wider. It is kept whatever the path, for a graph knows of none, but between tiles and tiles, whose backward makes its
+softmax anew, nothing is written into it.
 It is not decided while tracing, because a traced size may be symbolic, and a graph outlives the GPU that it was traced
 on.
 """
@@ -32,7 +34,7 @@ BACKWARD: dict[str, Callable[..., None]] = {
     "tiled-small": tiled.backward_in_small_tiles,
 }
 PATHS = {name: (FORWARD[name], BACKWARD[name]) for name in FORWARD}
-_WITHOUT_LOG_SUM = {"tiled", "tiled-small"}
+_TILED = {"tiled", "tiled-small"}  # without log-sum, and with weights
 
 
 @torch.library.custom_op(
@@ -58,7 +60,7 @@ def _read(
         out[:, : below.shape[1]] = below
     choice = _choice(path, pool, direct, query, skip, out)
     used: dict[str, Tensor] = {"log_sum": log_sum}
-    if {choice.forward, choice.backward} <= _WITHOUT_LOG_SUM:
+    if {choice.forward, choice.backward} <= _TILED:
         log_sum.fill_(float("-inf"))  # so that no backward can take it unnoticed
         used = {}
     projected = _with_direct(projections, direct, len(pool))
@@ -199,7 +201,7 @@ def history_read(
 
     Args:
         return_weights: also return the weights of the sources; by the tiles, and without gradients.
-        path: ``"fused"`` or ``"tiled"``; None leaves it to the rule when the operator runs.
+        path: one of ``PATHS``; None leaves it to the rule when the operator runs.
 
     Returns:
         The read, (B, C, *size), or with ``below`` (B, C_below + C, *size), in the widest dtype of the maps; with
@@ -221,5 +223,6 @@ def history_read(
         if below is not None:
             out[:, : below.shape[1]] = below
         weights = query.new_empty(len(out), len(pool), *size)
-        tiled.forward(pool, projections, query, size, skip=skip, eps=eps, out=out, weights=weights)
+        compute = FORWARD[path if path in _TILED else FALLBACK]
+        compute(pool, projections, query, size, skip=skip, eps=eps, out=out, weights=weights)
     return out, weights

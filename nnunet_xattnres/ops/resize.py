@@ -23,10 +23,12 @@ _BAND = {"cpu": 64}
 _BAND_ELSEWHERE = 256
 
 
-@lru_cache(maxsize=1024)
 def axis_matrix(n_in: int, n_out: int) -> Tensor:
-    """The matrix (n_out, n_in), float64, of ``F.interpolate`` along an axis from n_in to n_out positions."""
-    with torch.inference_mode(False), torch.no_grad():  # what is kept here serves training, too
+    """The matrix (n_out, n_in), float64, of ``F.interpolate`` along an axis from n_in to n_out positions.
+
+    It is not kept: a mode such as FakeTensorMode may be active, and would then be in every later read.
+    """
+    with torch.inference_mode(False), torch.no_grad():
         position = ((torch.arange(n_out, dtype=torch.float64) + 0.5) * (n_in / n_out) - 0.5).clamp(0, n_in - 1)
         left = position.long()
         right = (left + 1).clamp(max=n_in - 1)
@@ -43,10 +45,12 @@ def band(
 ) -> tuple[slice, Tensor]:
     """A range of the outputs of an axis's matrix, or of its transpose: the gradient of an axis from n_out to n_in.
 
+    It looks at the numbers of the matrix, so it fails where they are fake, and keeps nothing of them.
+
     Returns:
         The inputs that these outputs depend on, and the weights, (outputs, inputs).
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # what is kept here serves training, too
         matrix = axis_matrix(n_out, n_in).T if adjoint else axis_matrix(n_in, n_out)
         rows = matrix[slice(*outputs)]
         used = rows.any(dim=0).nonzero().flatten().tolist() or [0]  # a coarser map can skip inputs
@@ -157,7 +161,8 @@ def _save_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, None]:
-    compute = _transposed if transformed_gradient(grads[0]) else _resize_backward
+    # a map whose size alone is not asked for has a gradient of zeros, which is no batched one
+    compute = _transposed if any(map(transformed_gradient, grads)) else _resize_backward
     return compute(grads, ctx.size), None
 
 

@@ -2,7 +2,7 @@
 
 No enlarged map ever exists as a whole. A source is projected at its own resolution. Then, for one tile of positions
 after the other, every source is resized into a buffer that stays in the cache; there it is scored, weighted and summed.
-Only the inputs are kept for the backward, which goes through the tiles again. It does not need the read itself, because
+The backward needs the inputs only, and goes through the tiles again. It does not need the read itself, because
 <dr, r> = sum over k of a_k <dr, v_k>.
 
 Each projection carries one row more, q^T P_k with q = w * g * sqrt(C): it becomes <q, v_k>, so that an aligned map has
@@ -44,7 +44,7 @@ def forward(
         out: (B, channels before the read + C, *size); its last C channels are written.
         log_sum: L, the log-sum-exp of the scores, (B, *size), written if given.
         weights: of the sources, (B, N, *size), written if given.
-        numbers: of one aligned map in a tile; by default what the device takes.
+        numbers: of one aligned map in a tile, at most; the device may take fewer.
     """
     with torch.autocast(out.device.type, enabled=False):
         extended, _ = _with_query(projections, query * len(query) ** 0.5)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.ops.shapes import ReadShape
 from nnunet_xattnres.ops.sources import DirectSource, ProjectedSource, Tile, cut
 
 # Numbers of one aligned map in a tile: on a CPU few enough for the cache, and so many that the calls cost little.
@@ -49,6 +50,51 @@ class Part(NamedTuple):
         return weights.unsqueeze(3), shrink.unsqueeze(3)
 
 
+class Tiling(NamedTuple):
+    """How a read is cut.
+
+    Attributes:
+        samples: that are computed at once.
+        tiles: of their positions.
+        groups: of sources, whose products are written before they are added.
+    """
+
+    samples: list[slice]
+    tiles: list[Tile]
+    groups: list[slice]
+
+
+def tiling(
+    batch: int,
+    channels: int,
+    size: Sequence[int],
+    n_sources: int,
+    device: torch.device,
+    numbers: int | None = None,
+) -> Tiling:
+    """How a read, (batch, channels, *size), is cut on a device.
+
+    Args:
+        numbers: of one aligned map in a tile, at most; the device may take fewer.
+    """
+    n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
+    usual = numbers_of_a_tile(device, n_sources)
+    numbers = min(numbers or usual, usual)
+    positions = max(1, numbers // ((channels + 1) * n_columns))  # of the samples, rows and the middle axis
+    samples = cut(batch, max(1, positions // (n_rows * n_middle)))
+    middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
+    parts = product(cut(n_rows, max(1, positions // middle)), cut(n_middle, middle))
+    tiles = [Tile(*part) for part in parts]
+    together = max(1, 2 * numbers // max(1, _most_positions(samples, tiles) * channels * n_columns))
+    return Tiling(samples, tiles, cut(n_sources, 1 if device.type in _IN_CACHE else together))
+
+
+def small_tiles_differ(shape: ReadShape, device: torch.device) -> bool:
+    """Whether a read is cut otherwise by small tiles: not where it is small itself, or the device takes no others."""
+    read = shape.batch, shape.channels, shape.size, len(shape.sources), device
+    return tiling(*read, SMALL_TILE) != tiling(*read)
+
+
 class TiledRead:
     """One read of a batch: its tiles, and its sources for some samples after the other."""
 
@@ -63,21 +109,15 @@ class TiledRead:
         self.pool, self.projections = pool, projections
         self.channels, self.dtype = read_channels(projections), projections[0].dtype
         self.eps = self.channels * eps
-        self.size = n_rows, n_middle, n_columns = size[0], prod(size[1:-1]), size[-1]
-        numbers = numbers or numbers_of_a_tile(pool[0].device, len(pool))
-        positions = max(1, numbers // ((self.channels + 1) * n_columns))  # of the samples, rows and the middle axis
-        self.samples = cut(len(pool[0]), max(1, positions // (n_rows * n_middle)))
-        middle = min(n_middle, max(1, positions // min(n_rows, _ROWS)))
-        parts = product(cut(n_rows, max(1, positions // middle)), cut(n_middle, middle))
-        self.tiles = [Tile(rows, middle) for rows, middle in parts]
-        # all aligned maps and some of C channels: allocated once, fresh memory is slow
-        most = max(map(_length, self.samples), default=0) * max(prod(map(_length, tile)) for tile in self.tiles)
-        self.one_by_one = pool[0].device.type in _IN_CACHE
-        together = 1 if self.one_by_one else max(1, 2 * numbers // max(1, most * self.channels * n_columns))
-        self.groups = cut(len(pool), together)  # of sources, whose products are written before they are added
+        self.size = size[0], prod(size[1:-1]), size[-1]
+        device = pool[0].device
+        cuts = tiling(len(pool[0]), self.channels, size, len(pool), device, numbers)
+        self.samples, self.tiles, self.groups = cuts
+        self.one_by_one = device.type in _IN_CACHE
         self.groups_in_place = self.groups if self.one_by_one else [slice(0, len(pool))]
+        # all aligned maps and some of C channels: allocated once, fresh memory is slow
         n_numbers = len(pool) * (self.channels + 1) + max(map(_length, self.groups)) * self.channels
-        n_numbers *= most * n_columns
+        n_numbers *= _most_positions(self.samples, self.tiles) * self.size[2]
         self.buffer = pool[0].new_empty(n_numbers, dtype=self.dtype)
 
     def sources(self, samples: slice) -> list[DirectSource | ProjectedSource]:
@@ -130,6 +170,11 @@ def samples_of(x: Tensor, samples: slice) -> Tensor:
     """(B, C, rows, [middle,] columns) as (C, rows, middle, samples, columns)."""
     x = x[samples]
     return (x.unsqueeze(3) if x.ndim == 4 else x).permute(1, 2, 3, 0, 4)
+
+
+def _most_positions(samples: Sequence[slice], tiles: Sequence[Tile]) -> int:
+    """Of a tile, but for its columns."""
+    return max(map(_length, samples), default=0) * max(prod(map(_length, tile)) for tile in tiles)
 
 
 def _length(part: slice) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.common.failures import attempt, is_poisoned
+from nnunet_xattnres.common.failures import attempt, first_line, is_poisoned
 from nnunet_xattnres.ops import reference
 from nnunet_xattnres.ops.shapes import ReadShape
 
@@ -25,7 +25,7 @@ Path = tuple[Callable[..., None], Callable[..., None]]
 
 
 def trials(items: Sequence[dict[str, Any]], *, device: str, table: str, timed: bool) -> Iterator[dict[str, Any]]:
-    """What became of each item: ``status`` ok, wrong, or a failure.
+    """What became of each item: ``status`` ok, wrong, or a failure; where the device is refused, all are "not tried".
 
     With ok come the seconds of ``forward`` and ``backward``, and the ``sums`` of all that they wrote of the real read.
 
@@ -36,8 +36,14 @@ def trials(items: Sequence[dict[str, Any]], *, device: str, table: str, timed: b
         timed: whether to time the path on the real read.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # in what is compared with
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(device)  # whose streams and events are the current ones
+    try:
+        if torch.device(device).type == "cuda":
+            torch.cuda.set_device(device)  # whose streams and events are the current ones
+        torch.zeros(1, device=device)
+    except Exception as error:  # a GPU that takes one process only, the training: it would refuse each of many others
+        why = f"no other process can use {device}: {first_line(error)}"
+        yield from ({"status": "not tried", "why": why} for _ in items)
+        return
     module, name = table.split(":")
     paths = getattr(importlib.import_module(module), name)
     for item in items:

@@ -9,21 +9,20 @@ import torch
 from torch import distributed as dist
 
 from nnunet_xattnres.common.children import results as results_of_children
-from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.ops import fused
 from nnunet_xattnres.ops.choice import FUSED_CHANNELS
 from nnunet_xattnres.ops.chosen import (
     CANDIDATES,
-    FALLBACK,
     Choice,
     Results,
-    decide,
+    decide_or_fall_back,
     load,
     machine,
     remember,
     save,
 )
 from nnunet_xattnres.ops.shapes import ReadShape
+from nnunet_xattnres.ops.tiles import small_tiles_differ
 from nnunet_xattnres.ops.trial import compared
 
 TABLE = "nnunet_xattnres.ops.operator:PATHS"
@@ -102,15 +101,20 @@ def choose_paths(
         kept = {}
     found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if kept]
     if not kept:
-        cached = {shape: results for shape in shapes if (results := load(here, shape))}
-        cached = {s: r for s, r in cached.items() if _possible(candidates, s) <= r.keys() and _complete(r, timed)}
-        missing = [shape for shape in shapes if shape not in cached]
-        tried = _try(missing, device, candidates, table, timed, limit, budget)
-        _save(here, tried, log)
-        agreed = _agreed([cached.get(shape) or tried[shape] for shape in shapes])
-        for shape, results in zip(shapes, agreed, strict=True):
-            source = "cache" if shape in cached else "tried"
-            found.append(Found(shape, _choice(results, timed, device), results, source))
+        possible = _possible(candidates, shapes, device)
+        cached = {}
+        for shape, paths in possible.items():
+            results = load(here, shape) or {}
+            if set(paths) <= results.keys() and _complete(results, timed):
+                cached[shape] = {path: results[path] for path in paths}
+        missing = {shape: paths for shape, paths in possible.items() if shape not in cached}
+        tried = cached | _try(missing, device, table, timed, limit, budget)
+        agreed = dict(zip(shapes, _agreed([tried[shape] for shape in shapes]), strict=True))
+        known = _everywhere([shape in cached for shape in shapes])
+        _save(here, {shape: agreed[shape] for shape, k in zip(shapes, known, strict=True) if not k}, log)
+        for shape, of_shape in agreed.items():
+            choice = decide_or_fall_back(of_shape, device, timed=timed)
+            found.append(Found(shape, choice, of_shape, "cache" if shape in cached else "tried"))
     for one in found:
         remember(device, one.shape, one.choice)
         log(f"Read {one}")
@@ -128,19 +132,20 @@ def _kept(stored: Sequence[Mapping[str, Any]], here: str) -> dict[ReadShape, Cho
 
 
 def _complete(results: Results, timed: bool) -> bool:
-    return not timed or all("forward" in r for r in results.values() if r["status"] == "ok")
+    """Whether there is something to choose from; where nothing has proved itself all is tried again."""
+    proved = [r for r in results.values() if r["status"] == "ok"]
+    return bool(proved) and not (timed and any("forward" not in r for r in proved))
 
 
 def _try(
-    shapes: Sequence[ReadShape],
+    possible: Mapping[ReadShape, Sequence[str]],
     device: torch.device,
-    candidates: Sequence[str],
     table: str,
     timed: bool,
     limit: float,
     budget: float,
 ) -> dict[ReadShape, Results]:
-    pairs = [(shape, path) for shape in shapes for path in candidates if path in _possible(candidates, shape)]
+    pairs = [(shape, path) for shape, paths in possible.items() for path in paths]
     items = [{"path": path, "shape": asdict(shape)} for shape, path in pairs]
     arguments = {"device": str(device), "table": table, "timed": timed}
     found = []
@@ -152,41 +157,39 @@ def _try(
     except Exception as error:  # raised, it would leave the other ranks waiting for what this one says
         why = f"{type(error).__name__}: {error}"
         found += [{"status": "not tried", "why": why} for _ in pairs[len(found) :]]
-    tried: dict[ReadShape, Results] = {shape: {} for shape in shapes}
+    tried: dict[ReadShape, Results] = {shape: {} for shape in possible}
     for (shape, path), result in zip(pairs, found, strict=True):
         tried[shape][path] = result
     return {shape: compared(results, shape.dtype) for shape, results in tried.items()}
 
 
-def _possible(candidates: Sequence[str], shape: ReadShape) -> set[str]:
-    fits = fused.available() and shape.channels <= FUSED_CHANNELS
-    return {path for path in candidates if path != "fused" or fits}
+def _possible(
+    candidates: Sequence[str], shapes: Sequence[ReadShape], device: torch.device
+) -> dict[ReadShape, list[str]]:
+    """What to try of each read on all ranks: the kernels where they fit, small tiles where they are others."""
+
+    def possible(path: str, shape: ReadShape) -> bool:
+        if path == "fused":
+            return fused.available() and shape.channels <= FUSED_CHANNELS
+        return path != "tiled-small" or "tiled" not in candidates or small_tiles_differ(shape, device)
+
+    ranks = _gathered([[path for path in candidates if possible(path, shape)] for shape in shapes])
+    of_shapes = zip(shapes, zip(*ranks, strict=True), strict=True)
+    return {shape: [path for path in first if all(path in o for o in others)] for shape, (first, *others) in of_shapes}
 
 
-def _save(here: str, tried: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+def _save(here: str, agreed: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:
+    """By the first of the ranks on such a machine."""
+    machines = _gathered(here)
+    if len(machines) > 1 and machines.index(here) != dist.get_rank():
         return
-    for shape, results in tried.items():
-        states = {result["status"] for result in results.values()}
-        if states <= _TRIED and "ok" in states:  # where nothing works, the next process tries again
+    for shape, results in agreed.items():
+        if {result["status"] for result in results.values()} <= _TRIED:
             try:
                 save(here, shape, results)
             except (OSError, RuntimeError) as error:  # no reason not to train
                 log(f"What was tried of the reads is not kept for the next time: {error}")
                 return
-
-
-def _choice(results: Results, timed: bool, device: torch.device) -> Choice:
-    choice = decide(results, timed=timed)
-    if choice is not None:
-        return choice
-    if results.get(FALLBACK, {}).get("status") == "wrong":
-        raise UserError(
-            f"no path of the reads computes on {device} what the reference computes: "
-            f"{FALLBACK} is wrong ({results[FALLBACK]['why']}). Train with NNUNET_XATTNRES_PATH=reference, which needs "
-            f"more memory, and send us the output of `nnunet-xattnres doctor`."
-        )
-    return Choice(FALLBACK, FALLBACK)  # the last resort: plain torch, though it may have failed here or not been tried
 
 
 def _agreed(of_shapes: list[Results]) -> list[Results]:
@@ -197,7 +200,7 @@ def _agreed(of_shapes: list[Results]) -> list[Results]:
 def _merged(of_ranks: Sequence[Results]) -> Results:
     merged = {}
     for name in of_ranks[0]:
-        ranks = [results.get(name, {"status": "not tried"}) for results in of_ranks]
+        ranks = [results[name] for results in of_ranks]
         bad = max((r for r in ranks if r["status"] != "ok"), key=lambda r: r["status"] == "wrong", default=None)
         timed = [phase for phase in ("forward", "backward") if all(phase in r for r in ranks)]
         merged[name] = bad or {"status": "ok", **{phase: max(r[phase] for r in ranks) for phase in timed}}

@@ -75,7 +75,7 @@ class HistoryNetwork:
     path: str | None = None  # also of a network that was pickled before there was one
 
     def use_path(self, path: str | None) -> None:
-        """Force the path that the reads take: ``"fused"``, ``"tiled"``, ``"reference"``; None for the rule again.
+        """Force the path that the reads take, one of ``ops.PATHS``; None for the rule again.
 
         It stands before the variable NNUNET_XATTNRES_PATH, and it is no part of the state dict. Whether the path can
         compute on the network's device shows when the network runs.

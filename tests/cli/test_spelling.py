@@ -26,6 +26,7 @@ SPELLING = {
     "images": "-i",
     "out": "-o",
     "checkpoint": "-chk",
+    "num-gpus": "-num_gpus",
 }
 
 
@@ -62,7 +63,8 @@ LINES = {
                 {"dataset": "4", "configuration": "2d", "plans": "P", "trainers": ["A", "B"], "device": "cpu"}),
     "repeat": ("-d 4 -p P", {"dataset": "4", "plans": "P"}),
     "trainers-dir": ("", {}),
-    "tune": ("-d 4 -c 2d -p P -tr A", {"dataset": "4", "configuration": "2d", "plans": "P", "trainer": "A"}),
+    "tune": ("-d 4 -c 2d -p P -tr A -num_gpus 2",
+             {"dataset": "4", "configuration": "2d", "plans": "P", "trainer": "A", "num_gpus": 2}),
     "upgrade": ("SOURCE OUT", {}),
 }  # fmt: skip
 

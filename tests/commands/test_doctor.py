@@ -565,6 +565,10 @@ def test_what_is_proved_and_chosen_on_a_gpu_is_shown(monkeypatch, tmp_path):
     assert first.level == "ok" and "32 channels at 8x8" in first.message
     assert "forward fused, backward fused (fused ok, tiled ok)" in first.message
     assert second.level == "warning" and "forward tiled, backward tiled (fused crashed, tiled ok)" in second.message
+    chosen.save("a made-up GPU", shape, {"fused": fused, "tiled": {"status": "wrong", "why": "the read is off"}})
+    _, third = machine.check_reads()
+    assert third.level == "error" and "tiled is wrong (the read is off)" in third.message
+    assert "NNUNET_XATTNRES_PATH" in third.remedy
 
 
 def test_a_forced_path_is_shown(monkeypatch):

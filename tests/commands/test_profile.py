@@ -237,7 +237,7 @@ FAILURES = {
     "RuntimeError: unable to find an engine to execute this computation": RuntimeError(
         "unable to find an engine to execute this computation"
     ),
-    "the GPU's memory does not suffice": torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    "the GPU's memory does not suffice": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."),
 }
 
 

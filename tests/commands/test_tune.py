@@ -2,11 +2,14 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.plans import make_plans
 from helpers.reads import needs_operators
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -30,7 +33,7 @@ def tune(monkeypatch, tmp_path):
     (folder / "nnUNetPlans.json").write_text(json.dumps(make_plans()))
     monkeypatch.setattr(command, "preprocessed_folder", lambda _: folder)
     monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "cache"))
-    yield lambda *names: command.tune("1", *names, torch.device("cpu"), [].append)
+    yield lambda *names, **options: command.tune("1", *names, torch.device("cpu"), [].append, **options)
     chosen.forget()
 
 
@@ -85,6 +88,33 @@ def test_plans_with_reads_need_no_trainer_of_ours(tune, trainer, tmp_path):
 def test_the_reads_of_another_decoder_are_found(tune):
     found = tune("2d", "nnUNetPlans", "nnUNetTrainerEMCADB0XAttnRes")
     assert [one.shape.size for one in found[:3]] == [(2, 2), (4, 4), (8, 8)] and len(found) == 6
+
+
+@needs_operators
+@pytest.mark.parametrize(("batch", "n_gpus", "shares"), [(2, 1, [2]), (2, 2, [1]), (5, 2, [3, 2]), (7, 3, [3, 2])])
+def test_gpus_share_the_batch_as_in_a_training(tune, monkeypatch, batch, n_gpus, shares):
+    from nnunet_xattnres.commands import tune as command
+
+    asked = []
+    monkeypatch.setattr(command, "choose_paths", lambda shapes, *_: asked.extend(shapes) or [])
+    monkeypatch.setattr(ConfigurationManager, "batch_size", batch)
+    tune("2d", "nnUNetPlans", None, n_gpus=n_gpus)
+    assert list(dict.fromkeys(shape.batch for shape in asked)) == list(dict.fromkeys([*shares[:1], 1, *shares[1:]]))
+    trainer, of_ranks = nnUNetTrainer.__new__(nnUNetTrainer), []
+    trainer.is_ddp, trainer.local_rank, trainer.oversample_foreground_percent = n_gpus > 1, 0, 0.33
+    trainer.configuration_manager = SimpleNamespace(batch_size=batch)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: n_gpus)
+    for rank in range(n_gpus):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        trainer._set_batch_size_and_oversample()
+        of_ranks.append(trainer.batch_size)
+    assert set(of_ranks) == set(shares)
+
+
+@needs_operators
+def test_more_gpus_than_samples_are_refused(tune):
+    with pytest.raises(UserError, match="-num_gpus 3: the plans have a batch of 2"):
+        tune("2d", "nnUNetPlans", None, n_gpus=3)
 
 
 @needs_operators

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -155,6 +156,26 @@ def test_what_other_code_proved_counts_for_nothing(own_cache, monkeypatch, tmp_p
         chosen.code.cache_clear()
 
 
+@pytest.mark.parametrize("says", ["Kernel Module  {}  Sat Feb 17", "Open Kernel Module for x86_64  {}  Release Build"])
+def test_what_was_proved_with_another_driver_counts_for_nothing(monkeypatch, tmp_path, says):
+    """CUDA's own number is that of its interface: few updates of a driver raise it."""
+    gpu, file = SimpleNamespace(name="a made-up GPU", major=8, minor=0), tmp_path / "version"
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12020, raising=False)
+    monkeypatch.setattr(chosen, "_DRIVER", file)
+    assert ", driver 12020, " in chosen.machine(torch.device("cuda", 0))
+    for version in ("535.161.07", "560.28"):
+        file.write_text(f"NVRM version: NVIDIA UNIX x86_64 {says.format(version)}\nGCC version:  gcc 12.2\n")
+        assert f", driver {version}, " in chosen.machine(torch.device("cuda", 0))
+
+
+def test_triton_counts_whatever_its_distribution_is_called(monkeypatch):
+    monkeypatch.setattr(chosen.kernels, "triton", SimpleNamespace(__version__="3.2+made.up"))
+    assert ", triton 3.2+made.up, " in chosen.machine(CPU)
+    monkeypatch.setattr(chosen.kernels, "triton", None)
+    assert ", triton none, " in chosen.machine(CPU)
+
+
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "file" / "below"))
@@ -190,6 +211,19 @@ def test_where_no_process_can_be_started_plain_torch_is_taken_and_nothing_is_kep
     assert not own_cache.exists()
 
 
+def test_a_gpu_that_takes_no_other_process_is_asked_once(monkeypatch):
+    """As in the compute mode EXCLUSIVE_PROCESS: each read and path would start a process of its own to be refused."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nand more")
+
+    monkeypatch.setattr(trial.torch, "zeros", refuse)
+    items = [{"path": path, "shape": tuning.asdict(SHAPE)} for path in ("good", "slow")]
+    found = list(trial.trials(items, device="cpu", table=MADE_UP, timed=True))
+    why = "no other process can use cpu: CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+    assert found == [{"status": "not tried", "why": why}] * 2
+
+
 def test_the_time_to_try_is_clearly_less_than_nccl_waits():
     assert tuning.BUDGET <= 0.75 * 600
 
@@ -209,6 +243,22 @@ def test_where_plain_torch_fails_it_is_the_last_resort_and_the_log_says_so():
 def test_where_nothing_is_right_there_is_an_error():
     with pytest.raises(UserError, match=r"(?s)tiled is wrong \(the read is off.*NNUNET_XATTNRES_PATH=reference"):
         choose("raises", "tiled")
+
+
+def test_what_is_wrong_is_not_forgotten_where_nothing_is_right(own_cache):
+    """A prediction tries nothing: it must not take what has computed something else. A training tries again."""
+    with pytest.raises(UserError):
+        choose("raises", "tiled")
+    assert chosen.load(chosen.machine(CPU), SHAPE)["tiled"]["status"] == "wrong"
+    with pytest.raises(UserError, match=r"tiled is wrong \(the read is off.*NNUNET_XATTNRES_PATH=reference"):
+        chosen.choice_of(CPU, SHAPE)
+    (found,) = choose("good", "raises")
+    assert found.source == "tried" and found.choice == chosen.choice_of(CPU, SHAPE) == Choice("good", "good")
+
+
+def test_where_plain_torch_has_failed_a_prediction_takes_it_all_the_same():
+    chosen.save(chosen.machine(CPU), SHAPE, {"tiled": {"status": "crashed", "why": "it fell"}})
+    assert chosen.choice_of(CPU, SHAPE) == Choice("tiled", "tiled")
 
 
 def test_a_checkpoint_keeps_its_choice_on_such_a_machine():
@@ -320,6 +370,30 @@ print(*[(one.choice.forward, one.choice.backward) for one in found], found[0].re
     assert say_in_two_ranks(tmp_path, what) == ["('c', 'b') ('c', 'b') crashed"] * 2
 
 
+@pytest.mark.parametrize("machines", [["a", "a"], ["a", "b"]])
+def test_what_ranks_have_agreed_on_is_kept_once_a_machine(tmp_path, machines):
+    """Not what the first one found: a later training on its GPU alone, or a prediction, would take what is wrong."""
+    what = f"""
+def results(function, items, arguments, **limits):
+    for item in items:
+        bad = rank == 1 and item["path"] == "a"
+        yield {{"status": "wrong", "why": "off"}} if bad else {{"status": "ok", "forward": 1.0 + rank, "backward": 1.0}}
+
+
+saved = []
+tuning.results_of_children = results
+tuning.machine = lambda device: {machines}[rank]
+tuning.save = lambda machine, shape, found: saved.append((machine, shape.batch, found))
+known = {{path: {{"status": "ok", "forward": 1.0, "backward": 1.0}} for path in "ab"}}
+tuning.load = lambda machine, shape: known if shape == read(2) or (shape == read(1) and rank == 0) else None
+tuning.choose_paths([read(2), read(1)], torch.device("cpu"), lambda _: None, candidates="ab")
+print(saved)
+"""
+    agreed = {"a": {"status": "wrong", "why": "off"}, "b": {"status": "ok", "forward": 2.0, "backward": 1.0}}
+    kept = [str([(machine, 1, agreed)]) for machine in machines]
+    assert say_in_two_ranks(tmp_path, what) == (kept if machines[0] != machines[1] else [kept[0], "[]"])
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_what_is_wrong_for_one_rank_is_wrong_whatever_failed_for_another(order):
     """It is then not taken as the last resort either."""
@@ -412,9 +486,27 @@ def test_the_kernels_are_tried_for_the_channels_that_they_are_made_for(available
 
     with patch.object(tuning, "results_of_children", results):
         choose_paths([replace(SHAPE, channels=n, direct=()) for n in (128, 129)], CPU, [].append)
-    assert asked == [("fused", 128)] * available + [
-        (f"tiled{small}", n) for n in (128, 129) for small in ("", "-small")
-    ]
+    assert asked == [("fused", 128)] * available + [("tiled", 128), ("tiled", 129)]
+
+
+BIG = replace(SHAPE, batch=2, channels=32, size=(128, 512, 64), sources=((32, 128, 512, 64), (8, 64, 256, 32)))
+
+
+@pytest.mark.parametrize(("gib", "size", "tried"), [(24, BIG.size, 2), (24, (4, 8, 64), 1), (3, BIG.size, 1)])
+def test_small_tiles_are_tried_where_they_are_others(monkeypatch, gib, size, tried):
+    """Not of a small read, which is one tile, nor on a small GPU, which has no others: noise would choose."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=gib * 2**30))
+    shape = replace(BIG, size=size)
+    found = tuning._possible(("tiled", "tiled-small"), [shape], torch.device("cuda", 0))
+    assert found == {shape: ["tiled", "tiled-small"][:tried]}
+    monkeypatch.setattr(tuning, "_gathered", lambda here: [here, [["tiled"]]])
+    assert tuning._possible(("tiled", "tiled-small"), [shape], torch.device("cuda", 0)) == {shape: ["tiled"]}
+
+
+def test_small_tiles_are_never_larger():
+    """On a CPU the usual ones are smaller than those of a small GPU."""
+    read = BIG.batch, BIG.channels, BIG.size, len(BIG.sources), CPU
+    assert tiles.tiling(*read, tiles.SMALL_TILE) == tiles.tiling(*read) and len(tiles.tiling(*read).tiles) > 1
 
 
 def test_small_tiles_are_smaller():

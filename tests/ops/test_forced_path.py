@@ -13,6 +13,7 @@ import torch
 from helpers.networks import make_input, make_network
 
 from nnunet_xattnres import ops
+from nnunet_xattnres.ops.tiles import SMALL_TILE
 from nnunet_xattnres.reads.history_read import HistoryRead
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
@@ -48,7 +49,7 @@ def test_the_question_answers_with_what_is_forced(environment, monkeypatch):
         "reference",
         "tiled",
     ]
-    assert [ops.read_path(CUDA, 320, path=path) for path in ops.PATHS] == ["fused", "tiled", "reference"]
+    assert [ops.read_path(CUDA, 320, path=path) for path in ops.PATHS] == list(ops.PATHS)
     environment("reference")
     assert ops.read_path(CPU, 32) == "reference"
     assert ops.read_path(CPU, 32, path="tiled") == "tiled"  # what is nearer stands before the environment
@@ -63,7 +64,7 @@ def test_the_question_answers_with_what_is_forced(environment, monkeypatch):
 
 @pytest.mark.parametrize("path", ["fast", "Tiled", ""])
 def test_an_unknown_path_is_named_with_the_choices(path, environment):
-    choices = "one of 'fused', 'tiled', 'reference'"
+    choices = "one of 'fused', 'tiled', 'tiled-small', 'reference'"
     for ask in (lambda: ops.read_path(CPU, 32, path=path), lambda: make_network(2, "plain conv", "add").use_path(path)):
         with pytest.raises(ops.choice.PathError, match=f"the path is {path!r}; it must be {choices}"):
             ask()
@@ -113,6 +114,27 @@ def test_a_network_reads_by_the_path_it_is_told(taken, environment):
     with pytest.raises(ValueError, match="force 'tiled' or 'reference'"):
         network(x)
     assert list(network.state_dict()) == keys
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_the_path_of_least_memory_can_be_forced(environment, monkeypatch, by_variable):
+    """All of a read, its weights, too: whoever is short of memory has no other tiles."""
+    taken = []
+
+    class Recorded(ops.tiled.TiledRead):
+        def __init__(self, *arguments):
+            taken.append(arguments[-1])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(ops.tiled, "TiledRead", Recorded)
+    read = HistoryRead([2, 3], 2, torch.nn.Conv2d, direct=[0])
+    pool = [torch.randn(1, 2, 4, 4), torch.randn(1, 3, 2, 2)]
+    environment("tiled-small" if by_variable else None)
+    read.path = None if by_variable else "tiled-small"
+    read(pool, (4, 4)).sum().backward()
+    with torch.no_grad():
+        read(pool, (4, 4), return_weights=True)
+    assert taken == [SMALL_TILE] * 3
 
 
 def test_a_resize_is_by_the_forced_path_too(monkeypatch):

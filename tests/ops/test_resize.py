@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812
 
 from nnunet_xattnres.ops import taps
@@ -64,12 +65,30 @@ def test_a_band_holds_what_its_outputs_depend_on_and_no_more():
     torch.testing.assert_close(weights.sum(1), torch.ones(32))
 
 
+def test_fake_tensors_leave_nothing_behind():
+    x = torch.randn(1, 211, dtype=torch.float64)  # longer than any of the tests before: of those bands are kept
+    with FakeTensorMode() as mode, pytest.raises(Exception, match="nonzero"):
+        resize_axis(mode.from_tensor(x), 1, 223)
+    expected = F.interpolate(x.unsqueeze(0), size=223, mode="linear", align_corners=False)[0]
+    torch.testing.assert_close(resize_axis(x, 1, 223), expected, rtol=0, atol=1e-13)
+
+
 def test_gradients_of_all_sizes_meet_in_one_map():
     x = torch.randn(1, 2, 8, 8, requires_grad=True)
     maps = resize_to_each(x, [(4, 4), (2, 2)])
     assert maps[0].grad_fn is maps[1].grad_fn
     maps[1].sum().backward()  # the other one has no gradient
     torch.testing.assert_close(x.grad.sum(), torch.tensor(8.0))
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_gradients_of_many_outputs_at_once_may_be_of_one_size_alone(k):
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    out = resize_to_each(x, [(4, 4), (3, 2)])[k]
+    grads = torch.randn(3, *out.shape, dtype=out.dtype)
+    expected = torch.stack([torch.autograd.grad(out, x, g, retain_graph=True)[0] for g in grads])
+    (found,) = torch.autograd.grad(out, x, grads, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(found, expected)
 
 
 def test_no_sizes_no_maps():

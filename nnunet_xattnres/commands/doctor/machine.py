@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_xattnres.commands.doctor.findings import Finding, Level
 from nnunet_xattnres.commands.doctor.installation import install
+from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import command, export, unset
 
 
@@ -129,8 +130,12 @@ def _chosen_reads(device: Any) -> Iterator[Finding]:
         message = "tiled on cuda, in plain torch; a training first tries the other paths on this GPU, once"
         yield Finding("ok", "reads", f"{message} (or: nnunet-xattnres tune -d DATASET -c CONFIGURATION)")
     for shape, results in known:
-        choice = chosen.decide(results, timed=True)
+        try:
+            choice = chosen.decide_or_fall_back(results, device, timed=True)
+        except UserError as error:
+            yield Finding("error", "reads", f"{shape}: {error}", export("NNUNET_XATTNRES_PATH", "reference"))
+            continue
         states = ", ".join(f"{name} {result['status']}" for name, result in results.items())
         level: Level = "ok" if all(result["status"] == "ok" for result in results.values()) else "warning"
-        taken = f"forward {choice.forward}, backward {choice.backward}" if choice else chosen.FALLBACK
+        taken = f"forward {choice.forward}, backward {choice.backward}"
         yield Finding(level, "reads", f"{shape}: {taken} ({states})")
