@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -119,7 +120,8 @@ def begin(options: argparse.Namespace) -> Record:
         if circumstances(earlier) == circumstances(result):
             result = earlier
         else:
-            aside = path.with_name(f"{path.stem}-{earlier['machine']['commit'] or 'earlier'}.json")
+            names = (path.with_name(f"{path.stem}-earlier-{i}.json") for i in count(1))
+            aside = next(name for name in names if not name.exists())
             print(f"{path} is of another machine, code or settings; it is now {path.replace(aside)}")
     record = Record(path, result)
     record.write()

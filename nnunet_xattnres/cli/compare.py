@@ -79,7 +79,8 @@ def compare(
         wanted = Wanted.of(metrics or (), tolerance, as_published)
         for file in FILES:
             refuse_existing(out / file, force)
-        with replacing_folder(out, FILES) as partial:  # whether it can be written is known before masks are read
+        # whether it can be written is known before masks are read, for hours; what these gave is kept
+        with replacing_folder(out, FILES, keep=wanted is not None) as partial:
             if cases is not None:
                 refuse_to_lose(cases, out)
                 if any((dataset, configuration, trainers, plans, folds, predictions, labels)):

@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+import os
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -73,5 +74,5 @@ def folders_by_name(predictions: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"--predictions {text}: it must be NAME=FOLDER")
         if name in folders:
             raise UserError(f"--predictions {text}: {name} is {folders[name]} already; give it another name")
-        folders[name] = Path(folder).expanduser()  # no shell does it behind the equals sign
+        folders[name] = Path(os.path.expanduser(folder))  # no shell does it behind the equals sign
     return folders

@@ -53,7 +53,7 @@ def _publish(partial: Path, target: Path, overwrite: bool) -> None:
             os.link(partial, target)  # fails where the name is taken, in one step
             return
         except FileExistsError:
-            if _same(partial, target):  # NFS may report so of a link that it has made, if its answer was lost
+            if is_same(partial, target):  # NFS may report so of a link that it has made, if its answer was lost
                 return
             raise ExistsError(target) from None
         except OSError:  # a file system without links
@@ -79,7 +79,8 @@ def replacing_folder(
     Yields:
         An empty folder in ``path``: that may be a mount point. What it holds takes the place of what ``path`` holds
         once the block has ended well. If the block raises, or a move fails, all is as it was; a process that is killed
-        between the moves leaves the old content in ``path/.old-...``. ``path`` itself stays: the user may be in it.
+        leaves ``path/.partial-...``, and between the moves the old content in ``path/.old-...``. ``path`` itself stays:
+        the user may be in it.
 
     Raises:
         ExistsError: when nothing is to be overwritten, and something is there once the block has ended.
@@ -90,9 +91,10 @@ def replacing_folder(
     with ExitStack() as undo:
         if target.is_file():
             raise UserError(f"{path} is a file; name a folder")
-        if not target.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-            undo.callback(_remove_empty, target)
+        missing = [folder for folder in (target, *target.parents) if not folder.exists()]
+        target.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(missing):  # the innermost is the first to go
+            undo.callback(_remove_empty, folder)
         partial = _folder_in(target, _PARTIAL)
         undo.callback(shutil.rmtree, partial, ignore_errors=True)
         try:
@@ -166,11 +168,12 @@ def refuse_folder_that_is_read(out: Path, folders: Iterable[Path]) -> None:
     Raises:
         UserError: naming it.
     """
-    if any(_same(out, folder) for folder in folders):
+    if any(is_same(out, folder) for folder in folders):
         raise UserError(f"{out} holds masks or images that are to be read: name another folder with -o")
 
 
-def _same(path: Path, other: Path) -> bool:
+def is_same(path: Path, other: Path) -> bool:
+    """Whether both are there and the same, by whatever name."""
     try:
         return path.samefile(other)
     except OSError:  # a link to nothing

@@ -50,6 +50,8 @@ def trials(items: Sequence[dict[str, Any]], *, device: str, table: str, timed: b
         shape = ReadShape.from_json(item["shape"])
         result = attempt(_try, paths[item["path"]], shape, torch.device(device), timed)
         yield result
+        if result["status"] == "out of memory":
+            torch.cuda.empty_cache()  # what torch keeps of it, kernels and libraries cannot have
         if is_poisoned(result):
             return
 

@@ -109,12 +109,14 @@ def choose_paths(
                 cached[shape] = {path: results[path] for path in paths}
         missing = {shape: paths for shape, paths in possible.items() if shape not in cached}
         tried = cached | _try(missing, device, table, timed, limit, budget)
-        agreed = dict(zip(shapes, _agreed([tried[shape] for shape in shapes]), strict=True))
         known = _everywhere([shape in cached for shape in shapes])
-        _save(here, {shape: agreed[shape] for shape, k in zip(shapes, known, strict=True) if not k}, log)
-        for shape, of_shape in agreed.items():
-            choice = decide_or_fall_back(of_shape, device, timed=timed)
-            found.append(Found(shape, choice, of_shape, "cache" if shape in cached else "tried"))
+        ranks = _gathered((here, [tried[shape] for shape in shapes]))
+        if [where for where, _ in ranks].index(here) == _rank():  # the first of those on such a machine
+            of_machine = _agreed(shapes, [of_rank for where, of_rank in ranks if where == here])
+            _save(here, {shape: of_machine[shape] for shape, k in zip(shapes, known, strict=True) if not k}, log)
+        for shape, results in _agreed(shapes, [of_rank for _, of_rank in ranks]).items():
+            choice = decide_or_fall_back(results, device, timed=timed)
+            found.append(Found(shape, choice, results, "cache" if shape in cached else "tried"))
     for one in found:
         remember(device, one.shape, one.choice)
         log(f"Read {one}")
@@ -178,12 +180,8 @@ def _possible(
     return {shape: [path for path in first if all(path in o for o in others)] for shape, (first, *others) in of_shapes}
 
 
-def _save(here: str, agreed: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:
-    """By the first of the ranks on such a machine."""
-    machines = _gathered(here)
-    if len(machines) > 1 and machines.index(here) != dist.get_rank():
-        return
-    for shape, results in agreed.items():
+def _save(here: str, found: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:
+    for shape, results in found.items():
         if {result["status"] for result in results.values()} <= _TRIED:
             try:
                 save(here, shape, results)
@@ -192,9 +190,9 @@ def _save(here: str, agreed: Mapping[ReadShape, Results], log: Callable[[str], o
                 return
 
 
-def _agreed(of_shapes: list[Results]) -> list[Results]:
-    """Of all ranks, in one exchange: what failed for one has failed, and the slowest one's time counts."""
-    return [_merged(of_ranks) for of_ranks in zip(*_gathered(of_shapes), strict=True)]
+def _agreed(shapes: Sequence[ReadShape], ranks: Sequence[Sequence[Results]]) -> dict[ReadShape, Results]:
+    """Of some ranks: what failed for one has failed, and the slowest one's time counts."""
+    return {shape: _merged(of_ranks) for shape, *of_ranks in zip(shapes, *ranks, strict=True)}
 
 
 def _merged(of_ranks: Sequence[Results]) -> Results:
@@ -209,6 +207,10 @@ def _merged(of_ranks: Sequence[Results]) -> Results:
 
 def _everywhere(values: list[bool]) -> list[bool]:
     return [all(of_ranks) for of_ranks in zip(*_gathered(values), strict=True)]
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def _gathered(value: Any) -> list[Any]:

@@ -80,7 +80,8 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
     monkeypatch.setattr(gpu, "results", made_up)
     result = command()
     assert result["rows"] == [] and result["machine"]["torch"] and "triton" in result["machine"]
-    assert {(r["path"], r["status"]) for r in result["proofs"]} == {("fused", "crashed"), ("tiled", "ok")}
+    proved = {("fused", "crashed"), ("tiled", "ok"), ("tiled-small", "ok")}
+    assert {(r["path"], r["status"]) for r in result["proofs"]} == proved
     states = {(r["compiled"], r["kind"]): r["status"] for r in result["timings"]}
     assert len(states) == 2 * len(plans.KINDS)
     for compiled in (False, True):
@@ -107,7 +108,7 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
     monkeypatch.setattr(gpu, "code", lambda: "changed")
     command()
     assert {item["kind"] for item in asked if "kind" in item} > {"reference", "plain"}
-    (kept,) = (tmp_path / "results").glob("reads-made-up-*.json")
+    (kept,) = (tmp_path / "results").glob("reads-made-up-earlier-1.json")
     assert json.loads(kept.read_text())["timings"] == again["timings"] and kept.name in capsys.readouterr().out
     asked.clear()
     command("--again", "--only", "compiled")
@@ -138,8 +139,8 @@ def test_no_time_is_no_result_but_a_whole_file(command, tmp_path):
     result = command("--minutes", "0")
     rows = result["proofs"] + result["timings"]
     assert result["choices"] and {row["status"] for row in result["choices"]} == {"no time"}
-    assert len(rows) == 2 + 2 * len(plans.KINDS) and {row["status"] for row in rows} == {"no time"}
-    assert "Proofs: 0 of 0 ok, 2 not tried" in (tmp_path / "results" / "reads-made-up.md").read_text()
+    assert len(rows) == 3 + 2 * len(plans.KINDS) and {row["status"] for row in rows} == {"no time"}
+    assert "Proofs: 0 of 0 ok, 3 not tried" in (tmp_path / "results" / "reads-made-up.md").read_text()
 
 
 def test_a_run_that_is_ended_leaves_its_lines(tmp_path):
@@ -164,7 +165,7 @@ def test_all_of_it_on_the_cpu(command, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "LIMITS", dict.fromkeys(gpu.LIMITS, 600.0))  # Triton's interpreter on a busy machine
     result = command("--only", "eager", "--minutes", "20")
     chosen.forget()  # in this process
-    assert [r["status"] for r in result["proofs"]] == ["ok"] * 2
+    assert [r["status"] for r in result["proofs"]] == ["ok"] * 3
     for row in result["choices"]:
         assert row["status"] == "ok" and row["source"] == "tried" and row["forward"].startswith("tiled")
         assert row["results"]["fused"]["status"] == "failed"  # not by the interpreter

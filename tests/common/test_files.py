@@ -291,3 +291,9 @@ def test_a_link_that_was_made_is_no_other_file(tmp_path, monkeypatch):
     with pytest.raises(ExistsError, match="a exists"), replacing(tmp_path / "a", overwrite=False) as partial:
         partial.write_text("newer")
     assert (tmp_path / "a").read_text() == "new"
+
+
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path):
+    with pytest.raises(RuntimeError), replacing_folder(tmp_path / "reports" / "2025" / "a"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []

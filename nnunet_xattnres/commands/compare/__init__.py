@@ -17,7 +17,7 @@ from nnunet_xattnres.commands.compare.screen import compared, tables
 from nnunet_xattnres.commands.compare.table import Comparison, Row, make_rows, rows_of
 from nnunet_xattnres.commands.compare.wanted import KEYS, Wanted
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import refuse_no_folder
+from nnunet_xattnres.common.files import is_same, refuse_no_folder
 from nnunet_xattnres.nnunet.find import common_folds, find_models, left_out_repeats, with_folds
 from nnunet_xattnres.nnunet.pool import Progress
 from nnunet_xattnres.nnunet.results import read_run
@@ -171,7 +171,7 @@ def refuse_to_lose(cases: Path, out: Path) -> None:
         UserError: naming them.
     """
     lost = [name for name in FILES if name not in _FROM_CASES and (out / name).exists()]
-    if lost and out.samefile(cases.resolve().parent):
+    if lost and is_same(out, cases.resolve().parent):
         raise UserError(
             f"{out} has {', '.join(lost)}, which {cases} is not enough to make again: name another folder with -o"
         )

@@ -247,6 +247,8 @@ def test_what_the_numbers_are_not_enough_for_is_not_replaced(tmp_path, lost):
     text = " ".join(done.output.split())
     assert done.exit_code == 1 and f"again has {', '.join(lost)}, which" in text and "another folder with -o" in text
     assert all((tmp_path / "again" / name).read_text() == "of hours" for name in lost)
+    done = again(tmp_path, tmp_path / "typo" / "cases.csv", "--force")
+    assert "typo/cases.csv cannot be read" in " ".join(done.output.split())
     assert again(tmp_path, tmp_path / "cases.csv", "--force").exit_code == 0, (
         "of another comparison: as it is asked for"
     )

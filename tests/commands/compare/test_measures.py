@@ -440,6 +440,7 @@ def test_the_home_folder_of_a_named_prediction(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert folders_by_name(["a=~/x", "b=~"]) == {"a": tmp_path / "x", "b": tmp_path}
+    assert folders_by_name(["a=~nobody-of-that-name/x"]) == {"a": Path("~nobody-of-that-name/x")}
 
 
 def damaged(path):
@@ -578,6 +579,20 @@ def test_a_model_of_which_nothing_can_be_measured(results, tmp_path):
     done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse")
     text = " ".join(done.output.split())
     assert done.exit_code == 1 and f"no case could be measured; the first was both.nii.gz of {A}" in text, text
+
+
+def test_what_was_measured_for_hours_is_kept_if_the_page_fails(results, tmp_path, monkeypatch):
+    for trainer in (A, B):
+        train(results, trainer, masks_by_hand(1))
+
+    def no_space_left(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("nnunet_xattnres.commands.compare.write_page", no_space_left)
+    done = invoke(tmp_path, "-d", 4, "-c", "2d", "-tr", A, B, "--as-published", "synapse")
+    (kept,) = (tmp_path / "out").iterdir()
+    assert done.exit_code == 1 and "No space left" in done.output and kept.name in "".join(done.output.split())
+    assert (kept / "synapse_hd95_cases.csv").is_file()
 
 
 def test_many_cases_that_cannot_be_measured_are_counted(results, tmp_path):
