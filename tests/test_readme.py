@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks.cost.configurations import RESENC_BLOCKS, Configuration
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
@@ -68,3 +71,29 @@ def test_the_address_stands_in_pyproject_alone(build, urls):
     relative = [t for t in LINK.findall(text) if not t.startswith("http")]
     assert bool(relative) != bool(urls)
     assert ("https://h.org/o/r/blob/main/docs/gpu.md" in text) == bool(urls)
+
+
+FEATURES = {3: (32, 64, 128, 256, 320, 320, 320), 2: (32, 64, 128, 256, 512, 512, 512, 512)}  # nnU-Net's most stages
+
+
+def shares(dimension, resenc):
+    """What skip + read adds to the parameters of nnU-Net's network, in percent, from four stages to the most."""
+    features = FEATURES[dimension]
+    blocks = (*RESENC_BLOCKS, 6, 6) if resenc else None
+    for n in range(4, len(features) + 1):
+        strides = ((2,) * dimension,) * (n - 1)
+        plan = Configuration("", 1, (64,) * dimension, features[:n], strides, blocks=blocks and blocks[:n])
+        with torch.device("meta"):
+            plain, ours = (sum(p.numel() for p in plan.build(mode).parameters()) for mode in (None, "add"))
+        yield 100 * (ours - plain) / plain
+
+
+def test_the_share_of_the_parameters_is_what_the_readme_says():
+    text = " ".join(text_of(ROOT / "README.md").split())
+    said = re.search(
+        r"get (\d+)% to (\d+)% more parameters in 3D and (\d+)% to (\d+)% in 2D, ResEnc networks (\d+)% to (\d+)% and "
+        r"(\d+)% to (\d+)%",
+        text,
+    )
+    found = [list(shares(dimension, resenc)) for resenc in (False, True) for dimension in (3, 2)]
+    assert [int(n) for n in said.groups()] == [round(f(of)) for of in found for f in (min, max)]
