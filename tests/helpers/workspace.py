@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sysconfig
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from helpers.forked import ForkedCommands
 
 SHAPE = (20, 28, 24)
 
@@ -18,7 +18,6 @@ SHAPE = (20, 28, 24)
 QUICK_TRAINERS = '''
 import io
 import os
-import signal
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -87,6 +86,7 @@ class Workspace:
         for folder in (self.raw, self.preprocessed, self.results, self.own_trainers):
             folder.mkdir(parents=True)
         (self.own_trainers / "quick_trainers.py").write_text(QUICK_TRAINERS)
+        self._forked: ForkedCommands | None = None
         self._trained: set[tuple] = set()
         self._predicted: dict[tuple, Path] = {}
 
@@ -103,9 +103,8 @@ class Workspace:
         }
 
     def start(self, command: str, *args: object, preexec_fn=None, **environment: str) -> subprocess.Popen:
-        program = Path(sysconfig.get_path("scripts")) / command
         return subprocess.Popen(
-            [str(program), *map(str, args)],
+            [program(command), *map(str, args)],
             env=self.environment(**environment),
             cwd=self.root,
             stdout=subprocess.PIPE,
@@ -123,13 +122,15 @@ class Workspace:
         return output
 
     def run(self, command: str, *args: object, **environment: str) -> str:
-        process = self.start(command, *args, **environment)
-        try:
+        if not ForkedCommands.available:
+            process = self.start(command, *args, **environment)
             output, _ = process.communicate(timeout=300)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        assert process.returncode == 0, f"{command} {' '.join(map(str, args))}\n{output[-6000:]}"
+            returncode = process.returncode
+        else:
+            if self._forked is None:
+                self._forked = ForkedCommands(self.environment(), self.root)
+            returncode, output = self._forked.run([program(command), *map(str, args)], environment, seconds=300)
+        assert returncode == 0, f"{command} {' '.join(map(str, args))}\n{output[-6000:]}"
         return output
 
     def train(
@@ -175,6 +176,10 @@ class Workspace:
         self.run(str(command), *options, *rest, **environment)
         self._predicted[what] = out
         return read_masks(out)
+
+
+def program(command: str) -> str:
+    return str(Path(sysconfig.get_path("scripts")) / command)
 
 
 def read_masks(folder: Path) -> dict[str, np.ndarray]:
