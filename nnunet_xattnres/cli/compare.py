@@ -27,7 +27,7 @@ def compare(
     dataset: Annotated[str | None, typer.Option("-d", "--dataset", help="The data set's number or name.")] = None,
     configuration: Annotated[str | None, typer.Option("-c", "--configuration", help="For example 3d_fullres.")] = None,
     trainers: Annotated[
-        list[str] | None, typer.Option("-tr", "--trainers", help="Some; the others are compared with the first.")
+        list[str] | None, typer.Option("-tr", "--trainers", help="Two or more; the others are compared with the first.")
     ] = None,
     plans: Plans = None,
     folds: Folds = None,
@@ -40,7 +40,8 @@ def compare(
         list[str] | None, typer.Option("--metrics", help="Beside the Dice: hd95, nsd (normalised surface Dice).")
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Of nsd, in mm, for pictures in pixels; 2 by default.")
+        float | None,
+        typer.Option("--tolerance", help="The distance of nsd, in mm (of pictures: in pixels). Default: 2."),
     ] = None,
     as_published: Annotated[
         str | None, typer.Option("--as-published", help="synapse: as the Synapse papers measure, beside HD95 in mm.")

@@ -18,7 +18,7 @@ def export_onnx(
     checkpoint: Checkpoint = "checkpoint_final.pth",
     force: Force = False,
 ) -> None:
-    """Export a trained network, and the network alone, to ONNX.
+    """Export a trained network to ONNX, and nothing but the network.
 
     Preprocessing, the sliding window and resampling back are not in it; the description beside it has the numbers that
     they need.

@@ -29,7 +29,7 @@ def gallery(
     trainers: Annotated[list[str] | None, typer.Option("-tr", "--trainers", help="Whose validation to show.")] = None,
     plans: Plans = None,
     folds: Folds = None,
-    cases: Annotated[list[str] | None, typer.Option("--cases", help="Some, by name; else they are chosen.")] = None,
+    cases: Annotated[list[str] | None, typer.Option("--cases", help="Names of cases to show. Default: chosen.")] = None,
     rows: Annotated[
         int | None, typer.Option("--rows", min=1, help=f"How many cases to choose; {_ROWS} by default.")
     ] = None,

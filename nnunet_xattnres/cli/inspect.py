@@ -20,7 +20,9 @@ def inspect(
     out: Annotated[Path, typer.Option("-o", "--out", help="A new or empty folder for what is found.")],
     folds: Annotated[
         list[str] | None,
-        typer.Option("-f", "--folds", help="Some; by default all; fold all only if it is the only one."),
+        typer.Option(
+            "-f", "--folds", help="One or more. Default: those that are trained; fold all only if it is the only one."
+        ),
     ] = None,
     checkpoint: Checkpoint = "checkpoint_final.pth",
     device: Annotated[

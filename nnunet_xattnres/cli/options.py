@@ -51,13 +51,18 @@ Configuration = Annotated[str, typer.Option("-c", "--configuration", help="For e
 ModelFolder = Annotated[Path, typer.Argument(help="A trained model: TRAINER__PLANS__CONFIGURATION.")]
 Checkpoint = Annotated[str, typer.Option("-chk", "--checkpoint", help="Which checkpoint.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-Plans = Annotated[list[str] | None, typer.Option("-p", "--plans", help="Some; nnUNetPlans by default.")]
+Plans = Annotated[
+    list[str] | None, typer.Option("-p", "--plans", help="One or more names of plans. Default: nnUNetPlans.")
+]
 Folds = Annotated[
     list[str] | None,
-    typer.Option("-f", "--folds", help="Some; by default what all have; fold all only if it is the only one."),
+    typer.Option(
+        "-f", "--folds", help="One or more. Default: those that every model has; fold all only if it is the only one."
+    ),
 ]
 Predictions = Annotated[
-    list[str] | None, typer.Option("--predictions", help="NAME=FOLDER for some, in the place of trained models.")
+    list[str] | None,
+    typer.Option("--predictions", help="Folders of masks in the place of trained models, each as NAME=FOLDER."),
 ]
 
 

@@ -94,12 +94,12 @@ def shrink(file):
         json.dump(plans, f)
 
 def perform(step):
-    for path in step.get("away", []):
+    for path in map(os.path.expandvars, step.get("away", [])):
         shutil.rmtree(path) if os.path.isdir(path) else os.path.exists(path) and os.remove(path)
     if "python" in step:
         exec(compile(step["python"], "a block of the documentation", "exec"), {"__name__": "__main__"})
         return 0
-    words = step["words"]
+    words = [os.path.expandvars(word) for word in step["words"]]
     if words[0] == "export":
         return subprocess.run(["sh", "-ec", step["line"]]).returncode
     sys.argv = words
