@@ -19,6 +19,7 @@ _PIXELS = 6_000_000, 1_000_000, 80_000_000  # of a case at most and at least, an
 # Okabe and Ito's colours, which the colour-blind tell apart, without the black; https://jfly.uni-koeln.de/color
 _COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 IGNORED = "#999999"
+_JPEG = {"quality": 75, "subsampling": 0}  # subsampled, the blocks of the colours are 16 pixels, of two slices then
 
 
 def colors_of(labels: Sequence[int], ignored: int | None = None) -> dict[int, str]:
@@ -150,5 +151,5 @@ def _uri(picture: NDArray[np.uint8], kind: str) -> str:
     from matplotlib.image import imsave
 
     content = io.BytesIO()
-    imsave(content, picture, format=kind, pil_kwargs={"quality": 75} if kind == "jpeg" else None)
+    imsave(content, picture, format=kind, pil_kwargs=_JPEG if kind == "jpeg" else None)
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -70,7 +70,9 @@ def _place(layout: Layout) -> str:
 
 
 def _panel(caption: str, content: str, layout: Layout, z: int) -> str:
-    view = f'<svg viewBox="{layout.view(z)}" role="img" aria-label="{escape(caption)}">{content}</svg>'
+    height, width = layout.shape
+    ratio = f'style="--ratio:{width / height:.4g}"'
+    view = f'<svg viewBox="{layout.view(z)}" {ratio} role="img" aria-label="{escape(caption)}">{content}</svg>'
     return f"<figure>{view}<figcaption>{escape(caption)}</figcaption></figure>"
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,3 +168,23 @@ def test_no_slider_for_one_slice():
     flat = case(image=np.zeros((1, 1, 20, 30)), masks={"prediction": np.zeros((1, 20, 30))}, first=0, maps={}, dice={})
     html = case_html(flat, 0, 1, {}, opened=False)
     assert "<input" not in html and "slice" not in html
+
+
+def test_a_picture_is_as_wide_as_the_slice():
+    """In a wider one the sheet would show the neighbours of the slice."""
+    tall = case(image=np.zeros((1, 7, 40, 20)), spacing=(2.0, 1.0, 1.0), masks={}, maps={})
+    html = case_html(tall, 3, 5, {}, opened=True)
+    assert re.findall(r'style="--ratio:(.*?)"', html) == ["0.5"]
+    style = (Path(slices.__file__).parent / "page.css").read_text()
+    of_slices = re.findall(r"figure svg \{(.*?)\}", style)
+    assert len(of_slices) == 3 and sum("var(--ratio)" in rule for rule in of_slices) == 2
+    assert not any("max-height" in rule for rule in of_slices)
+
+
+def test_the_blocks_of_a_colour_are_of_one_slice():
+    maps = np.zeros((8, 24, 24), np.float32)
+    maps[::2] = 1
+    sheet = picture(heat_sheet(maps, Layout(8, 8, (24, 24), (100, 100)), (0.0, 1.0)))
+    for k in range(8):
+        of_slice = sheet[:24, 24 * k : 24 * (k + 1)]
+        assert np.abs(of_slice - of_slice[12, 12]).max() < 12
