@@ -1,6 +1,5 @@
 """A trained network as ONNX, with a description of what stands around it: `nnunet-xattnres export-onnx`."""
 
-import hashlib
 import importlib.metadata
 import inspect
 import json
@@ -15,7 +14,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import refuse_existing, refuse_folder, replacing
+from nnunet_xattnres.common.files import refuse_existing, refuse_folder, replacing, sha256_of
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
@@ -89,17 +88,17 @@ def export_onnx(
         refuse_existing(path, force)
     way_out = "name one fold with -f, and its checkpoint with -chk"
     checkpoint = only_checkpoint(model_folder, way_out, fold, checkpoint_name)
+    identity = _identity(checkpoint)  # before it is loaded: a training may replace it in the meantime
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     load_into(predictor, [checkpoint])
     network = uncompiled(predictor.network).eval()
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     shape = (determine_num_input_channels(plans, configuration, predictor.dataset_json), *configuration.patch_size)
+    content = _describe(predictor, identity, shape, out.name)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out, overwrite=force) as partial:
+    with replacing(description, overwrite=force) as text, replacing(out, overwrite=force) as partial:  # both or none
+        text.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
         _write_network(network, shape, partial)
-    with replacing(description, overwrite=force) as partial:
-        content = _describe(predictor, checkpoint, shape, out.name)
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     return description
 
 
@@ -111,16 +110,26 @@ def _write_network(network: nn.Module, shape: tuple[int, ...], path: Path) -> No
         str(path),
         input_names=["image"],
         output_names=["logits"],
-        dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1)}},
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         dynamo=True,
         external_data=False,
         verbose=False,
     )
 
 
-def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ...], file: str) -> dict[str, Any]:
-    plans, configuration, dataset = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+def _identity(checkpoint: Path) -> dict[str, Any]:
     origin = origin_of(read_checkpoint(checkpoint))
+    return {
+        "model": {**origin._asdict(), "fold": checkpoint.parent.name, "checkpoint": checkpoint.name},
+        "sha256_of_checkpoint": sha256_of(checkpoint),
+        "versions": {name: importlib.metadata.version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")},
+    }
+
+
+def _describe(
+    predictor: nnUNetPredictor, identity: dict[str, Any], shape: tuple[int, ...], file: str
+) -> dict[str, Any]:
+    plans, configuration, dataset = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     labels = predictor.label_manager
     schemes = zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
     statistics = plans.foreground_intensity_properties_per_channel
@@ -150,9 +159,7 @@ def _describe(predictor: nnUNetPredictor, checkpoint: Path, shape: tuple[int, ..
         "regions_class_order": dataset.get("regions_class_order"),
         "nonlinearity": "sigmoid" if labels.has_regions else "softmax",
         "mirroring_axes": predictor.allowed_mirroring_axes,
-        "model": {**origin._asdict(), "fold": checkpoint.parent.name, "checkpoint": checkpoint.name},
-        "sha256_of_checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        "versions": {name: importlib.metadata.version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")},
+        **identity,
     }
 
 

@@ -1,5 +1,6 @@
 """Writing so that no file and no folder is ever half of one, and JSON files."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -220,6 +221,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def sha256_of(file: Path) -> str:
+    """The digest of a file, in hexadecimal digits; a part of it at a time is in memory."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_json(content: Any, path: Path, indent: int = 2, *, overwrite: bool = True) -> None:

@@ -35,7 +35,8 @@ def load_into(predictor: nnUNetPredictor, checkpoints: Sequence[Path]) -> None:
         predictor.initialize_from_trained_model_folder(str(folder), use_folds=folds, checkpoint_name=first.name)
     except UserError:
         raise
-    except (ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:  # of plans, weights, their network
+    # of plans, labels, weights, their network
+    except (AssertionError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"nnU-Net cannot load {first}, which is of {origin} ({type(error).__name__}: {first_line(error)}). "
             f"If plans.json and dataset.json in {folder} are not those of this training, put those there; if the "

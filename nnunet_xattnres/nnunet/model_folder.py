@@ -35,7 +35,7 @@ def only_checkpoint(
     Raises:
         UserError: when there is none or several, with ``way_out``; when it is no folder of a trained model.
     """
-    found = [file for file in checkpoints_of(model_folder) if file.name == name]
+    found = [file for file in checkpoints_of(model_folder, "*.pth") if file.name == name]
     chosen = [file for file in found if fold in (None, file.parent.name.removeprefix("fold_"))]
     if len(chosen) != 1:
         there = ", ".join(str(file.relative_to(model_folder)) for file in found) or f"no {name}"

@@ -20,6 +20,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
+from nnunet_xattnres.commands import export_onnx
 from nnunet_xattnres.training.epochs import TRAINERS
 
 pytest.importorskip("onnxscript", reason="pip install 'nnunet-xattnres[onnx]'")
@@ -286,6 +287,13 @@ def change_plans(checkpoint, **changes):
     file.write_text(json.dumps(plans))
 
 
+def change_dataset(checkpoint, **changes):
+    file = checkpoint.parents[1] / "dataset.json"
+    dataset = json.loads(file.read_text()) | changes
+    del dataset["regions_class_order"]
+    file.write_text(json.dumps(dataset))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -302,8 +310,9 @@ def change_plans(checkpoint, **changes):
         (lambda file: change_plans(file, network_class_name="a_package.Network"), "(ImportError: "),
         (lambda file: change_plans(file, arch_kwargs={"an_option_of_tomorrow": 1}), "(TypeError: "),
         (lambda file: (file.parents[1] / "plans.json").write_text("{"), "(JSONDecodeError: "),
+        (lambda file: change_dataset(file, labels={"background": 0, "all": [1, 2]}), "(AssertionError: "),
     ],
-    ids=["damaged", "foreign", "trainer", "weights", "no network", "an option of the network", "plans"],
+    ids=["damaged", "foreign", "trainer", "weights", "no network", "an option of the network", "plans", "regions"],
 )
 def test_a_model_that_cannot_be_loaded_is_said(model, tmp_path, spoil, message):
     spoil(model / "fold_0" / "checkpoint_final.pth")
@@ -312,12 +321,14 @@ def test_a_model_that_cannot_be_loaded_is_said(model, tmp_path, spoil, message):
     assert str(model / "fold_0" / "checkpoint_final.pth") in done.output and not list(tmp_path.glob("a.*"))
 
 
-@pytest.mark.parametrize("options", [("-f", "all"), ("-f", 0, "-chk", "checkpoint_best.pth")])
+@pytest.mark.parametrize(
+    "options", [("-f", "all"), ("-f", 0, "-chk", "checkpoint_best.pth"), ("-f", 0, "-chk", "averaged.pth")]
+)
 def test_the_fold_and_the_checkpoint_that_are_named_are_exported(tmp_path, options):
     network = make_model(tmp_path / "two", "nnUNetTrainer", make_plans(), folds=("0", "all"))
     final, named = (tmp_path / "two" / name / "checkpoint_final.pth" for name in ("fold_0", "fold_all"))
     if "-chk" in options:
-        named = final.with_name("checkpoint_best.pth")
+        named = final.with_name(options[-1])
     checkpoint = torch.load(final, weights_only=False)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.2)
@@ -338,6 +349,43 @@ def test_a_full_disk_leaves_the_export_that_is_there(model, tmp_path, disk_full_
         done = invoke(model, tmp_path / "a.onnx", "--force")
     assert done.exit_code == 1 and "File too large" in done.output, done.output
     assert (tmp_path / "a.onnx").read_bytes() == b"old" and not list(tmp_path.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("where", ["_describe", "_write_network"])
+def test_a_failure_leaves_both_files_of_the_export_that_is_there(model, tmp_path, monkeypatch, where):
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    for name in ("a.onnx", "a.json"):
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(f"nnunet_xattnres.commands.export_onnx.{where}", fail)
+    done = invoke(model, tmp_path / "a.onnx", "--force")
+    assert done.exit_code == 1 and "No space left on device" in done.output
+    assert [(tmp_path / name).read_text() for name in ("a.onnx", "a.json")] == ["old", "old"]
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_the_hash_is_that_of_the_weights_that_were_loaded(model, tmp_path, monkeypatch):
+    """A training may write another checkpoint of this name in the meantime."""
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    expected = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    monkeypatch.setattr(
+        "nnunet_xattnres.commands.export_onnx._write_network",
+        lambda network, shape, path: (path.write_bytes(b"network"), checkpoint.write_bytes(b"of a later epoch")),
+    )
+    assert invoke(model, tmp_path / "a.onnx").exit_code == 0
+    assert json.loads((tmp_path / "a.json").read_text())["sha256_of_checkpoint"] == expected
+
+
+def test_a_network_may_call_its_input_as_it_likes(tmp_path):
+    class Network(torch.nn.Conv2d):
+        def forward(self, image):
+            return super().forward(image)
+
+    export_onnx._write_network(Network(1, 2, 3).eval(), (1, 8, 8), tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"image": np.zeros((3, 1, 8, 8), np.float32)})
+    assert found.shape == (3, 2, 6, 6)
 
 
 def test_what_exists_is_not_overwritten(model, tmp_path):

@@ -1,10 +1,10 @@
 """What the model of an inspection is."""
 
-import hashlib
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_xattnres.common.files import sha256_of
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
 
 
@@ -15,14 +15,6 @@ def identity_of(model_folder: Path, checkpoints: Sequence[Path]) -> dict[str, st
     return {
         "folder": str(model_folder),
         **origin._asdict(),
-        **{f"{file.parent.name}/{file.name}": f"sha256 {_sha256(file)}" for file in checkpoints},
+        **{f"{file.parent.name}/{file.name}": f"sha256 {sha256_of(file)}" for file in checkpoints},
         **versions,
     }
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

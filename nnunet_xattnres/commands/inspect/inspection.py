@@ -95,6 +95,7 @@ def inspect_model(
         predictor, checkpoints = load_model(
             what.model_folder, what.folds, what.checkpoint, device, mirroring=what.mirroring
         )
+    identity = identity_of(what.model_folder, checkpoints)  # now: a training may replace them in the meantime
     cases = cases_of(predictor, what.images)
     references = {} if what.references is None else references_of(predictor, cases, what.references)
     sources = source_names(predictor.network)
@@ -111,7 +112,7 @@ def inspect_model(
         if seen.dice:
             write_rows(seen.dice, partial / "dice.csv")
         knocked = _knock_out(predictor, cases, references, partial, progress) if what.knockout else []
-        parts = _parts(what, predictor, identity_of(what.model_folder, checkpoints), cases, seen, knocked, partial)
+        parts = _parts(what, predictor, identity, cases, seen, knocked, partial)
         write_page(partial / "report.html", "What the network reads", parts)
     return seen.routing
 

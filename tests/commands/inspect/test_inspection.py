@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import math
@@ -19,6 +20,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
+from nnunet_xattnres.commands.inspect import inspection
 from nnunet_xattnres.reads.recorder import recorded
 
 CPU = torch.device("cpu")
@@ -679,6 +681,21 @@ def test_a_failure_at_the_end_costs_no_prediction(tmp_path, images, model, monke
     predict(predictor, images, tmp_path / "nnunet")
     assert_same_files(kept / "predictions", tmp_path / "nnunet")
     assert (kept / "routing.csv").is_file()
+
+
+def test_the_page_names_the_weights_that_were_loaded(tmp_path, images, model, monkeypatch):
+    """A training may write another checkpoint of this name while the inspection runs."""
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    expected, predict_each = hashlib.sha256(checkpoint.read_bytes()).hexdigest(), inspection.predict_each
+
+    def and_the_training_goes_on(*arguments):
+        seen = predict_each(*arguments)
+        checkpoint.write_bytes(b"of a later epoch")
+        return seen
+
+    monkeypatch.setattr(inspection, "predict_each", and_the_training_goes_on)
+    inspected(tmp_path / "out", model, "-i", images)
+    assert expected in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_page_of_many_images_shows_the_first(tmp_path, images, model, monkeypatch):
