@@ -8,10 +8,18 @@ from typing import Any
 
 import torch
 
-from nnunet_xattnres import __version__
+import nnunet_xattnres
 
 
 def describe_machine(repository: Path, device: str) -> dict[str, Any]:
+    """The hardware, the versions and the commit of ``repository``.
+
+    Raises:
+        RuntimeError: when the package that runs is not that of ``repository``: then its commit says nothing.
+    """
+    package = Path(nnunet_xattnres.__file__).resolve().parents[1]
+    if package != repository.resolve():  # Python imports an installed one at its start, before it looks here
+        raise RuntimeError(f"nnunet_xattnres comes from {package}, not from {repository}: set PYTHONPATH to the latter")
     on_gpu = device == "cuda"
     return {
         "cpu": _cpu_model(),
@@ -22,7 +30,7 @@ def describe_machine(repository: Path, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "dynamic-network-architectures": version("dynamic-network-architectures"),
-        "nnunet-xattnres": __version__,
+        "nnunet-xattnres": nnunet_xattnres.__version__,
         "commit": _commit(repository),
     }
 

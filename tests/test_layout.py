@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -204,3 +205,13 @@ def test_the_layers_are_in_the_order_in_which_contributing_names_them():
     for upper, lower in pairwise(("cli", "commands", "training", "networks", "reads", "ops")):
         assert text.index(f"`nnunet_xattnres/{upper}/`") < text.index(f"`nnunet_xattnres/{lower}/`")
         assert lower in MAY_IMPORT[upper] and upper not in MAY_IMPORT[lower]
+
+
+def test_autocast_is_switched_off_in_one_way():
+    """Not every device has it, and torch.autocast ends with an error for those."""
+    wrong = [
+        name
+        for name, file in MODULES.items()
+        if name != "common.autocast" and re.search(r"torch\.autocast\((?!\"cuda\")", file.read_text(encoding="utf-8"))
+    ]
+    assert wrong == ["reads.shapes"]  # on the meta device too, for the dtypes that autocast gives on CUDA

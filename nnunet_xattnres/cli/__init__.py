@@ -1,6 +1,8 @@
 """``nnunet-xattnres``: one file a command, each thin over functions that can be imported."""
 
+import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -41,6 +43,8 @@ def main(
     ] = False,
 ) -> None:
     """XAttnRes for nnU-Net v2. Train with: nnUNetv2_train DATASET CONFIG FOLD -tr nnUNetTrainerXAttnRes"""
+    if isinstance(sys.stdout, TextIOWrapper):  # in a file, Windows writes in an encoding that has not every name
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {

@@ -27,7 +27,8 @@ def demo(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Rebuild an earlier demo in the folder; your own files in it stay.")
+        bool,
+        typer.Option("--force", help="Rebuild an earlier demo in the folder; your own data sets and trainings stay."),
     ] = False,
 ) -> None:
     """Train with XAttnRes on made-up anatomy, start to end, in minutes on a CPU.

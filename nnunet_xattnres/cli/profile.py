@@ -24,10 +24,12 @@ def profile(
         typer.Option("-device", "--device", help="Where to measure; by default on cuda if there is one, else on cpu."),
     ] = None,
     trainers: Annotated[
-        list[str] | None, typer.Option("-tr", "--trainers", help="Some; by default one for each of our networks.")
+        list[str] | None, typer.Option("-tr", "--trainers", help="One or more. Default: one for each of our networks.")
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Another batch than the plan's.")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=0, help="Of each network, in turns; 0 takes no time.")] = 3,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=0, help="How often each network is timed, in turns; 0: not at all.")
+    ] = 3,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="The JSON file. Default: profile-DATASET-PLANS-CONFIGURATION.json."),
@@ -45,7 +47,7 @@ def profile(
         from nnunet_xattnres.commands.profile import Setting
         from nnunet_xattnres.commands.profile import profile as measure
         from nnunet_xattnres.common.device import device_of
-        from nnunet_xattnres.common.files import read_json, refuse_existing, write_json
+        from nnunet_xattnres.common.files import read_json, refuse_existing, replacing, write_json
         from nnunet_xattnres.nnunet.folders import preprocessed_folder
         from nnunet_xattnres.nnunet.plans import read_plans
 
@@ -60,24 +62,26 @@ def profile(
             def say(text: str) -> None:
                 status.update(Text(text))
 
-            rows = measure(setting, torch.device(name), rounds, say, trainers or ())
-        gpus = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS"}
-        machine = gpus[name]() if name in gpus else f"CPU, {torch.get_num_threads()} threads"
-        result = {
-            "dataset": folder.name,
-            "plans": plans,
-            "configuration": configuration,
-            "batch": setting.batch,
-            "machine": machine,
-            "torch": torch.__version__,
-            "rounds": rounds,
-            "rows": rows,
-        }
-        write_json(result, out, overwrite=force)
-    console.print(_table(result))
-    for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
-        names = ", ".join(row["trainer"] for row in rows if row["why"] == why)
-        console.print(f"{names}: {escape(why)}", soft_wrap=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(out, overwrite=force) as partial:  # measuring takes long: first see that it can be written
+                rows = measure(setting, torch.device(name), rounds, say, trainers or ())
+                status.stop()
+                gpus = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS"}
+                result = {
+                    "dataset": folder.name,
+                    "plans": plans,
+                    "configuration": configuration,
+                    "batch": setting.batch,
+                    "machine": gpus[name]() if name in gpus else f"CPU, {torch.get_num_threads()} threads",
+                    "torch": torch.__version__,
+                    "rounds": rounds,
+                    "rows": rows,
+                }
+                console.print(_table(result))
+                for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
+                    names = ", ".join(row["trainer"] for row in rows if row["why"] == why)
+                    console.print(f"{names}: {escape(why)}", soft_wrap=True)
+                write_json(result, partial)
     console.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 

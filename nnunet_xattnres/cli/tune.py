@@ -54,11 +54,23 @@ def tune(
             return
         from nnunet_xattnres.commands.tune import tune as choose
 
+        said: list[str] = []
         with console.status("trying every path of the reads, each in a process of its own"):
-            found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), lambda _: None, num_gpus)
-        from nnunet_xattnres.ops.chosen import cache_folder
-    console.print(table(found) if found else "This network has no reads.")
-    console.print(f"kept in {escape(str(cache_folder()))}", soft_wrap=True)
+            found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), said.append, num_gpus)
+        if not found:
+            console.print("This network has no reads.")
+            return
+        console.print(table(found))
+        for line in said:
+            if not line.startswith("Read"):  # of the reads the table says it
+                console.print(escape(line), soft_wrap=True)
+        from nnunet_xattnres.ops.chosen import cache_folder, load, machine
+
+        here = machine(torch.device("cuda"))
+        if all(load(here, one.shape) for one in found):
+            console.print(f"kept in {escape(str(cache_folder()))}", soft_wrap=True)
+        else:
+            console.print("not kept for the next time: a training tries the paths again")
 
 
 def table(found: "list[Found]") -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.common.errors import ExistsError, UserError
-from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.common.files import is_same, write_json
 from nnunet_xattnres.networks.registry import OurNetworkError, UnsupportedNetworkError, counterpart, is_ours, kind_of
 from nnunet_xattnres.nnunet.plans import read_plans, resolved
 
@@ -93,7 +93,7 @@ def write_plans_with_network(
     if target.lower() in _OTHER_FILES:
         raise UserError(f"-o {target!r}: nnU-Net keeps something else in {target}.json; name the new plans otherwise")
     path = folder / f"{target}.json"
-    if source == target:
+    if source == target or is_same(path, folder / f"{source}.json"):  # the file system may not tell a from A
         raise UserError(f"the new plans would replace {source!r}; name others with -o")
     plans, outcome = plans_with_network(read_plans(folder / f"{source}.json"), target, config)
     try:

@@ -204,9 +204,10 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
     def before(read: Any, args: tuple[Any, ...], _options: dict[str, Any]) -> None:
         pool, size = args
         n, channels = prod(size), read.target_channels
-        # one row more than channels at every position, the query, which is taken through the projection once
+        # one row more than channels at every position, the query, which is taken through the projection once; a finer
+        # map is resized first
         projected = (
-            h.shape[1] * (h.shape[2:].numel() * (channels + 1) + channels)
+            h.shape[1] * (min(h.shape[2:].numel(), n) * (channels + 1) + channels)
             for k, h in enumerate(pool)
             if k not in read.direct
         )

@@ -19,6 +19,8 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import IO, Any
 
+# What lies in the current folder must not be taken for one of our modules, or torch's: -c would look there first.
+_START = "import sys; sys.path[:] = filter(None, sys.path); from nnunet_xattnres.common.children import _main; _main()"
 _LEAST = 5.0  # seconds: no process is begun for less
 _GRACE = 3.0  # seconds in which a process that has done its work, or was killed, may end
 _LONGEST, _END = 300, 8192  # characters of the line that a process wrote last, bytes in which it is looked for
@@ -86,13 +88,12 @@ class _Child:
     def __init__(self, work: bytes, environment: Mapping[str, str]) -> None:
         self._found: SimpleQueue[Result | None] = SimpleQueue()
         self._written = tempfile.TemporaryFile()  # noqa: SIM115
-        paths = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-        paths["PYTHONSAFEPATH"] = "1"  # or what lies in the current folder would go before all of them
+        paths = os.pathsep.join(map(os.path.abspath, sys.path))
         try:
             with _LOCK:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "nnunet_xattnres.common.children"],
-                    env={**os.environ, **paths, **environment},
+                    [sys.executable, "-c", _START],
+                    env={**os.environ, "PYTHONPATH": paths, **environment},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._written,
@@ -192,7 +193,3 @@ def _end_with_parent(stdin: int) -> None:
     while os.read(stdin, 1):
         pass
     os._exit(1)
-
-
-if __name__ == "__main__":
-    _main()

@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Contestant:
         self.network.train()
         self.network.decoder.deep_supervision = True
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.x.device.type, enabled=self.cuda):
+        with torch.autocast("cuda") if self.cuda else nullcontext():
             loss = self.loss(self.forward(self.x))
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -69,7 +70,7 @@ class Contestant:
         """One forward pass as in prediction, compiled only if asked for. Ends when the device is done."""
         self.network.eval()
         self.network.decoder.deep_supervision = False
-        with torch.inference_mode(), torch.autocast(self.x.device.type, enabled=self.cuda):
+        with torch.inference_mode(), torch.autocast("cuda") if self.cuda else nullcontext():
             (self.forward if compiled else self.network)(self.x)
         self._wait()
 
@@ -110,7 +111,7 @@ def resident_memory(
     Raises:
         BrokenProcessPool: the process was killed; most often by the system, for the memory did not suffice.
     """
-    if not _STATUS.exists():
+    if not _STATUS.exists() or None in (_status("VmRSS"), _status("VmHWM")):  # gVisor's has no VmHWM
         return None
     # a server that has loaded the libraries forks the new processes: seconds less for each, and nothing of this process
     context = multiprocessing.get_context("forkserver")
@@ -119,7 +120,7 @@ def resident_memory(
         return pool.submit(_resident_memory, make, warm_up, arguments).result()
 
 
-def _resident_memory(make: Callable[..., Step], warm_up: Callable[..., object], arguments: Any) -> dict[str, int]:
+def _resident_memory(make: Callable[..., Step], warm_up: Callable[..., object], arguments: Any) -> dict[str, Any]:
     warm_up(*arguments)
     baseline = _status("VmRSS")
     step = make(*arguments)
@@ -128,10 +129,10 @@ def _resident_memory(make: Callable[..., Step], warm_up: Callable[..., object], 
     return {"peak": _status("VmHWM"), "baseline": baseline}
 
 
-def _status(field: str) -> int:
-    """Bytes from the kernel's account of this process.
+def _status(field: str) -> int | None:
+    """Bytes from the kernel's account of this process; None where it has no such field.
 
     Not ``resource.getrusage``: its ru_maxrss of a child process begins at the peak of its parent.
     """
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
+    lines = [line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:")]
+    return int(lines[0].split()[1]) * 1024 if lines else None

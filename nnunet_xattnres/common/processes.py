@@ -20,14 +20,22 @@ def find_program(name: str) -> Path:
     Raises:
         UserError: when it is in neither.
     """
-    beside = os.pathsep.join([sysconfig.get_path("scripts"), os.path.dirname(sys.executable)])
-    found = shutil.which(name, path=beside) or shutil.which(name)
+    found = find_here(name) or shutil.which(name)
     if found is None:
         raise UserError(
-            f"{name} is neither beside {sys.executable} nor on PATH. "
-            f'Install nnU-Net in this environment: pip install "nnunetv2>=2.8.1,<3"'
+            f"{name} is neither beside {sys.executable} nor on PATH. Install nnU-Net in this environment: "
+            f'pip install "nnunetv2>=2.8.1,<3". If it is installed, add the folder of its commands to PATH.'
         )
     return Path(found)
+
+
+def find_here(name: str) -> Path | None:
+    """A command of this interpreter's environment, one of the user's own installs (pip install --user), too."""
+    folders = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable)]
+    if sys.prefix == sys.base_prefix:
+        folders.append(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    return Path(found) if found else None
 
 
 @contextmanager

@@ -110,9 +110,10 @@ class _BlockUNet(nn.Module):
         for s, stage in enumerate(self.encoder.stages, 1):
             encoded.append(self._stage(f"e{s}", blocks_of(stage), x))
             x = encoded[-1][-1]
+        encoded.pop()  # taken out as they are read: in prediction nothing else holds them
         outputs, last = [], len(self.decoder.stages)
         for j, stage in enumerate(self.decoder.stages, 1):
-            x = self.reads[_dkvmr(j)](encoded[-1 - j], self.decoder.transpconvs[j - 1](x))
+            x = self.reads[_dkvmr(j)](encoded.pop(), self.decoder.transpconvs[j - 1](x))
             x = self._stage(f"d{j}", blocks_of(stage), x)[-1]
             if self.decoder.deep_supervision or j == last:
                 outputs.append(self.decoder.seg_layers[j - 1](x))

@@ -14,7 +14,6 @@ What differs from the paper, because plans differ:
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from math import prod
 from typing import Any
 
@@ -23,6 +22,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from nnunet_xattnres.common.autocast import without_autocast
 from nnunet_xattnres.networks.upstream import Encoder, block, check_input, make_picklable, strides_of, with_idle_heads
 
 SKIPS, LAYERS, HEADS, DROPOUT = 4, 4, 4, 0.1
@@ -90,7 +90,7 @@ class ChannelAttention(nn.Module):
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Of (B, heads, T, C_i), and twice (B, heads, T, K), the mean over the heads, (B, T, C_i)."""
-        with _no_autocast(query.device.type):  # sums over T tokens, then a softmax: not in half
+        with without_autocast(query.device.type):  # sums over T tokens, then a softmax: not in half
             scores = _wide(query).transpose(2, 3) @ key / key.shape[3] ** 0.5
             # over each head's C_i x K matrix: instance norm, which torch refuses for a matrix of one number
             weights = F.layer_norm(scores, scores.shape[2:]).softmax(3)
@@ -100,11 +100,6 @@ class ChannelAttention(nn.Module):
 def _heads(x: Tensor) -> Tensor:
     """(B, T, heads * C) -> (B, heads, T, C)"""
     return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
-
-
-def _no_autocast(device: str) -> Any:
-    """Not every torch has autocast for MPS, and none has it for tensors without data."""
-    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def decide_or_fall_back(results: Results, device: torch.device, *, timed: bool) 
         raise UserError(
             f"no path of the reads computes on {device} what the reference computes: {FALLBACK} is wrong "
             f"({fallback.get('why', '')}). Set NNUNET_XATTNRES_PATH=reference, which needs more memory in training, "
-            f"and send us the output of `nnunet-xattnres doctor`."
+            f"and open an issue with the output of `nnunet-xattnres doctor`."
         )
     return choice or Choice(FALLBACK, FALLBACK)
 
@@ -143,9 +143,15 @@ def _version(name: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where the results are kept: what NNUNET_XATTNRES_CACHE names, or a folder of the user's."""
+    """Where the results are kept: what NNUNET_XATTNRES_CACHE names, or a folder of the user's.
+
+    Raises:
+        RuntimeError: when none is named, and the user has no home.
+    """
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
     usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(os.environ.get(VARIABLE) or Path(usual) / "nnunet-xattnres")
+    return Path(usual) / "nnunet-xattnres"
 
 
 def load(machine: str, shape: ReadShape) -> Results | None:

@@ -31,6 +31,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.common.autocast import without_autocast
 from nnunet_xattnres.ops import kernels
 from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.resize import resize_axis
@@ -169,7 +170,7 @@ def forward(
     first, rest = (pool[order[0]].contiguous(), order[1:]) if has_direct else (query, order)
     channels, blocks = len(query), kernels.blocks(len(query), size[-1])
     before = out.shape[1] - channels
-    with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
+    with without_autocast(query.device.type), torch.cuda.device_of(query):
         packed = _Packed([pool[k] for k in rest], [projections[k] for k in rest], query, size)
         grid = len(out) * prod(size[:-1]), -(-size[-1] // blocks["BLOCK"])
         sizes = channels, before, packed.depth, packed.height, packed.width, packed.stride
@@ -202,7 +203,7 @@ def backward(
     channels, blocks = len(query), kernels.blocks(len(query), size[-1])
     delta = torch.empty_like(log_sum)
     grid = len(grad) * prod(size[:-1]), -(-size[-1] // blocks["BLOCK"])
-    with torch.autocast(query.device.type, enabled=False), torch.cuda.device_of(query):
+    with without_autocast(query.device.type), torch.cuda.device_of(query):
         packed = _Packed([pool[k] for k in rest], [projections[k] for k in rest], query, size)
         programs = [prod(grid) if has_direct else 0, *packed.programs()]
         d_queries = query.new_empty(sum(programs), channels)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.common.autocast import without_autocast
 from nnunet_xattnres.ops import flops, fused, reference, tiled
 from nnunet_xattnres.ops.arguments import check_read
 from nnunet_xattnres.ops.capture import transformed_gradient
@@ -168,7 +169,7 @@ def _gradients_by_the_reference(
 ) -> list[Tensor | None]:
     """What ``_read_backward`` finds, as functions that can be differentiated in their turn, and transformed."""
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+    with torch.enable_grad(), without_autocast(grad.device.type):
         inputs = [t.view_as(t) for t in (*pool, *projections, query)]  # a map that is two sources is two inputs
         wide = [h.to(query.dtype) for h in inputs[: len(pool)]]
         given = _with_direct(inputs[len(pool) : -1], ctx.direct, len(pool))

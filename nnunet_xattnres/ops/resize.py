@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.common.autocast import without_autocast
 from nnunet_xattnres.ops import reference
 from nnunet_xattnres.ops.arguments import check_resize
 from nnunet_xattnres.ops.capture import transformed_gradient
@@ -107,7 +108,7 @@ def _wide(x: Tensor) -> Tensor:
 )
 def _resize(x: Tensor, sizes: list[int]) -> list[Tensor]:
     results = _resize_fake(x, sizes)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         for result in results:
             size = result.shape[2:]
             if factors := even_factors(x.shape[2:], size):
@@ -138,7 +139,7 @@ def _resize_backward(grads: list[Tensor], size: list[int]) -> Tensor:
     if len(factors) == len(grads):
         add_to_taps(grads, factors, result)
         return result
-    with torch.autocast(result.device.type, enabled=False):
+    with without_autocast(result.device.type):
         for b, target in enumerate(result):
             total = _wide(target).zero_()
             for grad in grads:

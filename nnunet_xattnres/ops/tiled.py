@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from nnunet_xattnres.common.autocast import without_autocast
 from nnunet_xattnres.ops.tiles import SMALL_TILE, TiledRead, samples_of
 
 
@@ -46,7 +47,7 @@ def forward(
         weights: of the sources, (B, N, *size), written if given.
         numbers: of one aligned map in a tile, at most; the device may take fewer.
     """
-    with torch.autocast(out.device.type, enabled=False):
+    with without_autocast(out.device.type):
         extended, _ = _with_query(projections, query * len(query) ** 0.5)
         read = TiledRead(pool, extended, size, eps, numbers)
         for samples in read.samples:
@@ -90,7 +91,7 @@ def backward(
         log_sum: L; not used, for the softmax of the tiles' own scores is the more exact one.
         d_pool, d_projections, d_query: written, each of the shape and dtype of what it is the gradient of.
     """
-    with torch.autocast(grad.device.type, enabled=False):
+    with without_autocast(grad.device.type):
         scale = len(query) ** 0.5
         extended, wide = _with_query(projections, query * scale)
         d_direct, d_wide = torch.zeros_like(query), None if wide is None else torch.zeros_like(wide)

@@ -13,7 +13,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, deter
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
+from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.networks.registry import counterpart
+
+
+class PlansError(UserError, ValueError):
+    """Plans whose arguments do not make a network."""
 
 
 def build_network(
@@ -33,8 +38,8 @@ def build_network(
         config: the arguments of our network beyond upstream's, such as a ``ReadConfig``; it says which kind it is.
 
     Raises:
-        ValueError: when the plans name a network class that has no counterpart of ours, or their arguments do not make
-            a network.
+        UserError, ValueError: when the plans name a network class that has no counterpart of ours, or their arguments
+            do not make a network.
     """
     network_class, arch_kwargs = counterpart(
         configuration_manager.network_arch_class_name,
@@ -54,7 +59,7 @@ def build_network(
             deep_supervision=enable_deep_supervision,
         )
     except Exception as error:
-        raise ValueError(
+        raise PlansError(
             f"the plans {plans_manager.plans_name!r} do not make a network: with their arch_kwargs, "
             f"{network_class} raises {type(error).__name__}: {error}"
         ) from error

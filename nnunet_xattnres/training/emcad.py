@@ -125,7 +125,7 @@ class EMCADTrainer(GuardedTrainer):
     def _encoder_was_loaded(self) -> bool:
         """Whether its weights have changed since the start, as by -pretrained_weights."""
         before, now = self.weights_at_start or {}, sums(self._bare_network())
-        return any("encoder." in name and now[name] != before[name] for name in before.keys() & now.keys())
+        return any(".encoder." in f".{name}" and now[name] != before[name] for name in before.keys() & now.keys())
 
 
 class nnUNetTrainerEMCAD(EMCADTrainer):

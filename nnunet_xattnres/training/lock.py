@@ -1,7 +1,9 @@
 """One training a fold."""
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -17,7 +19,10 @@ def locked(fold: Path, log: Callable[[str], None]) -> FileLock:
         UserError: when another training holds it.
     """
     # never a soft lock: a job that is killed on one machine would block its successor on another
-    lock = FileLock(fold / "training.lock", fallback_to_soft=False, thread_local=False)
+    kept: dict[str, Any] = (
+        {"preserve_lock_file": True} if "preserve_lock_file" in signature(FileLock).parameters else {}
+    )
+    lock = FileLock(fold / "training.lock", fallback_to_soft=False, thread_local=False, **kept)
     try:
         lock.acquire(blocking=False)
     except Timeout:

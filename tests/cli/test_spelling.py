@@ -108,6 +108,14 @@ def run(*arguments, **environment):
     return done.stdout
 
 
+def test_a_name_that_the_encoding_of_the_output_lacks_is_no_traceback(tmp_path):
+    """As in a file on Windows."""
+    folder = tmp_path / "\u0159"
+    folder.mkdir()
+    said = run("doctor", PYTHONIOENCODING="cp1252", nnUNet_raw=str(folder), XDG_CACHE_HOME=str(tmp_path))
+    assert "\\u0159" in said
+
+
 def test_python_m():
     assert run("--version").startswith("nnunet-xattnres ")
     assert "Usage: nnunet-xattnres profile" in run("profile", "-h")

@@ -159,6 +159,13 @@ def test_what_this_process_put_there_the_commands_do_not_have(monkeypatch, by_us
     assert asking.users_environment().get(autoregister.VARIABLE) == filled(after)
 
 
+def test_on_windows_names_of_variables_are_in_capitals(monkeypatch):
+    monkeypatch.setattr(autoregister, "registered_at_start", True)
+    monkeypatch.setattr(asking, "folders_of_others", list)
+    monkeypatch.setattr(asking.os, "environ", {autoregister.VARIABLE.upper(): autoregister.trainers_dir(), "PATH": "p"})
+    assert asking.users_environment() == {"PATH": "p"}
+
+
 def fake_package(folder):
     (folder / "nnunetv2").mkdir(parents=True)
     (folder / "nnunetv2" / "__init__.py").write_text("")

@@ -1,6 +1,7 @@
 """Plans with reads: what is changed, what is not, and that trainers and plans build the same network."""
 
 import json
+import os
 import pydoc
 from dataclasses import asdict
 
@@ -224,6 +225,16 @@ def test_the_new_plans_have_a_name_and_no_path(folder, name):
     done = invoke("-d", 1, "-o", name)
     assert done.exit_code == 1 and "name of the new plans, not a path" in done.output
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
+
+
+def test_the_old_plans_under_another_name_are_not_replaced(folder):
+    """As where the file system does not tell small letters from capitals."""
+    old = folder / "nnUNetPlans.json"
+    content = old.read_text()
+    os.link(old, folder / "nnunetplans.json")
+    done = invoke("-d", 1, "-o", "nnunetplans", "--force")
+    assert done.exit_code == 1 and "the new plans would replace 'nnUNetPlans'" in " ".join(done.output.split())
+    assert old.read_text() == content
 
 
 def test_plans_of_another_make_are_not_overwritten(folder):

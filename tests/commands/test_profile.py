@@ -136,6 +136,24 @@ def test_a_step_has_the_loss_and_the_optimizer_of_its_trainer(monkeypatch, train
     assert any((a != b).any() for a, b in zip(before, contestant.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("forced", [None, "reference", "tiled"])
+def test_what_is_counted_is_the_same_by_every_path(monkeypatch, forced):
+    if forced == "tiled" and not command.CUSTOM_OPS:
+        pytest.skip("the reference is the only path")
+    setting = Setting.of(make_plans(), DATASET, "2d", None)
+    expected = count(setting, "nnUNetTrainerXAttnRes")
+    monkeypatch.setattr("nnunet_xattnres.ops.choice._FROM_ENVIRONMENT", forced)
+    assert count(setting, "nnUNetTrainerXAttnRes") == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured in a process of its own on Linux")
+def test_where_the_system_tells_no_peak_there_is_no_memory(monkeypatch, tmp_path):
+    status = tmp_path / "status"
+    status.write_text("VmSize:\t1 kB\nVmRSS:\t1 kB\n")
+    monkeypatch.setattr("nnunet_xattnres.common.measure._STATUS", status)
+    assert resident_memory(kill_me, warm_up=nothing) is None
+
+
 def test_without_rounds_there_is_no_time(folder, tmp_path):
     (folder / "dataset.json").write_text(json.dumps(DATASET))
     out = tmp_path / "profile.json"
@@ -165,6 +183,28 @@ def test_the_command(folder, tmp_path, monkeypatch):
         assert row["seconds_ratio"] == pytest.approx(row["seconds"] / plain["seconds"])
     assert ours["parameters"] > plain["parameters"] and ours["multiply_adds"] > plain["multiply_adds"]
     assert "x1.00" in done.output and f"x{ours['parameters_ratio']:.2f}" in done.output
+
+
+def test_where_the_file_cannot_be_written_nothing_is_measured(folder, tmp_path, monkeypatch):
+    def measure(*_):
+        raise AssertionError("measured in vain")
+
+    monkeypatch.setattr(command, "profile", measure)
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    (tmp_path / "file").write_text("")
+    for out, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "a.json", "file")):
+        arguments = ["profile", "-d", "1", "-c", "2d", "--device", "cpu", "--force", "-o", str(out)]
+        done = CliRunner().invoke(app, arguments)
+        said = " ".join(done.output.split())
+        assert done.exit_code == 1 and message in said and "measured" not in said and "Traceback" not in said, said
+
+
+def test_the_folder_of_the_file_need_not_be_there(folder, tmp_path):
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    out = tmp_path / "new" / "profile.json"
+    arguments = ["-d", "1", "-c", "2d", "--device", "cpu", "--rounds", "0", "-tr", "nnUNetTrainerNoSkip"]
+    done = CliRunner().invoke(app, ["profile", *arguments, "-o", str(out)])
+    assert done.exit_code == 0 and json.loads(out.read_text())["rows"], done.output
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured in a process of its own on Linux")

@@ -18,6 +18,7 @@ from nnunet_xattnres.cli.tune import table
 from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.reads.shapes import shapes_to_choose
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 
@@ -50,6 +51,17 @@ def test_without_operators_it_says_so(monkeypatch):
     assert done.exit_code == 0 and "older than 2.4, the reference computes the reads" in " ".join(done.stdout.split())
 
 
+def test_plans_that_make_no_network_are_no_traceback(tune, monkeypatch, tmp_path):
+    plans = make_plans()
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 8]
+    (tmp_path / "Dataset001_MadeUp" / "nnUNetPlans.json").write_text(json.dumps(plans))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("nnunet_xattnres.ops.choice.CUSTOM_OPS", True)
+    done = CliRunner().invoke(app, ["tune", "-d", "1", "-c", "2d"])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and "error: the plans 'nnUNetTestPlans' do not make a network" in said, said
+
+
 @needs_operators
 def test_every_read_is_tried_and_shown(tune):
     """On the CPU, with real processes: the kernels fail there, and are not chosen."""
@@ -72,6 +84,27 @@ def test_what_a_compiler_says_is_shown_as_it_is():
     found = Found("(2, 2)", Choice("tiled", "tiled"), {"fused": {"status": "failed", "why": why}}, "")
     new_console(file=file, width=160).print(table([found]))
     assert f"fused: failed {why}" in file.getvalue()
+
+
+@needs_operators
+@pytest.mark.parametrize("kept", [True, False])
+def test_it_says_whether_what_it_found_is_kept(tune, monkeypatch, tmp_path, kept):
+    from nnunet_xattnres.commands import tune as command
+    from nnunet_xattnres.ops import chosen
+
+    if not kept:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "file" / "below"))
+    here, on_cpu, choose = torch.device("cpu"), chosen.machine(torch.device("cpu")), command.choose_paths
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(chosen, "machine", lambda _: on_cpu)
+    monkeypatch.setattr(command, "choose_paths", lambda shapes, _, log: choose(shapes[-1:], here, log))
+    monkeypatch.setattr(command, "shapes_to_choose", lambda *arguments: shapes_to_choose(*arguments[:-1], here))
+    done = CliRunner().invoke(app, ["tune", "-d", "1", "-c", "2d"])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0, said
+    assert (f"kept in {tmp_path / 'cache'}" in said) == kept
+    assert ("is not kept for the next time: " in said and "a training tries the paths again" in said) == (not kept)
 
 
 @needs_operators

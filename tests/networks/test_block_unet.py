@@ -1,5 +1,7 @@
 """What is special to the block-level XAttnRes; test_every_network.py has what all networks share."""
 
+import weakref
+
 import pytest
 import torch
 from helpers.networks import ENCODERS, UPSTREAM, make_input, make_network, plan
@@ -247,3 +249,16 @@ def test_wrong_arguments_are_refused():
         network(torch.randn(1, 2, 16, 20, 16))
     with pytest.raises(ValueError, match="3 axes"):
         network(torch.randn(1, 2, 16, 16))
+
+
+def test_in_prediction_maps_are_gone_when_they_have_been_read():
+    network = make_network(2, "plain conv", "block", "isotropic").eval()
+    stages, alive, seen = network.encoder.stages, [], []
+    first, last = stages_of(network)[0][0], stages_of(network)[1][-1]
+    for block in first:
+        block.register_forward_hook(lambda _module, _inputs, out: alive.append(weakref.ref(out)))
+    last[0].register_forward_hook(lambda *_: seen.append([map_() is None for map_ in alive]))
+    network.decoder.deep_supervision = False
+    with torch.inference_mode():
+        network(make_input(network, 1))
+    assert len(stages) > 2 and seen == [[True] * len(first)]

@@ -193,6 +193,17 @@ def test_without_a_home_nothing_is_known(monkeypatch):
     assert chosen.known(chosen.machine(CPU)) == [] and chosen.load(chosen.machine(CPU), SHAPE) is None
 
 
+def test_who_names_a_folder_needs_no_home(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(chosen.Path, "home", no_home)
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path))
+    assert chosen.cache_folder() == tmp_path
+
+
 def test_where_nothing_could_be_tried_plain_torch_is_taken():
     (found,) = choose("good", budget=0.0)
     assert found.choice == Choice(chosen.FALLBACK, chosen.FALLBACK) and found.results["good"]["status"] == "no time"

@@ -124,7 +124,8 @@ def test_pretrained_weights_of_nnunet_serve(make_trainer, monkeypatch, tmp_path,
 def test_a_decoder_alone_does_not_serve(make_trainer, monkeypatch, no_timm):
     trainer = make_trainer(B0)
     trainer.initialize()
-    nn.init.normal_(trainer.network.decoder.spatial.conv.weight)
+    for parameter in trainer.network.decoder.parameters():
+        nn.init.normal_(parameter)
     with pytest.raises(UserError, match="needs weights from ImageNet"):
         start(trainer, monkeypatch)
 

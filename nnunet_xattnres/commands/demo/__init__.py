@@ -17,7 +17,7 @@ from nnunet_xattnres.commands.demo.commands import (
     step_arguments,
     write_small_plans,
 )
-from nnunet_xattnres.commands.demo.preparation import prepare_folder, resolve_device
+from nnunet_xattnres.commands.demo.preparation import prepare_folder
 from nnunet_xattnres.commands.demo.results import (
     dice_table,
     draw_overlay,
@@ -39,6 +39,7 @@ from nnunet_xattnres.commands.demo.settings import (
     DemoError,
 )
 from nnunet_xattnres.common import shell
+from nnunet_xattnres.common.device import device_of
 from nnunet_xattnres.common.processes import find_program
 from nnunet_xattnres.nnunet.results import Dice
 
@@ -58,11 +59,11 @@ def run_demo(out: Path, *, device: str | None = None, force: bool = False, conso
         The Dice of every structure in every held-out case.
 
     Raises:
-        DemoError: when the demo cannot start or one of nnU-Net's commands fails.
+        UserError: when the demo cannot start or one of nnU-Net's commands fails.
     """
     console, started = console or Console(highlight=False, emoji=False), time.monotonic()
     console.print("Looking for torch and nnU-Net")
-    device = resolve_device(device)
+    device = device_of(device).type
     programs = {step: find_program(name) for step, name in STEPS.items()}
     out = Path(os.path.abspath(out.expanduser()))
     prepare_folder(out, force)

@@ -1,26 +1,9 @@
-"""Before any work: the device, and a folder that is ours."""
+"""Before any work: a folder that is ours."""
 
 import shutil
 from pathlib import Path
 
 from nnunet_xattnres.commands.demo.settings import MARKER, OURS, DemoError
-
-
-def resolve_device(device: str | None) -> str:
-    """The device to run on.
-
-    Raises:
-        DemoError: when torch does not have the device that was asked for.
-    """
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"  # nnU-Net on mps is no match for 3D
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DemoError("--device cuda: torch sees no CUDA device here. Try --device cpu, or install torch with CUDA.")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise DemoError("--device mps: torch sees no mps device here. Try --device cpu.")
-    return device
 
 
 def prepare_folder(out: Path, force: bool) -> None:

@@ -25,8 +25,16 @@ GOOD_DICE = 0.80
 MARKER = ".nnunet-xattnres-demo"
 EXPORTED = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 OVERLAY = "overlay.png"
-# What --force removes. Of nnU-Net's folders only our dataset: a user may have put others beside it.
-OURS = (*(f"{folder}/{DATASET}" for folder in EXPORTED), "predictions", "logs", ".cache", OVERLAY)
+# What --force removes. A user may have put other data sets, and other trainings of this one, beside it.
+OURS = (
+    f"nnUNet_raw/{DATASET}",
+    f"nnUNet_preprocessed/{DATASET}",
+    f"nnUNet_results/{DATASET}/{TRAINER}__{SMALL_PLANS}__{CONFIGURATION}",
+    "predictions",
+    "logs",
+    ".cache",
+    OVERLAY,
+)
 
 
 class DemoError(UserError):

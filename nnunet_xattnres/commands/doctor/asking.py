@@ -27,7 +27,8 @@ def users_environment() -> dict[str, str]:
     environment = dict(os.environ)
     if autoregister.registered_at_start:
         others = folders_of_others()
-        environment.pop(autoregister.VARIABLE, None)
+        # on Windows the keys of os.environ are in capitals
+        environment = {key: value for key, value in environment.items() if key.upper() != autoregister.VARIABLE.upper()}
         if others:
             environment[autoregister.VARIABLE] = os.pathsep.join(others)
     return environment

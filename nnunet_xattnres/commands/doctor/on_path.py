@@ -4,12 +4,12 @@ import os
 import re
 import shutil
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_xattnres.commands.doctor.findings import Finding
 from nnunet_xattnres.commands.doctor.installation import NEEDED, install
+from nnunet_xattnres.common.processes import find_here
 
 COMMAND = "nnUNetv2_train"
 _EXEC = re.compile(rb"'''exec' (?:\"([^\"]+)\"|'([^']+)'|(\S+)) ")  # where a path is too long for #!, or has a space
@@ -17,7 +17,7 @@ _EXEC = re.compile(rb"'''exec' (?:\"([^\"]+)\"|'([^']+)'|(\S+)) ")  # where a pa
 
 def check_command() -> Iterator[Finding]:
     """Whether ``nnUNetv2_train``, as the shell finds it, is run by this interpreter."""
-    found, here = shutil.which(COMMAND), _in_this_environment()
+    found, here = shutil.which(COMMAND), find_here(COMMAND)
     if here is None:
         message = f"{sys.prefix} has no such command"
         yield Finding("warning", COMMAND, message, install(NEEDED["nnunetv2"], "--force-reinstall", "--no-deps"))
@@ -70,15 +70,6 @@ def is_this(interpreter: Path) -> bool:
     ours = Path(sys.executable)
     same_folder = interpreter.parent.resolve() == ours.parent.resolve()
     return same_folder and interpreter.resolve() == ours.resolve()
-
-
-def _in_this_environment() -> Path | None:
-    """This environment's own command, of the user's own installs (pip install --user), too."""
-    user = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
-    folders = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable)]
-    folders += [user] if sys.prefix == sys.base_prefix else []
-    found = shutil.which(COMMAND, path=os.pathsep.join(folders))
-    return Path(found) if found else None
 
 
 def _is_executable_of_windows(file: Path) -> bool:

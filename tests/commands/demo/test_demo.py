@@ -68,9 +68,14 @@ def test_force_removes_what_the_demo_made_and_nothing_else(tmp_path):
         else:
             (tmp_path / name / "sub").mkdir(parents=True)
             (tmp_path / name / "sub" / "file").write_text("made")
-    mine = [tmp_path / "notes.txt", tmp_path / "nnUNet_raw" / "Dataset001_Mine" / "dataset.json"]
+    other_training = f"{settings.DATASET}/nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
+    mine = [
+        tmp_path / "notes.txt",
+        tmp_path / "nnUNet_raw" / "Dataset001_Mine" / "dataset.json",
+        tmp_path / "nnUNet_results" / other_training,
+    ]
     for path in mine:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     preparation.prepare_folder(tmp_path, force=True)
     assert set(contents(tmp_path)) == {settings.MARKER, *(str(path.relative_to(tmp_path)) for path in mine)}
@@ -130,19 +135,27 @@ def test_missing_nnunet_is_an_error_before_any_work(tmp_path, monkeypatch):
 def test_cuda_without_cuda_is_an_error_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = run_cli("--out", tmp_path / "demo", "--device", "cuda")
-    assert result.exit_code == 1 and "no CUDA device" in result.output
+    assert result.exit_code == 1 and "torch sees no such device" in result.output
     assert not (tmp_path / "demo").exists()
-
-
-@pytest.mark.parametrize("cuda", [False, True])
-def test_the_device_by_default(monkeypatch, cuda):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert preparation.resolve_device(None) == ("cuda" if cuda else "cpu")
 
 
 def test_programs_come_from_this_environment(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert processes.find_program(settings.STEPS["train"]).is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a program that is a script")
+def test_programs_of_the_users_own_installs_are_found(monkeypatch, tmp_path):
+    """pip install --user, where the folder of its commands is not on PATH."""
+    program = tmp_path / "nnUNetv2_of_the_user"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(processes.sys, "prefix", sys.base_prefix)
+    place = processes.sysconfig.get_path
+    folder = str(tmp_path)
+    monkeypatch.setattr(processes.sysconfig, "get_path", lambda name, *scheme: folder if scheme else place(name))
+    assert processes.find_program(program.name) == program
 
 
 @pytest.mark.parametrize("registered", ["", "mine"])
