@@ -14,7 +14,7 @@ from benchmarks.study.repeats import dice_of_repeats
 from benchmarks.study.report import comparison_of, grouped, with_repeats
 from benchmarks.study.results_page import RESULT, result_of
 from nnunet_xattnres.commands.compare.report import markdown_table
-from nnunet_xattnres.commands.compare.table import MEAN, Comparison, make_rows
+from nnunet_xattnres.commands.compare.table import Comparison, make_rows
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.pages.figure import new_figure
@@ -46,7 +46,7 @@ def overview(studies: Sequence[tuple[Study, Folders]], picture: Path | None, fig
         rows = with_repeats(study, groups[longest], make_rows(compared[longest]))
         longest_panels.append(_panel(study, groups, longest, compared[longest]))
         start = [study.name, f"{study.iterations(longest):,}"]
-        lines += [[*start, f"`{row.model}`", *result_of(row)] for row in rows if row.label == MEAN]
+        lines += [[*start, f"`{row.model}`", *result_of(row)] for row in rows if row.is_mean]
     if picture:
         _draw(panels, picture)
     if figure1:

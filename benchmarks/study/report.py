@@ -14,7 +14,7 @@ from nnunet_xattnres.commands.compare import write_comparison
 from nnunet_xattnres.commands.compare.fairness import refuse_unfair
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.statistics import over_repeats
-from nnunet_xattnres.commands.compare.table import MEAN, Comparison, Row
+from nnunet_xattnres.commands.compare.table import Comparison, Row
 from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.results import Fold, Run
 
@@ -89,7 +89,7 @@ def with_repeats(study: Study, by_trainer: Mapping[str, Sequence[Record]], rows:
     values = {trainer: dice_of_repeats(study, in_rounds(study, records)) for trainer, records in by_trainer.items()}
     first, found = study.trainers[0], []
     for row in rows:
-        if row.label == MEAN:
+        if row.is_mean:
             here = values[row.model]
             over = None if row.model == first else over_repeats(values[first], here)
             row = replace(row, repeats=here, over_repeats=over)

@@ -13,7 +13,7 @@ from benchmarks.study.records import Record
 from benchmarks.study.repeats import dice_of_repeats
 from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.statistics import NOT_NORMAL, TOO_FEW, OverRepeats, over_repeats
-from nnunet_xattnres.commands.compare.table import MEAN, Row
+from nnunet_xattnres.commands.compare.table import Row
 
 CONVERGED = 0.01  # Dice that a longer training may change and still count as converged
 RESULT = ("Dice", "range of repeats", "difference", "95% over repeats", "95% over cases")
@@ -87,7 +87,7 @@ def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> li
     lines = []
     for schedule, by_trainer in groups.items():
         for row in rows.get(schedule, ()):
-            if row.label == MEAN:
+            if row.is_mean:
                 lines.append([schedule, row.model, str(len(row.repeats)), *result_of(row)])
         if len(study.trainers_of(schedule)) == 1:  # the first alone, which is compared with nothing
             values = dice_of_repeats(study, by_trainer[study.trainers[0]])

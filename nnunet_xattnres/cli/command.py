@@ -6,17 +6,23 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from nnunet_xattnres.cli.errors import shown_to_the_user
+
 _WORD = re.compile(r"-[A-Za-z][A-Za-z]")
 
 
 class NnunetCommand(TyperCommand):
-    """A command that reads its options as nnU-Net's do.
+    """A command that reads its options as nnU-Net's do, and says without a traceback what the user can mend.
 
     Options that may be repeated take all values up to the next option. A word after a single dash is the name of an
     option, never a short one with its value: where there is no -device it must not become -d with the value "evice".
     """
 
     # ctx is of click, or of the click that newer versions of typer bring along
+    def invoke(self, ctx: Any) -> Any:
+        with shown_to_the_user():
+            return super().invoke(ctx)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options: dict[str, Any] = {}
         for parameter in self.get_params(ctx):

@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
 from nnunet_xattnres.cli.progress import shown_progress
 from nnunet_xattnres.common.errors import UserError
@@ -59,52 +58,51 @@ def compare(
     are refused that differ in what makes a comparison fair, unless --allow names it. --metrics and --as-published read
     the masks; the Dice comes from what nnU-Net has written.
     """
-    with shown_to_the_user():
-        from nnunet_xattnres.commands.compare import (
-            CHECKS,
-            FILES,
-            Wanted,
-            compare_cases,
-            compared,
-            doubts,
-            refuse_to_lose,
-            with_measures,
-            write_comparison,
-            write_page,
-        )
-        from nnunet_xattnres.commands.compare import tables as tables_of
+    from nnunet_xattnres.commands.compare import (
+        CHECKS,
+        FILES,
+        Wanted,
+        compare_cases,
+        compared,
+        doubts,
+        refuse_to_lose,
+        with_measures,
+        write_comparison,
+        write_page,
+    )
+    from nnunet_xattnres.commands.compare import tables as tables_of
 
-        unknown = sorted(set(allow or ()) - set(CHECKS))
-        if unknown:
-            raise UserError(f"--allow {unknown[0]}: there is no such check; there are {', '.join(CHECKS)}")
-        wanted = Wanted.of(metrics or (), tolerance, as_published)
-        for file in FILES:
-            refuse_existing(out / file, force)
-        # whether it can be written is known before masks are read, for hours; what these gave is kept
-        with replacing_folder(out, FILES, keep=wanted is not None) as partial:
-            if cases is not None:
-                refuse_to_lose(cases, out)
-                if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
-                    raise UserError(_ONE_OF_THEM)
-                if wanted is not None:
-                    raise UserError(
-                        f"{cases} has the Dice only: for --metrics and --as-published name a data set (-d) and "
-                        f"trainers (-tr), or --predictions"
-                    )
-                comparison, title = compare_cases(cases, allow or ()), f"From {cases.name}"
-            elif predictions:
-                if any((dataset, configuration, trainers, plans, folds)):
-                    raise UserError(_ONE_OF_THEM)
-                comparison, title = _of_predictions(predictions, labels, allow or (), out)
-            else:
-                if labels:
-                    raise UserError("--labels is for --predictions; with -d the true masks are the data set's own")
-                comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or (), out)
+    unknown = sorted(set(allow or ()) - set(CHECKS))
+    if unknown:
+        raise UserError(f"--allow {unknown[0]}: there is no such check; there are {', '.join(CHECKS)}")
+    wanted = Wanted.of(metrics or (), tolerance, as_published)
+    for file in FILES:
+        refuse_existing(out / file, force)
+    # whether it can be written is known before masks are read, for hours; what these gave is kept
+    with replacing_folder(out, FILES, keep=wanted is not None) as partial:
+        if cases is not None:
+            refuse_to_lose(cases, out)
+            if any((dataset, configuration, trainers, plans, folds, predictions, labels)):
+                raise UserError(_ONE_OF_THEM)
             if wanted is not None:
-                with shown_progress(new_console(stderr=True)) as begin:
-                    comparison = with_measures(comparison, wanted, labels if predictions else None, begin)
-            rows = write_comparison(comparison, partial, title)
-            written = write_page(comparison, rows, partial, title)
+                raise UserError(
+                    f"{cases} has the Dice only: for --metrics and --as-published name a data set (-d) and "
+                    f"trainers (-tr), or --predictions"
+                )
+            comparison, title = compare_cases(cases, allow or ()), f"From {cases.name}"
+        elif predictions:
+            if any((dataset, configuration, trainers, plans, folds)):
+                raise UserError(_ONE_OF_THEM)
+            comparison, title = _of_predictions(predictions, labels, allow or (), out)
+        else:
+            if labels:
+                raise UserError("--labels is for --predictions; with -d the true masks are the data set's own")
+            comparison, title = _of_trainings(dataset, configuration, trainers, plans, folds, allow or (), out)
+        if wanted is not None:
+            with shown_progress(new_console(stderr=True)) as begin:
+                comparison = with_measures(comparison, wanted, labels if predictions else None, begin)
+        rows = write_comparison(comparison, partial, title)
+        written = write_page(comparison, rows, partial, title)
 
     console = new_console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for table in tables_of(comparison, rows, console.width):

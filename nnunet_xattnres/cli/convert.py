@@ -1,7 +1,7 @@
 """``nnunet-xattnres convert``"""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +10,10 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.progress import shown_progress
 
 if TYPE_CHECKING:
     from nnunet_xattnres.commands.convert import DataSet, Outcome
-    from nnunet_xattnres.commands.convert.data_set import T
 
 
 class Name(str, Enum):
@@ -60,22 +58,14 @@ def convert(
     the same command goes on.
     """
     console = new_console(soft_wrap=True)
-    with shown_to_the_user():
-        from nnunet_xattnres.commands.convert import DATA_SETS
-        from nnunet_xattnres.commands.convert import convert as convert_data_set
+    from nnunet_xattnres.commands.convert import DATA_SETS
+    from nnunet_xattnres.commands.convert import convert as convert_data_set
 
-        data_set = DATA_SETS[name.value]
-        with shown_progress(console) as begin:
-
-            def track(items: "Sequence[T]", what: str, /) -> "Iterable[T]":
-                one_is_done = begin(what, len(items))
-                for item in items:
-                    yield item
-                    one_is_done()
-
-            outcome = convert_data_set(
-                data_set, source, out, number=dataset, size=size, split=split and split.value, track=track
-            )
+    data_set = DATA_SETS[name.value]
+    with shown_progress(console) as progress:
+        outcome = convert_data_set(
+            data_set, source, out, number=dataset, size=size, split=split and split.value, progress=progress
+        )
     for line in summary(data_set, outcome):
         console.print(line)
     raw = os.environ.get("nnUNet_raw")

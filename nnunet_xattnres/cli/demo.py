@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Device
 
 
@@ -40,8 +39,7 @@ def demo(
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nnU-Net's processes are stopped, as for Ctrl-C
     try:
-        with shown_to_the_user():
-            run_demo(out, device=device.value if device else None, force=force)
+        run_demo(out, device=device.value if device else None, force=force)
     except KeyboardInterrupt:
         console = new_console(stderr=True, soft_wrap=True)
         console.print(f"\nstopped. Start anew with --force, or remove {escape(str(out))}.")

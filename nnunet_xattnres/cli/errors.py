@@ -15,6 +15,8 @@ def shown_to_the_user() -> Iterator[None]:
     """Print a ``UserError``, or what the file system refuses, without a traceback, and end with exit code 1."""
     try:
         yield
+    except BrokenPipeError:  # whoever reads the output has seen enough; typer knows what to do
+        raise
     except (UserError, OSError) as error:
         new_console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}")
         raise typer.Exit(1) from None

@@ -7,7 +7,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Checkpoint, Force, ModelFolder
 
 
@@ -23,10 +22,9 @@ def export_onnx(
     Preprocessing, the sliding window and resampling back are not in it; the description beside it has the numbers that
     they need.
     """
-    with shown_to_the_user():
-        from nnunet_xattnres.commands.export_onnx import export_onnx as export
+    from nnunet_xattnres.commands.export_onnx import export_onnx as export
 
-        description = export(model_folder, out, fold, checkpoint, force)
+    description = export(model_folder, out, fold, checkpoint, force)
 
     console = new_console(soft_wrap=True)
     console.print(f"wrote {escape(str(out))}: the network alone, at the plan's patch size, for any batch")

@@ -7,7 +7,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Folds, Force, Plans, Predictions, folders_by_name
 from nnunet_xattnres.cli.progress import shown_progress
 from nnunet_xattnres.common.errors import UserError
@@ -48,28 +47,27 @@ def gallery(
     those with the largest differences between the models, half are typical ones.
     """
     console = new_console(soft_wrap=True)
-    with shown_to_the_user():
-        from nnunet_xattnres.commands.gallery import FILES, of_predictions, show
+    from nnunet_xattnres.commands.gallery import FILES, of_predictions, show
 
-        for file in FILES:
-            refuse_existing(out / file, force)
-        if rows and cases:
-            raise UserError("name one of them: --rows, for as many cases to be chosen, or --cases")
-        # whether the folder can be written is known before masks are read
-        with replacing_folder(out, FILES) as partial, shown_progress(console) as begin:
-            if predictions:
-                if any((dataset, configuration, trainers, plans, folds)):
-                    raise UserError("name one of them: --predictions, or a data set (-d) and trainers (-tr)")
-                if images is None or labels is None:
-                    raise UserError("--predictions needs --images and --labels, the folders of images and true masks")
-                folders = folders_by_name(predictions)
-                refuse_folder_that_is_read(out, [*folders.values(), images, labels])
-                material = of_predictions(folders, images, labels, cases or (), begin)
-            else:
-                if images or labels:
-                    raise UserError("--images and --labels are for --predictions; with -d they are the data set's own")
-                material = _of_trainings(dataset, configuration, trainers, plans, folds, cases, out)
-            chosen = show(material, partial, rows or _ROWS, cases or (), slice_, begin)
+    for file in FILES:
+        refuse_existing(out / file, force)
+    if rows and cases:
+        raise UserError("name one of them: --rows, for as many cases to be chosen, or --cases")
+    # whether the folder can be written is known before masks are read
+    with replacing_folder(out, FILES) as partial, shown_progress(console) as begin:
+        if predictions:
+            if any((dataset, configuration, trainers, plans, folds)):
+                raise UserError("name one of them: --predictions, or a data set (-d) and trainers (-tr)")
+            if images is None or labels is None:
+                raise UserError("--predictions needs --images and --labels, the folders of images and true masks")
+            folders = folders_by_name(predictions)
+            refuse_folder_that_is_read(out, [*folders.values(), images, labels])
+            material = of_predictions(folders, images, labels, cases or (), begin)
+        else:
+            if images or labels:
+                raise UserError("--images and --labels are for --predictions; with -d they are the data set's own")
+            material = _of_trainings(dataset, configuration, trainers, plans, folds, cases, out)
+        chosen = show(material, partial, rows or _ROWS, cases or (), slice_, begin)
     for one in chosen:
         console.print(f"  {escape(one.case)}" + (f" ({one.why})" if one.why else ""))
     console.print(escape(material.scope))

@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Checkpoint, Device, Force, ModelFolder
 from nnunet_xattnres.cli.progress import shown_progress
 from nnunet_xattnres.common.shell import command
@@ -50,28 +49,27 @@ def inspect(
     voxel, with --knockout the Dice without each source.
     """
     console = new_console(soft_wrap=True)
-    with shown_to_the_user():
-        from nnunet_xattnres.common.device import device_of
+    from nnunet_xattnres.common.device import device_of
 
-        predict_on = device_of(device.value if device else None)  # before what takes seconds to load
+    predict_on = device_of(device.value if device else None)  # before what takes seconds to load
 
-        from nnunet_xattnres.commands.inspect.inspection import Inspection, inspect_model
-        from nnunet_xattnres.commands.inspect.routing import strongest_of
+    from nnunet_xattnres.commands.inspect.inspection import Inspection, inspect_model
+    from nnunet_xattnres.commands.inspect.routing import strongest_of
 
-        what = Inspection(
-            model_folder,
-            images,
-            folds=folds or (),
-            checkpoint=checkpoint,
-            mirroring=mirroring,
-            maps=maps or (),
-            each_label=each_label,
-            references=references,
-            knockout=knockout,
-            command=command("nnunet-xattnres", *sys.argv[1:]),
-        )
-        with shown_progress(console) as begin:
-            strongest = strongest_of(inspect_model(what, out, predict_on, begin, force))
+    what = Inspection(
+        model_folder,
+        images,
+        folds=folds or (),
+        checkpoint=checkpoint,
+        mirroring=mirroring,
+        maps=maps or (),
+        each_label=each_label,
+        references=references,
+        knockout=knockout,
+        command=command("nnunet-xattnres", *sys.argv[1:]),
+    )
+    with shown_progress(console) as begin:
+        strongest = strongest_of(inspect_model(what, out, predict_on, begin, force))
 
     for read, row in strongest.items():
         console.print(

@@ -6,7 +6,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import XATTNRES, Dataset, Force, Memory, Network, ReadGate, SkipMode
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import command
@@ -56,15 +55,14 @@ def plan(
         "encoder_isar": encoder_isar or None,
         "width": width,
     }
-    with shown_to_the_user():
-        from nnunet_xattnres.commands.plan import write_plans_with_network
-        from nnunet_xattnres.networks.registry import KINDS
-        from nnunet_xattnres.nnunet.folders import preprocessed_folder
+    from nnunet_xattnres.commands.plan import write_plans_with_network
+    from nnunet_xattnres.networks.registry import KINDS
+    from nnunet_xattnres.nnunet.folders import preprocessed_folder
 
-        kind = KINDS[network.value]
-        config = _config(kind, {name: value for name, value in given.items() if value is not None})
-        out = kind.plans_name if out is None else out
-        path, outcome = write_plans_with_network(preprocessed_folder(dataset), plans, out, config, force)
+    kind = KINDS[network.value]
+    config = _config(kind, {name: value for name, value in given.items() if value is not None})
+    out = kind.plans_name if out is None else out
+    path, outcome = write_plans_with_network(preprocessed_folder(dataset), plans, out, config, force)
 
     console = new_console(soft_wrap=True)
     console.print(f"wrote {escape(str(path))}")

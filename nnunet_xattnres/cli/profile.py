@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Configuration, Dataset, Device, Force
 
 
@@ -41,47 +40,46 @@ def profile(
     The plain network and each of ours, side by side, at the plan's patch and batch; without data loading.
     """
     console = new_console(width=None if sys.stdout.isatty() else 120)
-    with shown_to_the_user():
-        import torch
+    import torch
 
-        from nnunet_xattnres.commands.profile import Setting
-        from nnunet_xattnres.commands.profile import profile as measure
-        from nnunet_xattnres.common.device import device_of
-        from nnunet_xattnres.common.files import read_json, refuse_existing, replacing, write_json
-        from nnunet_xattnres.nnunet.folders import preprocessed_folder
-        from nnunet_xattnres.nnunet.plans import read_plans
+    from nnunet_xattnres.commands.profile import Setting
+    from nnunet_xattnres.commands.profile import profile as measure
+    from nnunet_xattnres.common.device import device_of
+    from nnunet_xattnres.common.files import read_json, refuse_existing, replacing, write_json
+    from nnunet_xattnres.nnunet.folders import preprocessed_folder
+    from nnunet_xattnres.nnunet.plans import read_plans
 
-        folder = preprocessed_folder(dataset)
-        out = Path(f"profile-{folder.name}-{plans}-{configuration}.json") if out is None else out
-        refuse_existing(out, force)
-        description = read_json(folder / "dataset.json")
-        setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
-        name = device_of(device.value if device else None).type
-        with console.status("") as status:
+    folder = preprocessed_folder(dataset)
+    out = Path(f"profile-{folder.name}-{plans}-{configuration}.json") if out is None else out
+    refuse_existing(out, force)
+    description = read_json(folder / "dataset.json")
+    setting = Setting.of(read_plans(folder / f"{plans}.json"), description, configuration, batch)
+    name = device_of(device.value if device else None).type
+    with console.status("") as status:
 
-            def say(text: str) -> None:
-                status.update(Text(text))
+        def say(text: str) -> None:
+            status.update(Text(text))
 
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(out, overwrite=force) as partial:  # measuring takes long: first see that it can be written
-                rows = measure(setting, torch.device(name), rounds, say, trainers or ())
-                status.stop()
-                gpus = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS"}
-                result = {
-                    "dataset": folder.name,
-                    "plans": plans,
-                    "configuration": configuration,
-                    "batch": setting.batch,
-                    "machine": gpus[name]() if name in gpus else f"CPU, {torch.get_num_threads()} threads",
-                    "torch": torch.__version__,
-                    "rounds": rounds,
-                    "rows": rows,
-                }
-                console.print(_table(result))
-                for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
-                    names = ", ".join(row["trainer"] for row in rows if row["why"] == why)
-                    console.print(f"{names}: {escape(why)}", soft_wrap=True)
-                write_json(result, partial)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out, overwrite=force) as partial:  # measuring takes long: first see that it can be written
+            rows = measure(setting, torch.device(name), rounds, say, trainers or ())
+            status.stop()
+            gpus = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS"}
+            result = {
+                "dataset": folder.name,
+                "plans": plans,
+                "configuration": configuration,
+                "batch": setting.batch,
+                "machine": gpus[name]() if name in gpus else f"CPU, {torch.get_num_threads()} threads",
+                "torch": torch.__version__,
+                "rounds": rounds,
+                "rows": rows,
+            }
+            console.print(_table(result))
+            for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
+                names = ", ".join(row["trainer"] for row in rows if row["why"] == why)
+                console.print(f"{names}: {escape(why)}", soft_wrap=True)
+            write_json(result, partial)
     console.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 

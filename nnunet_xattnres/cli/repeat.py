@@ -6,7 +6,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Dataset, Force
 
 
@@ -24,10 +23,8 @@ def repeat(
     nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerXAttnRes -p nnUNetPlans_rep1
     """
     from nnunet_xattnres.commands.repeat import write_repeats
+    from nnunet_xattnres.nnunet.folders import preprocessed_folder
 
-    with shown_to_the_user():
-        from nnunet_xattnres.nnunet.folders import preprocessed_folder
-
-        paths = write_repeats(preprocessed_folder(dataset), plans, number, force)
+    paths = write_repeats(preprocessed_folder(dataset), plans, number, force)
     for path in paths:
         new_console(soft_wrap=True).print(f"wrote {escape(str(path))}")

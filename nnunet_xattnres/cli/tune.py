@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import Configuration, Dataset
 
 if TYPE_CHECKING:
@@ -36,41 +35,38 @@ def tune(
     same at its start, and finds what was chosen here. Without a CUDA device there is nothing to choose.
     """
     console = new_console(width=None if sys.stdout.isatty() else 160)
-    with shown_to_the_user():
-        import torch
+    import torch
 
-        if not torch.cuda.is_available():
-            console.print(
-                "There is no CUDA device here, so there is nothing to choose: plain torch computes the reads."
-            )
-            return
-        from nnunet_xattnres.ops.choice import CUSTOM_OPS
+    if not torch.cuda.is_available():
+        console.print("There is no CUDA device here, so there is nothing to choose: plain torch computes the reads.")
+        return
+    from nnunet_xattnres.ops.choice import CUSTOM_OPS
 
-        if not CUSTOM_OPS:
-            console.print(
-                f"There is nothing to choose: with torch {torch.__version__}, older than 2.4, the reference "
-                "computes the reads."
-            )
-            return
-        from nnunet_xattnres.commands.tune import tune as choose
+    if not CUSTOM_OPS:
+        console.print(
+            f"There is nothing to choose: with torch {torch.__version__}, older than 2.4, the reference "
+            "computes the reads."
+        )
+        return
+    from nnunet_xattnres.commands.tune import tune as choose
 
-        said: list[str] = []
-        with console.status("trying every path of the reads, each in a process of its own"):
-            found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), said.append, num_gpus)
-        if not found:
-            console.print("This network has no reads.")
-            return
-        console.print(table(found))
-        for line in said:
-            if not line.startswith("Read"):  # of the reads the table says it
-                console.print(escape(line), soft_wrap=True)
-        from nnunet_xattnres.ops.chosen import cache_folder, load, machine
+    said: list[str] = []
+    with console.status("trying every path of the reads, each in a process of its own"):
+        found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), said.append, num_gpus)
+    if not found:
+        console.print("This network has no reads.")
+        return
+    console.print(table(found))
+    for line in said:
+        if not line.startswith("Read"):  # of the reads the table says it
+            console.print(escape(line), soft_wrap=True)
+    from nnunet_xattnres.ops.chosen import cache_folder, load, machine
 
-        here = machine(torch.device("cuda"))
-        if all(load(here, one.shape) for one in found):
-            console.print(f"kept in {escape(str(cache_folder()))}", soft_wrap=True)
-        else:
-            console.print("not kept for the next time: a training tries the paths again")
+    here = machine(torch.device("cuda"))
+    if all(load(here, one.shape) for one in found):
+        console.print(f"kept in {escape(str(cache_folder()))}", soft_wrap=True)
+    else:
+        console.print("not kept for the next time: a training tries the paths again")
 
 
 def table(found: "list[Found]") -> Table:

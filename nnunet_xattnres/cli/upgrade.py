@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
-from nnunet_xattnres.cli.errors import shown_to_the_user
 from nnunet_xattnres.cli.options import XATTNRES, Force, Network, ReadGate
 from nnunet_xattnres.common.errors import UserError
 
@@ -43,25 +42,24 @@ def upgrade(
     nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerXAttnResGated -pretrained_weights OUT
     """
     gate = read_gate.value if read_gate else {"add": "zero", "replace": "none"}[skip_mode.value]
-    with shown_to_the_user():
-        from nnunet_xattnres.commands.upgrade import (
-            first_stage_folders,
-            trainer_for,
-            training_commands,
-            write_upgraded,
-            write_upgraded_folder,
-        )
-        from nnunet_xattnres.nnunet.model_folder import only_checkpoint
+    from nnunet_xattnres.commands.upgrade import (
+        first_stage_folders,
+        trainer_for,
+        training_commands,
+        write_upgraded,
+        write_upgraded_folder,
+    )
+    from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 
-        trainer = trainer_for(skip_mode.value, gate, network.value)
-        if model_folder:
-            if source.is_file():
-                raise UserError(f"{source} is a file; --model-folder takes the folder of a trained model")
-            done = write_upgraded_folder(source, out, trainer, force)
-        else:
-            if source.is_dir():
-                source = only_checkpoint(source, "name one of them, or upgrade the folder with --model-folder")
-            done = {out.name: write_upgraded(source, out, trainer, force)}
+    trainer = trainer_for(skip_mode.value, gate, network.value)
+    if model_folder:
+        if source.is_file():
+            raise UserError(f"{source} is a file; --model-folder takes the folder of a trained model")
+        done = write_upgraded_folder(source, out, trainer, force)
+    else:
+        if source.is_dir():
+            source = only_checkpoint(source, "name one of them, or upgrade the folder with --model-folder")
+        done = {out.name: write_upgraded(source, out, trainer, force)}
 
     console = new_console(soft_wrap=True)
     console.print(f"wrote {escape(str(out))}, with the network of {trainer}")

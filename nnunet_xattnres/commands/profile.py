@@ -1,6 +1,5 @@
 """What switching costs: parameters, multiply-adds, time and memory of a training step, side by side."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from nnunet_xattnres.reads.history import reads_of
 from nnunet_xattnres.reads.history_read import HistoryRead
 from nnunet_xattnres.training.build import PlannedNetwork
 from nnunet_xattnres.training.epochs import FAMILIES, TRAINERS
-from nnunet_xattnres.training.step import own_training
+from nnunet_xattnres.training.step import is_compiled, own_training
 
 if CUSTOM_OPS:
     from nnunet_xattnres.ops.tuning import choose_paths
@@ -228,9 +227,7 @@ def count(setting: Setting, trainer: str) -> tuple[int, int]:
 
 
 def _contestant(setting: Setting, trainer: str, device: torch.device) -> Contestant:
-    # as nnU-Net decides it
-    wanted = os.name != "nt" and os.environ.get("nnUNet_compile", "t").lower() in ("true", "1", "t")
-    compiled = device.type == "cuda" and wanted
+    compiled = is_compiled(_ALL[trainer], device)
     return Contestant(setting.build(trainer), setting.images(device), compiled, training=setting.training(trainer))
 
 

@@ -1,4 +1,4 @@
-"""Writing so that no file and no folder is ever half of one, and JSON files."""
+"""Files and folders that are never half of one, what is refused before one is written, JSON and digests."""
 
 import hashlib
 import json

@@ -20,8 +20,8 @@ def own_training(
     Args:
         network: on the device on which it is trained.
     """
-    own: Any = object.__new__(trainer)  # its __init__ would make folders and begin a log
-    vars(own).update(
+    own = _without_a_training(
+        trainer,
         plans_manager=planned.plans,
         configuration_manager=planned.configuration,
         label_manager=planned.labels,
@@ -32,7 +32,6 @@ def own_training(
         initial_lr=1e-2,  # of any trainer: time and memory do not depend on it
         weight_decay=3e-5,
         num_epochs=1000,
-        print_to_log_file=lambda *_, **__: None,
     )
     loss, (optimizer, _) = own._build_loss(), own.configure_optimizers()
     targets: list[Tensor] = []
@@ -42,6 +41,18 @@ def own_training(
         return loss(outputs, targets)
 
     return of, optimizer
+
+
+def is_compiled(trainer: type[nnUNetTrainer], device: torch.device) -> bool:
+    """Whether ``trainer`` would compile its network there."""
+    return bool(_without_a_training(trainer, device=torch.device(device.type))._do_i_compile())
+
+
+def _without_a_training(trainer: type[nnUNetTrainer], **attributes: Any) -> Any:
+    """A trainer with these attributes and no others: its ``__init__`` would make folders and begin a log."""
+    own: Any = object.__new__(trainer)
+    vars(own).update(attributes, print_to_log_file=lambda *_, **__: None)
+    return own
 
 
 def _noise(labels: LabelManager, output: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Every command takes the options that it shares with nnU-Net's commands in nnU-Net's spelling, too."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from helpers.plans import make_plans
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -110,10 +112,12 @@ def run(*arguments, **environment):
 
 def test_a_name_that_the_encoding_of_the_output_lacks_is_no_traceback(tmp_path):
     """As in a file on Windows."""
-    folder = tmp_path / "\u0159"
-    folder.mkdir()
-    said = run("doctor", PYTHONIOENCODING="cp1252", nnUNet_raw=str(folder), XDG_CACHE_HOME=str(tmp_path))
-    assert "\\u0159" in said
+    folder = tmp_path / "\u0159" / "Dataset001_Test"
+    folder.mkdir(parents=True)
+    (folder / "nnUNetPlans.json").write_text(json.dumps(make_plans()))
+    variables = dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), str(folder.parent))
+    said = run("repeat", "-d", "1", "-n", "1", PYTHONIOENCODING="cp1252", **variables)
+    assert said.startswith("wrote ") and "\\u0159" in said
 
 
 def test_python_m():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.plans import make_plans
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
@@ -22,6 +23,8 @@ from nnunet_xattnres.networks.uctransnet import HEADS, ChannelAttention
 from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history_read import HistoryRead
 from nnunet_xattnres.training.emcad_loss import EMCADLoss
+from nnunet_xattnres.training.epochs import TRAINERS
+from nnunet_xattnres.training.step import is_compiled
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 
@@ -134,6 +137,28 @@ def test_a_step_has_the_loss_and_the_optimizer_of_its_trainer(monkeypatch, train
     assert len(losses) == 2 and all(value.isfinite() for value in losses) and losses[0] != losses[1]
     assert type(contestant.optimizer) is optimizer and contestant.optimizer.state
     assert any((a != b).any() for a, b in zip(before, contestant.network.parameters(), strict=True))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nnU-Net does not compile there")
+@pytest.mark.parametrize(
+    ("device", "variable", "operators", "plain", "ours"),
+    [
+        ("cuda:0", None, True, True, True),
+        ("cuda:0", "f", True, False, False),
+        ("cuda:0", None, False, True, False),
+        ("cpu", None, True, False, False),
+        ("mps:0", None, True, False, False),
+    ],
+)
+def test_a_network_is_compiled_where_its_trainer_compiles_it(monkeypatch, device, variable, operators, plain, ours):
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("nnUNet_compile", variable)
+    monkeypatch.setattr("nnunet_xattnres.training.routing_log.CUSTOM_OPS", operators)
+    found = [
+        is_compiled(trainer, torch.device(device)) for trainer in (nnUNetTrainer, TRAINERS["nnUNetTrainerXAttnRes"])
+    ]
+    assert found == [plain, ours]
 
 
 @pytest.mark.parametrize("forced", [None, "reference", "tiled"])

@@ -5,14 +5,17 @@ our package is imported in advance: a child reads variables and files as a new p
 """
 
 import json
+import multiprocessing
 import os
 import runpy
 import signal
 import subprocess
 import sys
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
+from types import SimpleNamespace
 
 IN_ADVANCE = (
     "torch._dynamo",
@@ -30,6 +33,15 @@ IN_ADVANCE = (
     "dynamic_network_architectures.architectures.unet",
     "rich.progress",
     "typer",
+)
+# Each process of their pools would first import torch, too; nothing of ours runs in them.
+IN_THREADS = (
+    "nnUNetv2_plan_and_preprocess",
+    "nnUNetv2_preprocess",
+    "nnUNetv2_find_best_configuration",
+    "nnUNetv2_accumulate_crossval_results",
+    "nnUNetv2_ensemble",
+    "nnUNetv2_evaluate_folder",
 )
 
 
@@ -91,6 +103,8 @@ def _become(command: list[str], changes: dict[str, str], output: str) -> None:
     os.environ.update(changes)
     sys.argv = command
     sys.path[0] = str(Path(command[0]).parent)
+    if Path(command[0]).name in IN_THREADS:
+        multiprocessing.get_context = lambda method: SimpleNamespace(Pool=ThreadPool)
     runpy.run_path(command[0], run_name="__main__")
 
 

@@ -1,6 +1,6 @@
 """Networks of every kind and any legal topology: they build, compute, learn, save, and read what the reference reads.
 
-200 examples by default; for a release, 2,000: `HYPOTHESIS_PROFILE=release pytest tests/networks/test_topologies.py`.
+100 examples by default; for a release, 2,000: `HYPOTHESIS_PROFILE=release pytest tests/networks/test_topologies.py`.
 """
 
 import io
@@ -17,7 +17,7 @@ from nnunet_xattnres.ops import reference
 from nnunet_xattnres.reads.history_read import HistoryRead
 
 OPTIONS = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
-settings.register_profile("default", max_examples=200, derandomize=True, **OPTIONS)
+settings.register_profile("default", max_examples=100, derandomize=True, **OPTIONS)
 settings.register_profile("release", max_examples=2000, **OPTIONS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -28,6 +28,13 @@ schedules:
   only: {epochs: 6, iterations: 4, validation_iterations: 1, repeats: 1}
 cut_down: everything
 """
+# Each process of nnU-Net's pools would first import torch.
+IN_THREADS = """
+from multiprocessing.context import SpawnContext
+from multiprocessing.pool import ThreadPool
+
+SpawnContext.Pool = lambda self, processes: ThreadPool(processes)
+"""
 TRAININGS = [f"only-rep0-{trainer}-fold0" for trainer in ("nnUNetTrainer", "nnUNetTrainerXAttnRes")]
 
 
@@ -35,6 +42,7 @@ def test_a_study_that_is_killed_goes_on_and_ends_with_its_tables(empty_workspace
     write_dataset(empty_workspace.raw, "Dataset908_Study", n_train=5, n_test=0, shape=SHAPE, seed=8)
     file, work, results = tmp_path / "killed.yaml", tmp_path / "work" / "killed", tmp_path / "results" / "killed"
     file.write_text(STUDY)
+    (tmp_path / "sitecustomize.py").write_text(IN_THREADS)
     process = None
 
     def start():
@@ -43,7 +51,7 @@ def test_a_study_that_is_killed_goes_on_and_ends_with_its_tables(empty_workspace
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.study", "run", str(file), *map(str, folders)],
             cwd=ROOT,
-            env=empty_workspace.environment(),
+            env=empty_workspace.environment(PYTHONPATH=str(tmp_path)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,4 +1,4 @@
-"""The rows of a comparison: what each model reached, how it differs from the first, and what it cost."""
+"""The rows of a comparison: what each model reached, and how it differs from the first."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,16 +1,17 @@
 """From a source to nnU-Net's raw format, case by case, so that it may be stopped and goes on."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_xattnres.commands.convert.data_set import Case, DataSet, Found, Pair, SkippedCaseError, T, Track
+from nnunet_xattnres.commands.convert.data_set import Case, DataSet, Found, Pair, SkippedCaseError
 from nnunet_xattnres.commands.convert.record import Record
 from nnunet_xattnres.commands.convert.splits import Fold, folds_of, leaks, parts_of
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing, write_json
+from nnunet_xattnres.nnunet.pool import Progress
 
 _FOLDER = {"training": "Tr", "validation": "Tr", "test": "Ts"}
 
@@ -32,8 +33,8 @@ class Outcome:
     warnings: list[str]
 
 
-def _silent(items: Sequence[T], what: str, /) -> Iterable[T]:
-    return items
+def _silent(what: str, n: int) -> Callable[[], None]:
+    return lambda: None
 
 
 def convert(
@@ -44,7 +45,7 @@ def convert(
     number: int | None = None,
     size: int | None = None,
     split: str | None = None,
-    track: Track = _silent,
+    progress: Progress = _silent,
 ) -> Outcome:
     """Convert a data set as it is distributed.
 
@@ -55,7 +56,7 @@ def convert(
         number: of the new data set; None for the data set's own.
         size: squeeze pictures to ``size`` x ``size`` pixels; None leaves them.
         split: official, random or sequence; None for the data set's first.
-        track: shows how far it is.
+        progress: shows how far it is.
 
     Returns:
         What was found, skipped and mended; a second run says so of all cases, too.
@@ -67,7 +68,7 @@ def convert(
     if split not in data_set.splits:
         raise UserError(f"{data_set.title} has no split {split!r}; it has: {', '.join(data_set.splits)}")
     folder = _new_folder(out, number, data_set)
-    found = data_set.find(source, size, track)
+    found = data_set.find(source, size, progress)
     if not found.cases:
         left = "; ".join(f"{len(what)} {reason}" for reason, what in found.skipped.items()) or "nothing"
         raise UserError(f"{source} holds no case of {data_set.title}, but {left}. Expected: {data_set.expected}")
@@ -77,7 +78,7 @@ def convert(
     n_before = sum(_is_complete(folder, data_set, record, case, parts) for case in found.cases)
     if n_before < len(found.cases):  # one of fewer cases: without it nnU-Net takes none of a part
         (folder / "dataset.json").unlink(missing_ok=True)
-    _convert_cases(data_set, folder, found, parts, record, track)
+    _convert_cases(data_set, folder, found, parts, record, progress)
     return _finish(data_set, folder, found, parts, record, split, n_before)
 
 
@@ -113,19 +114,20 @@ def _is_complete(folder: Path, data_set: DataSet, record: Record, case: Case, pa
 
 
 def _convert_cases(
-    data_set: DataSet, folder: Path, found: Found, parts: dict[str, str], record: Record, track: Track
+    data_set: DataSet, folder: Path, found: Found, parts: dict[str, str], record: Record, progress: Progress
 ) -> None:
-    for case in track(found.cases, "converting"):
-        if _is_complete(folder, data_set, record, case, parts):
-            continue
-        try:
-            pair = case.read()
-        except SkippedCaseError as reason:
-            found.skip(str(reason), case.name)
-            continue
-        _write(pair, _paths(folder, data_set, case.name, parts[case.name]))
-        which = _FOLDER[parts[case.name]]
-        record.add({"name": case.name, "folder": which, "mended": pair.mended, "fingerprint": pair.fingerprint})
+    one_is_done = progress("converting", len(found.cases))
+    for case in found.cases:
+        if not _is_complete(folder, data_set, record, case, parts):
+            try:
+                pair = case.read()
+            except SkippedCaseError as reason:
+                found.skip(str(reason), case.name)
+            else:
+                _write(pair, _paths(folder, data_set, case.name, parts[case.name]))
+                which = _FOLDER[parts[case.name]]
+                record.add({"name": case.name, "folder": which, "mended": pair.mended, "fingerprint": pair.fingerprint})
+        one_is_done()
 
 
 def _write(pair: Pair, paths: tuple[Path, Path]) -> None:

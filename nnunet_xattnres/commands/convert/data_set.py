@@ -1,17 +1,10 @@
 """What a data set is to the conversion: its description, and the cases that were found in a source."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
 
-T = TypeVar("T")
-
-
-class Track(Protocol):
-    """Shows how far a loop is: ``for item in track(items, "reading")``."""
-
-    def __call__(self, items: Sequence[T], what: str, /) -> Iterable[T]: ...
+from nnunet_xattnres.nnunet.pool import Progress
 
 
 class SkippedCaseError(Exception):
@@ -65,4 +58,4 @@ class DataSet:
     parts: Mapping[str, int]  # of the official split, and how many cases each has
     splits: tuple[str, ...]  # that it can have, the default first
     expected: str  # what a source looks like
-    find: Callable[[Path, int | None, Track], Found]  # source, size, track
+    find: Callable[[Path, int | None, Progress], Found]  # source, size, progress

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from nnunet_xattnres.commands.convert.data_set import Case, Found, Track
+from nnunet_xattnres.commands.convert.data_set import Case, Found
 from nnunet_xattnres.commands.convert.pictures import read_pair
 from nnunet_xattnres.commands.convert.sources import files_of, only_one
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.pool import Progress
 
 OTHER = "files that are neither picture nor mask"
 OTHER_FORMAT = "the same frame in another format"
@@ -41,7 +42,7 @@ class Frames:
             found |= dict.fromkeys(range(first, last + 1), sequence)
         return found
 
-    def find(self, source: Path, size: int | None, track: Track) -> Found:
+    def find(self, source: Path, size: int | None, progress: Progress) -> Found:
         """The frames of a source that have a mask."""
         found = Found([])
         images, masks = self._files(source, found)

@@ -4,10 +4,11 @@ import re
 from functools import partial
 from pathlib import Path
 
-from nnunet_xattnres.commands.convert.data_set import Case, DataSet, Found, Track
+from nnunet_xattnres.commands.convert.data_set import Case, DataSet, Found
 from nnunet_xattnres.commands.convert.frames import NO_IMAGE, NO_MASK
 from nnunet_xattnres.commands.convert.pictures import CHANNEL_NAMES, read_pair
 from nnunet_xattnres.commands.convert.sources import files_of, only_one
+from nnunet_xattnres.nnunet.pool import Progress
 
 IMAGE = re.compile(r"(ISIC_\d{7})\.jpe?g", re.IGNORECASE)
 MASK = re.compile(r"(ISIC_\d{7})_segmentation\.png", re.IGNORECASE)
@@ -16,7 +17,7 @@ SUPERPIXELS = "superpixels"
 OTHER = "other files: tables, and what is not of part 1"
 
 
-def find(source: Path, size: int | None, track: Track) -> Found:
+def find(source: Path, size: int | None, progress: Progress) -> Found:
     """The pictures of a source that have a mask; the names of their folders say of which part they are."""
     found = Found([])
     images: dict[str, list[Path]] = {}

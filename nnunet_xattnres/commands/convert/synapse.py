@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_xattnres.commands.convert.data_set import Case, DataSet, Found, Track
+from nnunet_xattnres.commands.convert.data_set import Case, DataSet, Found
 from nnunet_xattnres.commands.convert.organs import ORGANS, Order, label_order, measure, measure_axes, order_of
 from nnunet_xattnres.commands.convert.sources import files_of, only_one
 from nnunet_xattnres.commands.convert.volumes import UPRIGHT, ArrayVolume, Lookup, NiftiVolume, Volume
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.nnunet.pool import Progress
 
 # In-plane spacing, slice spacing (mm) and slices of the 30 cases; arrays have lost the first two.
 # fmt: off
@@ -38,7 +39,7 @@ NO_LABEL, NO_IMAGE = "volumes without labels, such as BTCV's own test set", "lab
 Files = dict[str, dict[int, dict[str, list[Path]]]]  # kind -> case -> file name -> where
 
 
-def find(source: Path, size: int | None, track: Track) -> Found:
+def find(source: Path, size: int | None, progress: Progress) -> Found:
     """The cases of a source, with the order of labels and the axes that were measured on them.
 
     Raises:
@@ -54,7 +55,7 @@ def find(source: Path, size: int | None, track: Track) -> Found:
     if twice or ("NIfTI" in kinds and len(kinds) > 1):
         raise UserError(f"{source} holds several distributions: {', '.join(kinds)}; name the folder of one")
     for kind, volumes in kinds.items():
-        _add(found, kind, volumes, track)
+        _add(found, kind, volumes, progress)
     if len({value for key, value in found.measured.items() if key.startswith("labels")}) > 1:
         raise UserError(f"{source} holds several distributions: {found.measured}; name the folder of one")
     return found
@@ -112,11 +113,12 @@ def _h5(files: Files, found: Found) -> dict[int, Volume]:
     return volumes
 
 
-def _add(found: Found, kind: str, volumes: dict[int, Volume], track: Track) -> None:
+def _add(found: Found, kind: str, volumes: dict[int, Volume], progress: Progress) -> None:
     """Measure the volumes of one kind of file, and add them as cases."""
-    measured = [
-        measure(f"case{number:04d}", volumes[number].labels()) for number in track(sorted(volumes), f"measuring {kind}")
-    ]
+    measured, one_is_done = [], progress(f"measuring {kind}", len(volumes))
+    for number in sorted(volumes):
+        measured.append(measure(f"case{number:04d}", volumes[number].labels()))
+        one_is_done()
     name = label_order(measured)
     order = order_of(name)
     axes = measure_axes(measured, order, slice_axis=2 if kind == "NIfTI" else 0)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from nnunet_xattnres.common.files import read_json, replacing
+from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet import results
 from nnunet_xattnres.nnunet.results import Dice, label_names
 from nnunet_xattnres.pages.figure import new_figure
@@ -30,11 +31,8 @@ def read_dice(summary: Path, structures: Mapping[str, int]) -> Dice:
 
 def mean_dice(dice: Dice) -> dict[str, float]:
     """The mean of each structure over the cases that have a Dice; NaN where none has."""
-    means = {}
-    for structure in next(iter(dice.values()), {}):
-        values = [case[structure] for case in dice.values() if not math.isnan(case[structure])]
-        means[structure] = sum(values) / len(values) if values else math.nan
-    return means
+    structures = next(iter(dice.values()), {})
+    return {structure: mean_of([case[structure] for case in dice.values()]) for structure in structures}
 
 
 def dice_table(dice: Dice) -> Table:

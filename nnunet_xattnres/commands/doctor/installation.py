@@ -1,4 +1,4 @@
-"""What is installed, from where, how it is installed again, and whose ``nnUNetv2_train`` stands on PATH."""
+"""What is installed, from where, and how it is installed again."""
 
 import importlib.machinery
 import importlib.metadata

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nnunet_xattnres.commands.inspect.maps import MapsWatcher, in_the_image, write_maps
 from nnunet_xattnres.commands.inspect.pictures import draw_overlay
-from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, Watcher, mask_of, preprocess, watched
+from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, mask_of, preprocess, watched
 from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, routing_rows
-from nnunet_xattnres.commands.inspect.truth import dice_of, read_reference
+from nnunet_xattnres.commands.inspect.truth import read_reference
 from nnunet_xattnres.common.errors import UserError, words_of
 from nnunet_xattnres.common.files import replacing_folder
 from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.images import read_image, shown_channels, window_of
+from nnunet_xattnres.nnunet.masks import dice_of
 from nnunet_xattnres.nnunet.results import label_names
 from nnunet_xattnres.pages.slices import colors_of, fullest
 from nnunet_xattnres.pages.viewer import Case, case_html
@@ -71,14 +71,14 @@ def predict_each(
     def look_at(number: int, case: str, files: list[str]) -> None:
         mask, maps, picture, properties = _predict(predictor, case, files, reads, routing, out)
         truth = read_reference(predictor, references[case]) if references else None
-        dice = {} if truth is None else dice_of(predictor, mask, truth, references[case])
+        dice = {} if truth is None else dice_of(predictor.label_manager, mask, truth)
         seen.dice += [
             {"case": case, "label": key, "name": names.get(key, key), "dice": value} for key, value in dice.items()
         ]
         if number < shown:
             masks = {"prediction": mask} | ({} if truth is None else {"truth": truth})
             named = {names.get(key, key): value for key, value in dice.items()}
-            view = _view(predictor, case, picture, properties, masks, named, maps)
+            view = _view(predictor, classes, case, picture, properties, masks, named, maps)
             seen.cases.append(case_html(view, number, shown, colors, opened=number < _OPEN))
         if number == 0:  # one is enough as a file: it takes longer than a small image's maps
             for read, (_, weights) in maps.items():
@@ -98,6 +98,7 @@ def predict_each(
 
 def _view(
     predictor: WatchedPredictor,
+    classes: Classes,
     case: str,
     picture: NDArray[Any],
     properties: dict[str, Any],
@@ -106,7 +107,6 @@ def _view(
     maps: Maps,
 ) -> Case:
     """What the page shows of a case."""
-    classes = Classes.of(predictor.dataset_json["labels"])
     merged = {name: classes.merged(mask) for name, mask in masks.items()}
     window = window_of(predictor.plans_manager.plans, predictor.configuration_manager.configuration)
     image = shown_channels(predictor.plans_manager.image_reader_writer_class, picture)
@@ -125,7 +125,7 @@ def _predict(
     """The mask, the maps and the image, all as the file was read, and nnU-Net's properties of the case."""
     image, properties = preprocess(predictor, files)
     watchers = {read: MapsWatcher(read) for read in reads}
-    with watched(predictor, _All([routing, *watchers.values()])):
+    with watched(predictor, routing, *watchers.values()):
         logits = predictor.predict_logits_from_preprocessed_data(image)
     mask = mask_of(predictor, logits, properties)
     del logits  # before the maps, which are as large
@@ -141,22 +141,3 @@ def _predict(
         with replacing_folder(out / "maps", ()) as partial:
             write_maps(weights, sources[read], properties, partial / f"{case}_{read}")
     return mask, maps, read_image(writer, files)[0], properties
-
-
-class _All:
-    """Several watchers as one."""
-
-    def __init__(self, watchers: Sequence[Watcher]) -> None:
-        self.watchers = watchers
-
-    def start(self, image: Tensor) -> None:
-        for watcher in self.watchers:
-            watcher.start(image)
-
-    def patch(self, place: tuple[Any, ...], importance: Tensor, logits: Tensor, weights: dict[str, Tensor]) -> None:
-        for watcher in self.watchers:
-            watcher.patch(place, importance, logits, weights)
-
-    def end(self) -> None:
-        for watcher in self.watchers:
-            watcher.end()

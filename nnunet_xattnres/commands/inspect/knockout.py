@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, mask_of, preprocess
-from nnunet_xattnres.commands.inspect.truth import MEAN, dice_of, read_reference
+from nnunet_xattnres.commands.inspect.truth import MEAN, read_reference
 from nnunet_xattnres.common.numbers import mean_of
+from nnunet_xattnres.nnunet.masks import dice_of
 from nnunet_xattnres.reads.history import source_names
 from nnunet_xattnres.reads.recorder import knocked_out
 
@@ -42,7 +43,7 @@ def knock_out_each(
                 logits = predictor.predict_logits_from_preprocessed_data(image)  # noqa: B023
             mask = mask_of(predictor, logits, properties)  # noqa: B023
             on_step()
-            return dice_of(predictor, mask, reference, references[case])  # noqa: B023
+            return dice_of(predictor.label_manager, mask, reference)  # noqa: B023
 
         before = dice(None)
         for read, k, source in pairs_of(predictor.network):

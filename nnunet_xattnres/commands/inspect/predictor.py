@@ -37,27 +37,27 @@ class Watcher(Protocol):
 
 
 class WatchedPredictor(nnUNetPredictor):
-    """Predicts as nnU-Net does, and tells ``watcher``, if there is one; of mirrored patches, of the unmirrored pass.
+    """Predicts as nnU-Net does, and tells its watchers; of mirrored patches, of the unmirrored pass.
 
     The two methods that are extended are not public in nnU-Net; tests/test_upstream_contracts.py has them.
     """
 
-    watcher: Watcher | None = None
+    watchers: tuple[Watcher, ...] = ()
 
     def _internal_predict_sliding_window_return_logits(
         self, data: Tensor, slicers: Sequence[tuple[Any, ...]], do_on_device: bool = True
     ) -> Tensor:
         self._places = iter(slicers)
-        if self.watcher is None:
-            return super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
-        self.watcher.start(data)
+        for watcher in self.watchers:
+            watcher.start(data)
         logits = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
-        self.watcher.end()
+        for watcher in self.watchers:
+            watcher.end()
         return logits
 
     def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
         place = next(self._places)
-        if self.watcher is None:
+        if not self.watchers:
             return super()._internal_maybe_mirror_and_predict(x)
         weights: dict[str, Tensor] = {}
 
@@ -69,7 +69,8 @@ class WatchedPredictor(nnUNetPredictor):
             logits = super()._internal_maybe_mirror_and_predict(x)
         patch = tuple(self.configuration_manager.patch_size)
         importance = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, device=x.device)
-        self.watcher.patch(place[1:], importance.float(), logits[0], weights)
+        for watcher in self.watchers:
+            watcher.patch(place[1:], importance.float(), logits[0], weights)
         return logits
 
 
@@ -83,13 +84,13 @@ def _of_the_patch(weights: Tensor, size: Sequence[int], network: Any) -> Tensor:
 
 
 @contextmanager
-def watched(predictor: WatchedPredictor, watcher: Watcher) -> Iterator[None]:
-    """Tell ``watcher`` of every prediction while the block runs."""
-    predictor.watcher = watcher
+def watched(predictor: WatchedPredictor, *watchers: Watcher) -> Iterator[None]:
+    """Tell the watchers of every prediction while the block runs."""
+    predictor.watchers = watchers
     try:
         yield
     finally:
-        predictor.watcher = None
+        predictor.watchers = ()
 
 
 def load_model(

@@ -10,7 +10,6 @@ from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet.images import read_image
-from nnunet_xattnres.nnunet.masks import dice_of as dice_of_masks
 from nnunet_xattnres.nnunet.masks import read_mask
 
 MEAN = "mean"  # no label's key in a summary.json: those are numbers, "1", and tuples of them, "(1, 2)"
@@ -38,17 +37,6 @@ def references_of(predictor: WatchedPredictor, cases: dict[str, list[str]], fold
 def read_reference(predictor: WatchedPredictor, file: Path) -> NDArray[Any]:
     """A true mask, as ``read_mask``."""
     return read_mask(predictor.plans_manager.image_reader_writer_class(), file)[0]
-
-
-def dice_of(predictor: WatchedPredictor, mask: NDArray[Any], reference: NDArray[Any], file: Path) -> dict[str, float]:
-    """The Dice of every label or region, by its key in a summary.json, as nnU-Net computes it.
-
-    Raises:
-        UserError: when the masks have different shapes; ``file`` is the reference's.
-    """
-    if mask.shape != reference.shape:
-        raise UserError(f"{file} has the shape {reference.shape}, the prediction {mask.shape}")
-    return dice_of_masks(predictor.label_manager, mask, reference)
 
 
 def dice_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nnunet_xattnres import autoregister
+from nnunet_xattnres.cli.command import NnunetCommand
 from nnunet_xattnres.cli.demo import demo as demo_command
 from nnunet_xattnres.commands import demo
 from nnunet_xattnres.commands.demo import commands, preparation, results, running, settings, synthetic
@@ -36,7 +37,7 @@ def contents(folder):
 
 def run_cli(*arguments):
     app = typer.Typer()
-    app.command()(demo_command)
+    app.command(cls=NnunetCommand)(demo_command)
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
@@ -394,7 +395,7 @@ def test_the_real_demo(tmp_path, tmp_path_factory, iterations, validations, lear
     out, trainers = tmp_path / "my demo", tmp_path_factory.mktemp("trainers")
     shorter = SHORTER.format(name=settings.TRAINER, iterations=iterations, validations=validations)
     (trainers / "shorter.py").write_text(shorter)
-    program = "import typer; from nnunet_xattnres.cli.demo import demo; typer.run(demo)"
+    program = "import sys; from nnunet_xattnres.cli import app; app(['demo', *sys.argv[1:]])"
     command = [sys.executable, "-c", program, "--out", str(out), "--device", "cpu"]
     environment = {**os.environ, autoregister.SWITCH: "0", autoregister.VARIABLE: str(trainers)}
     first = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
