@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from nnunet_xattnres.reads.config import ReadConfig as Reads
+from nnunet_xattnres.networks.configs import ReadConfig as Reads
 from nnunet_xattnres.training import build
 from nnunet_xattnres.training.epochs import *  # noqa: F403
 from nnunet_xattnres.training.epochs import TRAINERS as TRAINERS

@@ -169,7 +169,7 @@ def run_command(*arguments):
 
 def test_the_package_and_the_commands_help_load_no_library():
     assert loaded_by("import nnunet_xattnres") == []
-    assert loaded_by("import nnunet_xattnres.networks.registry, nnunet_xattnres.reads.config") == []
+    assert loaded_by("import nnunet_xattnres.networks.registry, nnunet_xattnres.networks.configs") == []
     from nnunet_xattnres.cli import _COMMANDS
 
     for command in _COMMANDS:

@@ -13,7 +13,7 @@ import torch
 from helpers.models import make_model
 
 from nnunet_xattnres.commands.plan import plans_with_network
-from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.networks.configs import ReadConfig
 
 LOAD = """
 import os, sys

@@ -1,12 +1,53 @@
-"""What can be chosen about the networks beside those with reads. Imports no torch: plans are written without it."""
+"""What can be chosen about our networks. Imports no torch: plans are written without it."""
 
 from dataclasses import asdict, dataclass
 
-from nnunet_xattnres.reads.config import ConfigError
+from nnunet_xattnres.common.errors import UserError
+
+SKIP_MODES = ("add", "replace", "none", "plain")
+READ_GATES = ("none", "zero")
+MEMORIES = ("all", "as_published")
+
+
+class ConfigError(UserError, ValueError):
+    """Values, or a pair of them, that no network can have."""
 
 
 @dataclass(frozen=True)
-class UNet3PlusConfig:
+class Config:
+    """The arguments of a network beyond upstream's."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
+
+
+@dataclass(frozen=True)
+class ReadConfig(Config):
+    """The arguments of our U-Nets with reads beyond upstream's; ``networks.unet.XAttnResUNet`` says what they do.
+
+    Raises:
+        ConfigError: for values, or a pair of them, that no network can have.
+    """
+
+    skip_mode: str = "add"
+    encoder_reads: bool = True
+    read_gate: str = "none"
+
+    def __post_init__(self) -> None:
+        check_reads(self.skip_mode, self.read_gate)
+
+
+def check_reads(skip_mode: str, read_gate: str) -> None:
+    """Raise ConfigError, naming the argument, for what no network can have."""
+    for name, value, choices in (("skip_mode", skip_mode, SKIP_MODES), ("read_gate", read_gate, READ_GATES)):
+        if value not in choices:
+            raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+    if read_gate != "none" and skip_mode != "add":
+        raise ConfigError(f"read_gate is {read_gate!r}: it needs skip_mode 'add', but that is {skip_mode!r}")
+
+
+@dataclass(frozen=True)
+class UNet3PlusConfig(Config):
     """The argument of ``networks.unet3plus.UNet3Plus`` beyond upstream's.
 
     Attributes:
@@ -22,12 +63,9 @@ class UNet3PlusConfig:
         if self.width is not None and self.width < 1:
             raise ConfigError(f"width is {self.width}; it must be 1 or more")
 
-    def __str__(self) -> str:
-        return _words(self)
-
 
 @dataclass(frozen=True)
-class UCTransNetConfig:
+class UCTransNetConfig(Config):
     """The argument of ``networks.uctransnet.UCTransNet`` beyond upstream's.
 
     Attributes:
@@ -36,15 +74,9 @@ class UCTransNetConfig:
 
     patch_size: tuple[int, ...] | None = None
 
-    def __str__(self) -> str:
-        return _words(self)
-
-
-MEMORIES = ("all", "as_published")
-
 
 @dataclass(frozen=True)
-class BlockConfig:
+class BlockConfig(Config):
     """The arguments of ``networks.block_unet.XAttnResBlockUNet`` beyond upstream's.
 
     Attributes:
@@ -63,12 +95,9 @@ class BlockConfig:
         if self.memory not in MEMORIES:
             raise ConfigError(f"memory is {self.memory!r}; it must be one of {', '.join(map(repr, MEMORIES))}")
 
-    def __str__(self) -> str:
-        return _words(self)
-
 
 @dataclass(frozen=True)
-class EMCADConfig:
+class EMCADConfig(Config):
     """The arguments of ``networks.emcad.EMCAD`` that a trainer chooses.
 
     Attributes:
@@ -78,10 +107,3 @@ class EMCADConfig:
 
     encoder: str = "pvt_v2_b2"
     reads: bool = False
-
-    def __str__(self) -> str:
-        return _words(self)
-
-
-def _words(config: UNet3PlusConfig | UCTransNetConfig | BlockConfig | EMCADConfig) -> str:
-    return ", ".join(f"{name} {value}" for name, value in asdict(config).items())

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.networks.configs import BlockConfig, UCTransNetConfig, UNet3PlusConfig
-from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.networks.configs import BlockConfig, ReadConfig, UCTransNetConfig, UNet3PlusConfig
 
 # nnU-Net has moved its architectures between modules before, so the class counts and the module only as far as the
 # library.

@@ -15,9 +15,9 @@ from dynamic_network_architectures.building_blocks.residual_encoders import Resi
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from nnunet_xattnres.networks.configs import ReadConfig
 from nnunet_xattnres.networks.upstream import check_input, drop_skip_half, make_picklable, strides_of, with_idle_heads
 from nnunet_xattnres.ops.choice import CUSTOM_OPS
-from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history import History, HistoryNetwork, Stage
 from nnunet_xattnres.reads.history_read import HistoryRead
 

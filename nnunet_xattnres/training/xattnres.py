@@ -4,7 +4,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
     nnUNetTrainerNoMirroring,
 )
 
-from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.networks.configs import ReadConfig
 from nnunet_xattnres.training.build import architecture
 from nnunet_xattnres.training.routing_log import RoutingLogTrainer
 

@@ -17,9 +17,8 @@ from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.plan import plans_with_network, write_plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import write_json
-from nnunet_xattnres.networks.configs import EMCADConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.configs import EMCADConfig, ReadConfig, UNet3PlusConfig
 from nnunet_xattnres.networks.registry import KINDS, plan_options
-from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.training.epochs import TRAINERS
 
 ADD = ReadConfig(skip_mode="add", encoder_reads=True, read_gate="none")

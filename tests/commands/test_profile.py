@@ -19,8 +19,8 @@ from nnunet_xattnres.commands import profile as command
 from nnunet_xattnres.commands.plan import write_plans_with_network
 from nnunet_xattnres.commands.profile import CONTENDERS, PLAIN, Setting, count
 from nnunet_xattnres.common.measure import resident_memory
+from nnunet_xattnres.networks.configs import ReadConfig
 from nnunet_xattnres.networks.uctransnet import HEADS, ChannelAttention
-from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.reads.history_read import HistoryRead
 from nnunet_xattnres.training.emcad_loss import EMCADLoss
 from nnunet_xattnres.training.epochs import TRAINERS

@@ -17,7 +17,7 @@ from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.tune import table
 from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.networks.configs import ReadConfig
 from nnunet_xattnres.reads.shapes import shapes_to_choose
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}

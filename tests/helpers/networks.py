@@ -10,9 +10,8 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunet_xattnres.networks.configs import BlockConfig, EMCADConfig, UCTransNetConfig, UNet3PlusConfig
+from nnunet_xattnres.networks.configs import BlockConfig, EMCADConfig, ReadConfig, UCTransNetConfig, UNet3PlusConfig
 from nnunet_xattnres.networks.registry import counterpart
-from nnunet_xattnres.reads.config import ReadConfig
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
+from nnunet_xattnres.networks.configs import ConfigError
 from nnunet_xattnres.networks.unet3plus import LIMIT, WIDTHS, FullScaleDecoder, UNet3Plus, multiply_adds
-from nnunet_xattnres.reads.config import ConfigError
 from nnunet_xattnres.training.epochs import TRAINERS
 
 

@@ -9,7 +9,7 @@ import torch
 from helpers.networks import KINDS
 from helpers.workspace import assert_same_masks, read_masks
 
-from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.networks.configs import ReadConfig
 
 pytestmark = pytest.mark.nnunet
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.reads.config import ReadConfig
+from nnunet_xattnres.networks.configs import ReadConfig
 from nnunet_xattnres.training.emcad import WEIGHTS
 from nnunet_xattnres.training.emcad_loss import EMCADLoss
 from nnunet_xattnres.training.epochs import TRAINERS

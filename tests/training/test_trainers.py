@@ -21,8 +21,8 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.networks.configs import ReadConfig
 from nnunet_xattnres.networks.registry import counterpart
-from nnunet_xattnres.reads.config import ReadConfig
 from nnunet_xattnres.training import base, routing_log
 from nnunet_xattnres.training.epochs import TRAINERS
 from nnunet_xattnres.training.lock import locked
