@@ -16,10 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor, nn
 
-from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.networks.registry import KINDS, counterpart
 from nnunet_xattnres.networks.upstream import blocks_of
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 from nnunet_xattnres.training.epochs import FAMILIES
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "skip-designs.png"
@@ -119,8 +118,7 @@ def draw(found: list[Design], path: Path) -> None:
             "What each stage gets directly: down and up (grey), encoder to decoder (blue), "
             "within a side or stage (orange)"
         )
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=110)
+        save(figure, path, dpi=110)
 
 
 def _draw(axis: Axes, design: Design) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nnunet_xattnres.common.files import read_json, replacing
+from nnunet_xattnres.common.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, RESULTS = ROOT / "docs" / "skip-designs.md", ROOT / "benchmarks" / "results"
@@ -62,5 +62,4 @@ def _ratio(value: float | None) -> str:
 
 if __name__ == "__main__":
     page = written(PAGE.read_text(encoding="utf-8"), map(read_json, sorted(RESULTS.glob("designs-*.json"))))
-    with replacing(PAGE) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(page, PAGE)

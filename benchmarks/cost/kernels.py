@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from nnunet_xattnres.common.files import replacing, write_json
+from nnunet_xattnres.common.files import write_json, write_text
 from nnunet_xattnres.ops import kernels, operator
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -235,8 +235,7 @@ def main() -> None:
             print(*asdict(row).values(), *problems(row), flush=True)
     versions = {"triton": triton.__version__, "torch": torch.__version__}
     write_json({"versions": versions, "rows": [asdict(row) for row in rows]}, RESULTS / "kernels.json")
-    with replacing(RESULTS / "kernels.md") as path:
-        path.write_text(markdown(rows), encoding="utf-8")
+    write_text(markdown(rows), RESULTS / "kernels.md")
     if any(map(problems, rows)):
         raise SystemExit("not everything is kept")
 

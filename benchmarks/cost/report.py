@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cost.scaling import doubling
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import write_text
+from nnunet_xattnres.pages.figure import new_figure, save
 
 PATHS = ("reference", "fast")
 PHASES = ("training", "inference")
@@ -53,8 +54,7 @@ def write_report(folder: Path) -> None:
         plot(added, folder / "reads.png")
         parts.append("![Ratios over plain in mode add; the lines span all pairs](reads.png)\n")
     parts += [_section(name, result) for name, result in results.items()]
-    with replacing(folder / "README.md") as partial:
-        partial.write_text("\n".join(parts), encoding="utf-8")
+    write_text("\n".join(parts), folder / "README.md")
 
 
 def print_rows(rows: list[dict[str, Any]], console: Console) -> None:
@@ -142,31 +142,18 @@ def _markdown(header: tuple[str, ...], lines: Any) -> str:
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """The ratios of mode add: a line of panels for each result, a dot for each path, lines from least to greatest."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     counts = [len(_added(result)) for result in results]
-    figure, axes = plt.subplots(
-        len(results),
-        len(PANELS),
-        figsize=(13, 1.4 + sum(0.9 + 0.45 * n for n in counts)),
-        sharey="row",
-        squeeze=False,
-        gridspec_kw={"height_ratios": counts},
-        layout="constrained",
-    )
-    for result, line in zip(results, axes, strict=True):
-        for (phase, what), panel in zip(PANELS, line, strict=True):
-            _draw_panel(panel, _added(result), phase, what)
-        line[0].set_ylabel(result["machine"]["gpu"] or "CPU")
-        line[0].invert_yaxis()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower right", ncols=len(PATHS))
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=120)
-    plt.close(figure)
+    with new_figure(13, 1.4 + sum(0.9 + 0.45 * n for n in counts)) as figure:
+        rows = {"sharey": "row", "squeeze": False, "gridspec_kw": {"height_ratios": counts}}
+        axes = figure.subplots(len(results), len(PANELS), **rows)
+        for result, line in zip(results, axes, strict=True):
+            for (phase, what), panel in zip(PANELS, line, strict=True):
+                _draw_panel(panel, _added(result), phase, what)
+            line[0].set_ylabel(result["machine"]["gpu"] or "CPU")
+            line[0].invert_yaxis()
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=len(PATHS))
+        save(figure, path, dpi=120)
 
 
 def _added(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from benchmarks.gpu import plans
 from benchmarks.gpu.table import line, tables
 from benchmarks.machine import describe_machine
 from nnunet_xattnres.common.children import kill_all, results
-from nnunet_xattnres.common.files import replacing, write_json
+from nnunet_xattnres.common.files import write_json, write_text
 from nnunet_xattnres.ops import FUSED_CHANNELS, PATHS
 from nnunet_xattnres.ops.chosen import code
 from nnunet_xattnres.ops.shapes import ReadShape
@@ -66,8 +66,7 @@ class Record:
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.result, self.path)
-        with replacing(self.path.with_suffix(".md")) as partial:
-            partial.write_text(tables(self.result), encoding="utf-8")
+        write_text(tables(self.result), self.path.with_suffix(".md"))
 
     def missing(self, what: str, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """What has not been tried yet, or not for long enough."""

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 
 _PLAIN, _AHEAD, _BEHIND = "0.4", "#0072b2", "#e69f00"
 
@@ -29,8 +28,7 @@ def draw_bars(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path:
     most = max(len(by_trainer) for _, by_trainer in panels)
     with new_figure(2.2 + 3.2 * len(panels), 1.2 + 0.34 * most) as figure:
         _fill(figure, panels)
-        with replacing(path) as partial:
-            figure.savefig(partial, format=path.suffix[1:], dpi=130)
+        save(figure, path)
 
 
 def _fill(figure: Any, panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> None:

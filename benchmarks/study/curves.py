@@ -9,8 +9,7 @@ from statistics import mean, median
 import numpy as np
 
 from benchmarks.study.records import Record
-from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 
 FRACTIONS = (0.9, 0.95, 0.99)
 WINDOW = 3  # epochs over whose mean a curve is judged: nnU-Net estimates each epoch's Dice on few patches
@@ -85,5 +84,4 @@ def draw_curves(groups: Groups, trainers: Sequence[str], path: Path) -> None:
         axes[-1][1].set_xlabel("minutes")
         handles = {line.get_label(): line for axis in axes.ravel() for line in axis.get_legend_handles_labels()[0]}
         figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=8)
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=110)
+        save(figure, path, dpi=110)

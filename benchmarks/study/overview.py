@@ -16,8 +16,7 @@ from benchmarks.study.results_page import RESULT, result_of
 from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.table import Comparison, make_rows
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 
 Panel = tuple[str, Mapping[str, Sequence[float]]]  # a title, and the Dice of every repeat of each trainer
 
@@ -81,5 +80,4 @@ def _draw(panels: Sequence[Panel], path: Path) -> None:
             axis.set_xlim(max(0.0, axis.get_xlim()[0]), min(1.0, axis.get_xlim()[1]))  # an interval of few is wide
         axes[0].set_yticks(range(len(names)), [name.removeprefix("nnUNetTrainer") or "nnUNetTrainer" for name in names])
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=130)
+        save(figure, path)

@@ -17,7 +17,7 @@ from benchmarks.study.folders import Folders, training_command
 from benchmarks.study.read_scale import read_scale
 from benchmarks.study.starts import machine_of, starts_of
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import replacing, write_text
 from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
 from nnunet_xattnres.nnunet.results import Dice, label_names, read_run
 from nnunet_xattnres.training.routing_log import TABLE
@@ -159,8 +159,8 @@ def _keep(folders: Folders, new: Iterable[Record]) -> None:
         with replacing(folders.dice) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([_DICE, *(row for record in ordered for row in _dice_rows(record))])
         lines = [json.dumps({**record.facts, "routing": _routing_rows(record)}) for record in ordered]
-        with replacing(folders.records) as partial:  # last: a training with a line here has its Dice there
-            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # last: a training with a line here has its Dice there
+        write_text("".join(f"{line}\n" for line in lines), folders.records)
 
 
 def _dice_rows(record: Record) -> Iterable[tuple[str, str, str, float]]:

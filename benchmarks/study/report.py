@@ -15,7 +15,7 @@ from nnunet_xattnres.commands.compare.fairness import refuse_unfair
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.statistics import over_repeats
 from nnunet_xattnres.commands.compare.table import Comparison, Row
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import write_text
 from nnunet_xattnres.nnunet.results import Fold, Run
 
 
@@ -38,8 +38,7 @@ def write_report(study: Study, folders: Folders) -> Path | None:
             found = write_comparison(comparison, folders.results / schedule, title)
             rows[schedule] = with_repeats(study, by_trainer, found)
     path = folders.results / "RESULTS.md"
-    with replacing(path) as partial:
-        partial.write_text(results_page(study, groups, rows, other_records(study, folders)), encoding="utf-8")
+    write_text(results_page(study, groups, rows, other_records(study, folders)), path)
     return path
 
 

@@ -232,7 +232,12 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
+def write_text(text: str, path: Path, *, overwrite: bool = True) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path, overwrite=overwrite) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(content: Any, path: Path, indent: int = 2, *, overwrite: bool = True) -> None:
     """Write a JSON file, whole or not at all."""
-    with replacing(path, overwrite=overwrite) as partial:
-        partial.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+    write_text(json.dumps(content, indent=indent) + "\n", path, overwrite=overwrite)

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nnunet_xattnres.common.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,3 +32,9 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
+
+
+def save(figure: "Figure", path: Path, dpi: int = 130) -> None:
+    """Write a figure in the format that the ending of ``path`` says, whole or not at all."""
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=dpi)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_xattnres.commands.compare.models import Model
-from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.training_log import Epoch
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +51,7 @@ def draw_curves(models: Sequence[Model], path: Path) -> bool:
     figure = figure_of_curves(models)
     if figure is None:
         return False
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    save(figure, path)
     return True
 
 

@@ -33,7 +33,7 @@ from nnunet_xattnres.commands.compare.report import (
 )
 from nnunet_xattnres.commands.compare.summary import summary
 from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,8 +85,7 @@ def write_html(comparison: Comparison, rows: Sequence[Row], path: Path, title: s
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-    with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(page, path)
 
 
 def _parts(comparison: Comparison, rows: Sequence[Row], title: str) -> Iterator[str]:

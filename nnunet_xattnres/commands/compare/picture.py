@@ -12,8 +12,7 @@ from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.pairing import Array
 from nnunet_xattnres.commands.compare.statistics import Difference
 from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
-from nnunet_xattnres.common.files import replacing
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +23,7 @@ PANELS_A_ROW = 4
 
 def draw(comparison: Comparison, rows: Sequence[Row], path: Path) -> None:
     """The paired difference of every case: a panel for each further model; a line for each label, and their mean."""
-    with replacing(path) as partial:
-        picture_of(comparison, rows).savefig(partial, format="png", dpi=130)
+    save(picture_of(comparison, rows), path)
 
 
 def picture_of(comparison: Comparison, rows: Sequence[Row]) -> "Figure":

@@ -15,7 +15,7 @@ from nnunet_xattnres.commands.compare.published import (
     side_by_side,
 )
 from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import replacing, write_text
 
 ONLY = ("only the first", "only this")  # cases with a value; columns that are there where there are such cases
 HOW_ONLY = (
@@ -79,8 +79,7 @@ def write_markdown(comparison: Comparison, rows: Sequence[Row], path: Path, titl
         *left_out(rows),
         *(("## Cost", markdown_table(COST_HEAD, cost)) if cost else ()),
     ]
-    with replacing(path) as partial:
-        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text("\n\n".join(parts) + "\n", path)
 
 
 def _markdown_sections(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import content_of, replacing
+from nnunet_xattnres.common.files import content_of, write_text
 
 NAME = "conversion.jsonl"  # beside dataset.json; nnU-Net does not look at it
 
@@ -38,8 +38,7 @@ class Record:
         self._write([settings, *self.cases.values()])  # without the half of a line that a sudden end may have left
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        with replacing(self.path) as partial:
-            partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        write_text("".join(json.dumps(line) + "\n" for line in lines), self.path)
 
     def add(self, case: dict[str, Any]) -> None:
         """Note a case whose files are complete."""

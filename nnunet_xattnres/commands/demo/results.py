@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from nnunet_xattnres.common.files import read_json, replacing
+from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet import results
 from nnunet_xattnres.nnunet.results import Dice, label_names
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 
 
 def structures_of(raw: Path) -> dict[str, int]:
@@ -81,8 +81,7 @@ def draw_overlay(raw: Path, predictions: Path, dice: Dice, path: Path) -> None:
                     _paint(axis, labels, structures)
         patches = [Patch(color=_color(label), label=name) for name, label in structures.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=130)
+        save(figure, path)
 
 
 def _paint(axis: Any, labels: Any, structures: Mapping[str, int]) -> None:

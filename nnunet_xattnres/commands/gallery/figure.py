@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.gallery.cells import Row
-from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.nnunet.classes import Classes
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +56,7 @@ def draw(rows: Sequence[Row], classes: Classes, colors: Mapping[int, str], paths
         legend = figure.legend(lines.values(), lines, loc="outside lower center", ncols=5, fontsize=8)
         legend.get_frame().set_facecolor("0.75")
         for path in paths:
-            with replacing(path) as partial:
-                figure.savefig(partial, format=path.suffix[1:], dpi=200)
+            save(figure, path, dpi=200)
 
 
 def _label(row: Row) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_xattnres.common.files import replacing
 from nnunet_xattnres.common.order import merged
-from nnunet_xattnres.pages.figure import new_figure
+from nnunet_xattnres.pages.figure import new_figure, save
 from nnunet_xattnres.pages.slices import fullest
 
 Rows = Sequence[dict[str, Any]]
@@ -71,8 +70,7 @@ def _draw(
         bar = figure.colorbar(image, ax=axis, label=label, extend="both" if ticks else "neither")
         if ticks is not None:
             bar.set_ticks(list(ticks), labels=list(ticks.values()))
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=130)
+        save(figure, path)
 
 
 def draw_overlay(
@@ -114,8 +112,7 @@ def draw_overlay(
             axis.set_title(f"{source}: {values.mean():.2f}", fontsize=9)
         figure.colorbar(shown, ax=list(axes), label="weight", shrink=0.8)
         figure.suptitle(title, fontsize=10)
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=130)
+        save(figure, path)
 
 
 def _gray(channels: NDArray[Any]) -> NDArray[np.float32]:
