@@ -18,7 +18,7 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.failures import first_line, is_out_of_memory, is_poisoned
 from nnunet_xattnres.common.measure import Contestant, Step, Training, allocated_memory, resident_memory, seconds_of
 from nnunet_xattnres.networks.registry import is_ours
-from nnunet_xattnres.nnunet.plans import resolved
+from nnunet_xattnres.nnunet.plans import network_class_of
 from nnunet_xattnres.ops.choice import CUSTOM_OPS, forced_path
 from nnunet_xattnres.reads.history import reads_of
 from nnunet_xattnres.reads.history_read import HistoryRead
@@ -61,9 +61,7 @@ class Setting:
         Raises:
             UserError: when the plans have no such configuration, or its network is one of ours: nothing would be plain.
         """
-        if configuration not in plans["configurations"]:
-            raise UserError(f"the plans have no {configuration!r}; they have {', '.join(plans['configurations'])}")
-        network_class = resolved(plans, configuration).get("architecture", {}).get("network_class_name", "")
+        network_class = network_class_of(plans, configuration)
         if is_ours(network_class):
             raise UserError(
                 f"the plans {plans.get('plans_name', '?')!r} ask for {network_class!r}, and profile compares with the "

@@ -8,7 +8,7 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json
 from nnunet_xattnres.networks.registry import is_ours
 from nnunet_xattnres.nnunet.folders import preprocessed_folder
-from nnunet_xattnres.nnunet.plans import read_plans, resolved
+from nnunet_xattnres.nnunet.plans import network_class_of, read_plans
 from nnunet_xattnres.nnunet.trainers import find_trainer
 from nnunet_xattnres.ops.choice import forced_path
 from nnunet_xattnres.ops.tuning import Found, choose_paths
@@ -43,10 +43,8 @@ def tune(
         raise UserError("NNUNET_XATTNRES_PATH forces a path: unset it, or there is nothing to choose")
     folder = preprocessed_folder(dataset)
     content = read_plans(folder / f"{plans}.json")
-    if configuration not in content["configurations"]:
-        raise UserError(f"the plans have no {configuration!r}; they have {', '.join(content['configurations'])}")
+    network_class = network_class_of(content, configuration)
     if trainer is None:
-        network_class = resolved(content, configuration).get("architecture", {}).get("network_class_name", "")
         trainer = "nnUNetTrainer" if is_ours(network_class) else "nnUNetTrainerXAttnRes"
     planned = PlannedNetwork.of(content, read_json(folder / "dataset.json"), configuration)
     image = planned.n_inputs, *planned.configuration.patch_size

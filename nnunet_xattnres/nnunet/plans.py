@@ -35,3 +35,14 @@ def resolved(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     configuration = plans.get("configurations", {}).get(name, {})
     parent = configuration.get("inherits_from")
     return {**(resolved(plans, parent) if parent else {}), **configuration}
+
+
+def network_class_of(plans: Mapping[str, Any], configuration: str) -> str:
+    """The ``network_class_name`` of a configuration; empty where it names none.
+
+    Raises:
+        UserError: when the plans have no such configuration.
+    """
+    if configuration not in plans["configurations"]:
+        raise UserError(f"the plans have no {configuration!r}; they have {', '.join(plans['configurations'])}")
+    return str(resolved(plans, configuration).get("architecture", {}).get("network_class_name", ""))
