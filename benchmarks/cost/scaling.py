@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks.cost.configurations import Configuration
-from benchmarks.cost.contestants import Contestant, make_input
+from benchmarks.cost.contestants import Contestant, choose, make_input
+from nnunet_xattnres.ops.shapes import ReadShape
 from nnunet_xattnres.reads.history_read import HistoryRead
 
 REPEATS = 5
@@ -60,6 +61,7 @@ def _read_seconds(n_sources: int, size: tuple[int, ...], device: str) -> float:
     halves = tuple(n // 2 for n in size)
     pool = [torch.randn(1, 32, *(halves if k else size), device=device, requires_grad=True) for k in range(n_sources)]
     gradient = torch.randn(1, 32, *size, device=device)
+    choose(lambda: [ReadShape.of(pool, [0], 32, None, gradient)], gradient.device)
     times = []
     for _ in range(REPEATS + 1):
         start = perf_counter()

@@ -97,7 +97,7 @@ def profile(
     """Measure the plain network and each of ours, one at a time.
 
     A step is forward, the trainer's own loss, backward and its own optimizer, on noise; on CUDA with autocast,
-    torch.compile and the paths of the reads that a training chooses there.
+    torch.compile, cuDNN's fastest algorithms and the paths of the reads that a training chooses there.
 
     Args:
         rounds: of which the time is the median; with none it is not taken, as on a busy computer.
@@ -118,6 +118,8 @@ def profile(
         raise UserError(
             f"{unknown[0]} is none of our trainers; there are {', '.join(CONTENDERS[1:])} and their variants"
         )
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # as nnUNetv2_train
     names = dict.fromkeys((PLAIN, *(trainers or CONTENDERS)))
     unmeasured: Row = {"parameters": None, "multiply_adds": None, "memory": None, "why": ""}
     rows = [{"trainer": trainer, **unmeasured} for trainer in names]
@@ -247,7 +249,9 @@ def _memory(setting: Setting, trainer: str, device: torch.device) -> int | None:
         torch.compiler.reset()
         torch.cuda.empty_cache()
         baseline = torch.cuda.memory_allocated()
-        return allocated_memory(_contestant(setting, trainer, device).train) - baseline
+        contestant = _contestant(setting, trainer, device)
+        contestant.train()  # tries out the algorithms of convolutions; what that takes is freed where memory is short
+        return allocated_memory(contestant.train) - baseline
     found = resident_memory(_step_on_cpu, setting, trainer, warm_up=_load_libraries) if device.type == "cpu" else None
     return None if found is None else found["peak"] - found["baseline"]
 

@@ -24,6 +24,7 @@ _START = "import sys; sys.path[:] = filter(None, sys.path); from nnunet_xattnres
 _LEAST = 5.0  # seconds: no process is begun for less
 _GRACE = 3.0  # seconds in which a process that has done its work, or was killed, may end
 _LONGEST, _END = 300, 8192  # characters of the line that a process wrote last, bytes in which it is looked for
+_KILLED = -9  # by SIGKILL; on Windows no process ends so
 _RUNNING: set["_Child"] = set()
 _LOCK = Lock()  # on Windows processes that are begun at the same time hold each other's pipes open
 Result = dict[str, Any]
@@ -51,7 +52,7 @@ def results(
 
     Returns:
         What the function yields; where it does not, ``status`` and mostly ``why``: "too slow", "crashed" (by an
-        exception, too), "no time".
+        exception, too), "out of memory" (SIGKILL, by which the system ends what takes too much), "no time".
 
     Raises:
         OSError: no process can be started.
@@ -133,6 +134,9 @@ class _Child:
             return result, None
         self._wait()
         code = self.process.poll()
+        if code == _KILLED:
+            why = "its process was killed, most likely for want of main memory"
+            return None, {"status": "out of memory", "why": why}
         why = ": ".join(filter(None, (f"its process ended with {code}", _last_line(self._written))))
         return None, {"status": "crashed", "why": why if code != 0 else ""}
 

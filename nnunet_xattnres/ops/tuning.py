@@ -9,6 +9,7 @@ import torch
 from torch import distributed as dist
 
 from nnunet_xattnres.common.children import results as results_of_children
+from nnunet_xattnres.common.failures import is_poisoned
 from nnunet_xattnres.ops import fused
 from nnunet_xattnres.ops.choice import FUSED_CHANNELS
 from nnunet_xattnres.ops.chosen import (
@@ -134,9 +135,13 @@ def _kept(stored: Sequence[Mapping[str, Any]], here: str) -> dict[ReadShape, Cho
 
 
 def _complete(results: Results, timed: bool) -> bool:
-    """Whether there is something to choose from; where nothing has proved itself all is tried again."""
+    """Whether there is something to choose from, and no other result is to be expected of another try.
+
+    What has failed may have done so for want of a compiler or of room on the disk, unless it spoiled the device.
+    """
     proved = [r for r in results.values() if r["status"] == "ok"]
-    return bool(proved) and not (timed and any("forward" not in r for r in proved))
+    failed = any(r["status"] == "failed" and not is_poisoned(r) for r in results.values())
+    return bool(proved) and not failed and not (timed and any("forward" not in r for r in proved))
 
 
 def _try(

@@ -11,6 +11,7 @@ from benchmarks.cost import __main__ as cost
 from benchmarks.cost import contestants, memory, profiling, report, scaling
 from benchmarks.cost.configurations import CONFIGURATIONS, MODES, Configuration
 from nnunet_xattnres import ops
+from nnunet_xattnres.reads.shapes import read_shapes
 
 TINY = Configuration("tiny", 1, (16, 16), (2, 4, 4), ((2, 2), (2, 2)), quick=True)
 SMALL = Configuration("small", 1, (256, 256), (8, 8, 8), ((2, 2), (2, 2)))
@@ -46,6 +47,20 @@ def run(monkeypatch, tmp_path):
         return CliRunner().invoke(cost.app, ["--out", str(out), *options]), out
 
     return command
+
+
+@needs_operators
+def test_on_a_gpu_the_paths_of_the_reads_are_chosen_as_in_a_training(monkeypatch):
+    """One that need not be here."""
+    chosen = []
+    monkeypatch.setattr("nnunet_xattnres.ops.tuning.choose_paths", lambda shapes, device, log: chosen.append(shapes))
+    network, device = TINY.build("add"), torch.device("cuda")
+    contestants.choose(lambda: read_shapes(network, (2, 1, 16, 16), device), device)
+    ((*shapes,),) = chosen
+    assert [len(shape.sources) for shape in shapes] == [2, 3, 4] and {shape.batch for shape in shapes} == {2}
+    contestants.choose(lambda: pytest.fail("nothing is chosen on a CPU"), torch.device("cpu"))
+    monkeypatch.setattr("nnunet_xattnres.ops.choice._FROM_ENVIRONMENT", "reference")
+    contestants.choose(lambda: pytest.fail("it is forced"), device)
 
 
 def test_quick_writes_every_field(run):

@@ -278,6 +278,7 @@ def test_the_paths_of_the_reads_are_those_that_a_training_chooses(monkeypatch):
 def on_a_gpu(monkeypatch, memory, trainers, rounds=0):
     """The rows of a GPU that need not be here, and what was done there in which order."""
     done = []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
     def measure(setting, trainer, device):
         done.append(("memory", trainer))
@@ -293,6 +294,7 @@ def on_a_gpu(monkeypatch, memory, trainers, rounds=0):
 @pytest.mark.skipif(not command.CUSTOM_OPS, reason="there is one path only")
 def test_on_a_gpu_the_paths_are_chosen_for_each_network_before_it_is_measured(monkeypatch):
     rows, done = on_a_gpu(monkeypatch, lambda _trainer: 2**20, CONTENDERS[1:3])
+    assert torch.backends.cudnn.benchmark, "nnUNetv2_train sets it"
     assert done == [(what, trainer) for trainer in CONTENDERS[:3] for what in ("paths", "memory")]
     assert all(row["memory"] == 2**20 and not row["why"] for row in rows)
 

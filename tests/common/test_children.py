@@ -46,7 +46,9 @@ def test_what_is_raised_and_what_no_line_can_hold_costs_one_item():
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are Unix's")
 def test_a_signal_is_no_exit_status():
-    assert "ended with -11" in run("signal")[0]["why"]
+    crashed, killed, ok = run("signal", "be killed", "ok")
+    assert "ended with -11" in crashed["why"] and ok["status"] == "ok"
+    assert killed["status"] == "out of memory" and "want of main memory" in killed["why"]
 
 
 def test_what_hangs_is_ended():

@@ -24,6 +24,8 @@ def act(does):
         os._exit(139)
     if does == "signal":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if does == "be killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if does == "print":
         os.write(1, b'{"status": "printed"}\n')
         print('{"status": "printed"}', flush=True)

@@ -307,6 +307,22 @@ def test_a_failure_that_may_pass_is_tried_again_the_next_day(status, own_cache, 
     assert found.choice.forward == ("good" if passed else "slow")
 
 
+@pytest.mark.parametrize(
+    ("result", "again"),
+    [
+        ({"status": "failed", "why": "RuntimeError: Failed to find C compiler"}, True),
+        ({"status": "failed", "why": "RuntimeError: CUDA error: an illegal memory access was encountered"}, False),
+        ({"status": "crashed", "why": "its process ended with -11"}, False),
+    ],
+)
+def test_what_failed_for_want_of_something_is_tried_again_when_a_training_starts(result, again):
+    """The user may have installed it in the meantime, a compiler for the kernels, say."""
+    chosen.save(chosen.machine(CPU), SHAPE, {"good": result, "slow": {"status": "ok", "forward": 1.0, "backward": 1.0}})
+    assert chosen.choice_of(CPU, SHAPE) == Choice("slow", "slow")  # as in prediction, which tries nothing
+    (found,) = choose("good", "slow")
+    assert (found.source, found.choice.forward) == (("tried", "good") if again else ("cache", "slow"))
+
+
 def test_between_tiles_no_log_sum_is_written():
     """Their backward does not take it; whatever else may, finds it written."""
     network = make_network(2, "plain conv", "add")
