@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, median, stdev
+from statistics import mean, median
 
 from benchmarks.study.curves import Groups, final_dice, time_to_reach
 from benchmarks.study.declared import Hypothesis
 from benchmarks.study.description import Study
 from benchmarks.study.records import Record
-from benchmarks.study.repeats import complete_repeats, dice_of
-from benchmarks.study.two_samples import Found, brown_forsythe, mann_whitney, welch
+from benchmarks.study.repeats import complete_repeats, dice_of, spread_of
+from benchmarks.study.two_samples import NOTHING, Found, brown_forsythe, mann_whitney, welch
 from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.statistics import holm
 
@@ -70,7 +70,11 @@ def _outcome(study: Study, by_trainer: Mapping[str, Sequence[Record]], hypothesi
     else:
         values = {trainer: [] for trainer in asked}
     pair = values[hypothesis.trainer], values[hypothesis.against]
-    return Outcome(hypothesis, pair, lacking, None if lacking else TESTS[hypothesis.test][0](*pair))
+    if lacking:
+        return Outcome(hypothesis, pair, lacking, None)
+    # a repeat has no Dice if a label is in none of its masks, predicted or true
+    found = NOTHING if any(map(math.isnan, [*pair[0], *pair[1]])) else TESTS[hypothesis.test][0](*pair)
+    return Outcome(hypothesis, pair, lacking, found)
 
 
 def _iterations_to(target: float, repeat: Sequence[Record]) -> float:
@@ -112,7 +116,7 @@ def _cells(outcome: Outcome) -> list[str]:
 def _values(outcome: str, values: Sequence[float]) -> str:
     if outcome == "iterations_to_90":
         return f"{median(values):.0f}"
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return f"{mean(values):.3f}" + (f" ± {spread_of(values):.3f}" if len(values) > 1 else "")
 
 
 def _effect(outcome: str, found: Found) -> str:

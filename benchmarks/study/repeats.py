@@ -29,6 +29,11 @@ def dice_of_repeats(study: Study, records: Sequence[Record]) -> list[float]:
     return [dice_of(repeat) for repeat in complete_repeats(study, records)]
 
 
+def spread_of(values: Sequence[float]) -> float:
+    """The standard deviation between repeats; NaN where one of them has no value."""
+    return float(np.std(values, ddof=1))
+
+
 def in_rounds(study: Study, records: Sequence[Record]) -> list[Record]:
     """The trainings of one trainer on one schedule whose run of ``compare`` has all folds."""
     sizes = Counter(run_name(study, record.training) for record in records)

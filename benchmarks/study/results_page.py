@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.study.curves import FRACTIONS, Groups, final_dice, seconds_an_iteration, time_to_reach
@@ -10,7 +10,7 @@ from benchmarks.study.description import Study
 from benchmarks.study.folders import planning_arguments
 from benchmarks.study.hypotheses import hypotheses_section
 from benchmarks.study.records import Record
-from benchmarks.study.repeats import dice_of_repeats
+from benchmarks.study.repeats import dice_of_repeats, spread_of
 from nnunet_xattnres.commands.compare.report import markdown_table
 from nnunet_xattnres.commands.compare.statistics import NOT_NORMAL, TOO_FEW, OverRepeats, over_repeats
 from nnunet_xattnres.commands.compare.table import Row
@@ -92,7 +92,7 @@ def _dice(study: Study, groups: Groups, rows: Mapping[str, Sequence[Row]]) -> li
         if len(study.trainers_of(schedule)) == 1:  # the first alone, which is compared with nothing
             values = dice_of_repeats(study, by_trainer[study.trainers[0]])
             if values:
-                spread, between = (stdev(values), (min(values), max(values))) if len(values) > 1 else (None, None)
+                spread, between = (spread_of(values), (min(values), max(values))) if len(values) > 1 else (None, None)
                 cells = [*_value(mean(values), spread, between), "", "", ""]
                 lines.append([schedule, study.trainers[0], str(len(values)), *cells])
     return lines

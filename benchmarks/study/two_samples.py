@@ -1,4 +1,4 @@
-"""Two samples of a few values each: the tests that a study may declare. All are two-sided."""
+"""Two samples of a few values each: the tests that a study may declare. All are two-sided; no value may be NaN."""
 
 import math
 from collections.abc import Sequence
@@ -26,6 +26,9 @@ class Found:
     high: float
     p: float
     doubt: str = ""
+
+
+NOTHING = Found(math.nan, math.nan, math.nan, math.nan)
 
 
 def mann_whitney(sample: Sequence[float], against: Sequence[float]) -> Found:
@@ -63,7 +66,7 @@ def brown_forsythe(sample: Sequence[float], against: Sequence[float]) -> Found:
     if (
         min(len(sample), len(against)) < 3 or len(set(sample)) == len(set(against)) == 1
     ):  # two are as far from their median
-        return Found(math.nan, math.nan, math.nan, math.nan)
+        return NOTHING
     ratio = stdev(sample) / stdev(against) if len(set(against)) > 1 else math.inf
     return Found(ratio, math.nan, math.nan, float(stats.levene(sample, against, center="median").pvalue))
 

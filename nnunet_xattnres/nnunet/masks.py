@@ -122,8 +122,9 @@ class Reader:
                 f"the size of a voxel of {files.prediction} is not known: neither {_spacing_file(files.prediction)} "
                 f"nor {_spacing_file(files.reference)} exists, and nnU-Net keeps it there"
             )
-        if reference.shape[0] == 1:  # 2D: nnU-Net adds an axis of one slice
-            return Masks(prediction[0], reference[0], spacing[1:])
+        if 1 in reference.shape:  # a single slice: to the next one there is no surface
+            axis = reference.shape.index(1)
+            return Masks(prediction.squeeze(axis), reference.squeeze(axis), (*spacing[:axis], *spacing[axis + 1 :]))
         return Masks(prediction, reference, spacing)
 
     def _read(self, file: Path) -> tuple[NDArray[np.signedinteger[Any]], tuple[float, ...] | None]:

@@ -1,6 +1,7 @@
 """The tests that a study declares, against values computed by hand, and what the report says of them."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -175,6 +176,22 @@ def test_no_test_is_made_before_all_of_its_trainings_are_there(declared, folders
     assert cells(page, "further")[4:] == [f"not yet: 3 of 4 repeats of {PLAIN}", "Mann-Whitney"]
     remove_records(folders, trainer=PLAIN)
     assert found_in(study, folders)[1].values == ([], [])
+
+
+def test_a_repeat_without_a_dice_answers_nothing_and_does_no_harm(declared, folders):
+    """Its validation cases have a label nowhere, and no prediction has it."""
+    name = next(t.name for t in declared.trainings() if t.trainer == OURS)
+    lines = folders.dice.read_text().splitlines()
+    found = [re.sub(r"[^,]+$", "nan", line) if line.startswith(name) and ",duct," in line else line for line in lines]
+    assert found != lines
+    folders.dice.write_text("\n".join(found) + "\n")
+    further, sooner, steadier, other = found_in(declared, folders)
+    for one in (further, steadier, other):
+        assert sum(map(math.isnan, one.values[0])) == 1
+        assert math.isnan(one.found.effect) and math.isnan(one.found.low) and math.isnan(one.found.p)
+    assert sooner.found.p <= 1, "it is of the curves"
+    page = write_report(declared, folders).read_text()
+    assert cells(page, "further")[4] == "+nan (no interval)" and cells(page, "further")[6] == "n/a"
 
 
 def test_the_report_has_the_hypotheses_in_words_and_numbers(declared, folders):

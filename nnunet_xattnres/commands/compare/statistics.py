@@ -13,6 +13,7 @@ N_RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
 ENOUGH_REPEATS = 5  # for Welch's t: fewer cannot show whether their distribution has one hump
 TOO_FEW = f"there are fewer than {ENOUGH_REPEATS} repeats of one of the two"
 NOT_NORMAL = "the repeats of one of the two are far from a normal distribution (Shapiro and Wilk, p < 0.05)"
+COPIES = "all repeats of one of the two have the same value, as if they were copies"
 TOO_FEW_FOR_AN_INTERVAL = "that takes two repeats of both at least"
 NO_VALUE = "a repeat of one of the two has no value"
 
@@ -80,7 +81,7 @@ def over_repeats(first: Sequence[float], other: Sequence[float]) -> OverRepeats:
     """The difference between the repeats of two models, with what speaks against its interval.
 
     Welch's t takes values that are distributed normally. Too few cannot show whether they are (fewer than
-    ``ENOUGH_REPEATS``); of more, Shapiro and Wilk's test says so at 5%.
+    ``ENOUGH_REPEATS``); of more, Shapiro and Wilk's test says so at 5%. Repeats of nnU-Net's are never all the same.
 
     S. S. Shapiro and M. B. Wilk, An analysis of variance test for normality, Biometrika 52 (1965) 591-611.
 
@@ -97,7 +98,9 @@ def over_repeats(first: Sequence[float], other: Sequence[float]) -> OverRepeats:
 def _doubt(*samples: Sequence[float]) -> str:
     if min(map(len, samples)) < ENOUGH_REPEATS:
         return TOO_FEW
-    if any(len(set(values)) > 1 and stats.shapiro(values).pvalue < 1 - LEVEL for values in samples):
+    if any(len(set(values)) == 1 for values in samples):
+        return COPIES
+    if any(stats.shapiro(values).pvalue < 1 - LEVEL for values in samples):
         return NOT_NORMAL
     return ""
 

@@ -145,7 +145,8 @@ TWO_HUMPS = [0.78, 0.79, 0.785, 0.4, 0.39, 0.395, 0.788, 0.405, 0.392, 0.787]
         (FIVE[:4], TWO_HUMPS, "fewer than 5"),
         (FIVE, TWO_HUMPS, "far from a normal"),
         (TWO_HUMPS, FIVE, "far from a normal"),
-        ([0.8] * 5, FIVE, ""),  # no spread at all: nothing to test
+        ([0.8] * 5, FIVE, "copies"),
+        (FIVE, [0.8] * 5, "copies"),
     ],
 )
 def test_an_interval_over_repeats_says_what_speaks_against_it(first, other, doubt):

@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from nnunet_xattnres.commands.compare import surfaces
 from nnunet_xattnres.commands.compare.pairs import Pair, pairs_of
-from nnunet_xattnres.nnunet.masks import Masks
+from nnunet_xattnres.nnunet.masks import Files, Masks, Reader
 
 
 def dice(prediction, reference):
@@ -104,6 +105,22 @@ def test_boxes_by_hand():
     assert surface_dice(*boxes(0), (1.0, 1.0, 1.0), 0.0) == 1 and hd95(*boxes(0), (1.0, 1.0, 1.0)) == 0
     assert surface_dice(*boxes(1), (2.5, 1.0, 1.0), 2.5) == 1
     assert surface_dice(*boxes(9), (2.5, 1.0, 1.0), 2.5) == 0
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_single_slice_has_two_axes_whichever_is_the_third(tmp_path, axis):
+    """To its neighbours there is no surface: all of a mask would be one."""
+    files, spacing = Files(tmp_path / "prediction.nii.gz", tmp_path / "reference.nii.gz"), (1.5, 0.7)
+    of_file = np.insert(spacing, axis, 3.0)
+    masks = blobs((40, 30), 0)
+    for mask, file in zip(masks, files, strict=True):
+        image = SimpleITK.GetImageFromArray(np.expand_dims(mask.astype(np.uint8), axis))
+        image.SetSpacing(of_file[::-1].tolist())
+        SimpleITK.WriteImage(image, str(file))
+    found = Reader({}, {"file_ending": ".nii.gz"}, files.reference).read(files)
+    assert found.spacing == pytest.approx(spacing)
+    for a, b in zip(found[:2], masks, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_single_voxel_in_a_corner():
