@@ -105,6 +105,6 @@ def _named(what: Sequence[str]) -> str:
 
 def _folds(outcome: "Outcome") -> str:
     if not outcome.folds:
-        return "no splits_final.json, for there is nothing to validate on: nnU-Net makes its own five folds"
+        return "no splits_final.json, for there is nothing to validate on"
     sizes = ", ".join(f"{len(fold['train'])} + {len(fold['val'])}" for fold in outcome.folds)
     return f"{len(outcome.folds)} fold(s) in splits_final.json, train + validate: {sizes}"

@@ -1,5 +1,7 @@
 """Plans whose networks are ours, for any trainer of nnU-Net's: behind `nnunet-xattnres plan`."""
 
+import copy
+import warnings
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -27,17 +29,14 @@ def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> 
         network depends on the patch size and it has its own.
 
     Raises:
-        UserError: when the plans are of nnU-Net's old format or ours already, or no configuration can have the network.
+        UserError: when the plans are ours already, of an old format of which nnU-Net itself makes no network, or no
+            configuration can have the network.
     """
     old_name = str(plans.get("plans_name", "?"))
+    plans = {**plans, "configurations": {n: _in_new_format(n, c) for n, c in plans["configurations"].items()}}
     configurations, outcome = {}, {}
     for name, configuration in plans["configurations"].items():
         configurations[name] = dict(configuration)
-        if "UNet_class_name" in configuration:
-            raise UserError(
-                f"the plans {old_name!r} are of an old format: the configuration {name!r} has UNet_class_name in the "
-                f"place of architecture. Plan anew, `nnUNetv2_plan_experiment -d DATASET`; the preprocessed data stay."
-            )
         own_patch = "patch_size" in configuration and hasattr(config, "patch_size")
         if "architecture" in configuration or (own_patch and "architecture" in resolved(plans, name)):
             architecture, outcome[name] = _architecture(plans, name, config)
@@ -49,6 +48,23 @@ def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> 
             f"{' and '.join(kind.classes)}. " + "; ".join(f"{name!r} {why}" for name, why in outcome.items())
         )
     return {**plans, "plans_name": new_name, "configurations": configurations}, outcome
+
+
+def _in_new_format(name: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of plans before nnU-Net 2.4 with the ``architecture`` that nnU-Net makes of it."""
+    if "architecture" in configuration or "UNet_class_name" not in configuration:
+        return dict(configuration)
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that they are of the old format
+            return dict(ConfigurationManager(copy.deepcopy(dict(configuration))).configuration)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"the configuration {name!r} is of an old format, of which nnU-Net makes no network ({error}). Plan anew, "
+            "`nnUNetv2_plan_experiment -d DATASET`; the preprocessed data stay."
+        ) from None
 
 
 def _architecture(plans: Mapping[str, Any], name: str, config: Any) -> tuple[Any, str]:

@@ -30,6 +30,7 @@ from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.nnunet.trainers import find_trainer
 from nnunet_xattnres.training.build import PlannedNetwork, config_of
 from nnunet_xattnres.training.epochs import TRAINERS
+from nnunet_xattnres.training.lock import locked
 
 _TRAINER_FOR = {
     ("add", "zero"): "nnUNetTrainerXAttnResGated",
@@ -44,6 +45,7 @@ _RESULTS = (
     "crossval_results_folds_*/*.json",
     "crossval_results_folds_*/*.pkl",
 )
+_OF_A_MODEL = (*NEEDED, "dataset_fingerprint.json", "fold_*", "crossval_results*")
 _PROBABILITIES = (".npz", ".pkl")  # of a fold's validation; large, and `--val --npz` makes them again
 _AS_OURS = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 _SAME = 1e-5  # difference up to which two networks compute the same
@@ -193,22 +195,24 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
     The results of its validation come along if the new network is known to compute the same.
 
     Args:
-        force: replace the trained model that is in ``out``.
+        force: replace the trained model that is in ``out``, all of its folds; other files in it stay.
 
     Returns:
         What each file, such as ``fold_0/checkpoint_final.pth``, has become, without the weights.
 
     Raises:
         UserError: as ``upgrade_checkpoint``, when ``out`` exists and is not to be replaced, is something else than a
-            trained model or has ``source`` in it, and when ``source`` is no folder of a trained model.
+            trained model, is being trained, or has ``source`` or the masks for a cascade's second stage in it, and when
+            ``source`` is no folder of a trained model.
     """
     refuse_to_replace(source, out)
     refuse_existing(out, force)
     if out.exists() and content_of(out):
-        checkpoints_of(out)  # or it is not replaced
+        _refuse_to_lose(out)
     files = checkpoints_of(source)
     done = {}
-    with replacing_folder(out, overwrite=force) as partial:
+    gives_way = [entry.name for pattern in _OF_A_MODEL for entry in out.glob(pattern)]
+    with replacing_folder(out, gives_way, overwrite=force) as partial:
         for file in files:
             upgraded, target = upgrade_checkpoint(file, trainer), partial / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,6 +227,15 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
     return done
+
+
+def _refuse_to_lose(model_folder: Path) -> None:
+    """Refuse to replace what is no trained model, or one that is being trained or has given masks to a second stage."""
+    checkpoints_of(model_folder)
+    for lock in model_folder.glob("fold_*/training.lock"):
+        locked(lock.parent, lambda _: None).release()
+    if (masks := model_folder / "predicted_next_stage").exists():
+        raise UserError(f"{masks} holds masks by the model that would be replaced: move it away")
 
 
 def _with_plans(checkpoint: dict[str, Any], model_folder: Path) -> dict[str, Any]:

@@ -17,7 +17,8 @@ def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style.replace('BAR', _gradient())}</style></head>"
     )
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    # a name of a file may hold bytes that are no UTF-8
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"{head}<body><h1>{escape(title)}</h1>\n")
         file.writelines(f"{part}\n" for part in parts)
         file.write(f"<script>{script}</script></body></html>\n")

@@ -172,6 +172,30 @@ def test_a_network_that_cannot_have_reads_stays_as_it_is(folder):
     assert new["configurations"]["2d"] == plans["configurations"]["2d"]
 
 
+@pytest.mark.parametrize("network_class", CLASSES)
+def test_plans_of_the_old_format_are_those_that_nnunet_makes_of_them(network_class):
+    """As nnU-Net wrote them before 2.4, and as it still trains them."""
+    plans = make_plans(network_class)
+    configuration = plans["configurations"]["2d"]
+    kwargs = configuration.pop("architecture")["arch_kwargs"]
+    blocks = "n_blocks_per_stage" if "n_blocks_per_stage" in kwargs else "n_conv_per_stage"
+    configuration |= {
+        "UNet_class_name": network_class.rpartition(".")[2],
+        "UNet_base_num_features": 4,
+        "unet_max_num_features": 16,
+        "n_conv_per_stage_encoder": kwargs[blocks],
+        "n_conv_per_stage_decoder": kwargs["n_conv_per_stage_decoder"],
+        "num_pool_per_axis": [2, 2],
+        "pool_op_kernel_sizes": kwargs["strides"],
+        "conv_kernel_sizes": kwargs["kernel_sizes"],
+    }
+    before = json.dumps(plans)
+    new, outcome = plans_with_network(plans, "new", ADD)
+    assert json.dumps(plans) == before and list(outcome) == ["2d"]
+    stock, ours = build(nnUNetTrainer, plans).state_dict(), build(nnUNetTrainer, new).state_dict()
+    assert stock.keys() < ours.keys() and all(ours[key].shape == value.shape for key, value in stock.items())
+
+
 def only(change):
     plans = make_plans()
     change(plans["configurations"])
@@ -185,7 +209,7 @@ def only(change):
             make_plans("my.nets.Transformer"),
             "no configuration of the plans 'nnUNetTestPlans' can have a network of XAttnRes.*'2d' stays",
         ),
-        (only(lambda c: c["2d"].update(UNet_class_name="PlainConvUNet")), "old format.*nnUNetv2_plan_experiment"),
+        (only(lambda c: c["2d"].update(UNet_class_name=c["2d"].pop("architecture"))), "old.*nnUNetv2_plan_experiment"),
         (only(lambda c: c["2d"]["architecture"].pop("arch_kwargs")), "lack arch_kwargs.*'2d'"),
         (plans_with_network(make_plans(), "nnUNetXAttnResPlans", ADD)[0], "are ours already.*-p"),
     ],
@@ -219,7 +243,7 @@ def test_what_the_command_refuses(folder, arguments, message):
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 
-@pytest.mark.parametrize("name", ["a folder/x", "../x", r"C:\x", "x:y", "x?", "", " ", "..", "two\nlines", "my__plans"])
+@pytest.mark.parametrize("name", ["a folder/x", "../x", r"C:\x", "x:y", "x?", " ", "..", "two\nlines", "my__plans"])
 def test_the_new_plans_have_a_name_and_no_path(folder, name):
     done = invoke("-d", 1, "-o", name)
     assert done.exit_code == 1 and "name of the new plans, not a path" in done.output

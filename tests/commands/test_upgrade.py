@@ -24,6 +24,7 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import content_of
 from nnunet_xattnres.networks.registry import KINDS
 from nnunet_xattnres.training.epochs import TRAINERS
+from nnunet_xattnres.training.lock import locked
 
 DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
 every_class = pytest.mark.parametrize("network_class", CLASSES)
@@ -444,12 +445,31 @@ def test_force_replaces_a_model_and_nothing_else(model, tmp_path):
     assert invoke(model, out, "--model-folder").exit_code == 1
     assert invoke(model, out, "--model-folder", "--force").exit_code == 0
     assert not (out / "fold_9").exists()
+    (out / "notes.txt").write_text("years")
+    assert invoke(model, out, "--model-folder", "--force").exit_code == 0
+    assert (out / "notes.txt").read_text() == "years"
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years")
     done = invoke(model, mine, "--model-folder", "--force")
     assert done.exit_code == 1 and "is no folder of a trained model" in " ".join(done.output.split())
     assert (mine / "thesis.tex").read_text() == "years"
+
+
+def test_a_model_that_is_being_trained_or_has_given_masks_is_not_replaced(model, tmp_path):
+    out = tmp_path / "out"
+    assert invoke(model, out, "--model-folder").exit_code == 0
+    names = whole(out)
+    lock = locked(out / "fold_3", print)
+    done = invoke(model, out, "--model-folder", "--force")
+    assert done.exit_code == 1 and "another training is writing to" in done.output
+    lock.release()
+    (out / "predicted_next_stage").mkdir()
+    done = invoke(model, out, "--model-folder", "--force")
+    assert done.exit_code == 1 and "predicted_next_stage holds masks by the model" in " ".join(done.output.split())
+    assert set(names) < set(whole(out))
+    (out / "predicted_next_stage").rmdir()
+    assert invoke(model, out, "--model-folder", "--force").exit_code == 0 and whole(out) == names
 
 
 def test_a_model_is_not_lost_while_it_is_replaced(model, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 
 from nnunet_xattnres.commands.convert.data_set import Case, DataSet, Found, Pair, SkippedCaseError
 from nnunet_xattnres.commands.convert.record import Record
+from nnunet_xattnres.commands.convert.sources import stamp_of
 from nnunet_xattnres.commands.convert.splits import Fold, folds_of, leaks, parts_of
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import replacing, write_json
@@ -75,9 +76,10 @@ def convert(
     record = Record(folder, {"data set": data_set.title, "size": size, "split": split, **found.measured})
     parts = parts_of(found.cases, split)
     _same_parts(record, parts, split)
+    record.begin()
     n_before = sum(_is_complete(folder, data_set, record, case, parts) for case in found.cases)
     if n_before < len(found.cases):  # one of fewer cases: without it nnU-Net takes none of a part
-        (folder / "dataset.json").unlink(missing_ok=True)
+        record.describe("dataset.json", None)
     _convert_cases(data_set, folder, found, parts, record, progress)
     return _finish(data_set, folder, found, parts, record, split, n_before)
 
@@ -110,7 +112,9 @@ def _paths(folder: Path, data_set: DataSet, name: str, part: str) -> tuple[Path,
 
 
 def _is_complete(folder: Path, data_set: DataSet, record: Record, case: Case, parts: dict[str, str]) -> bool:
-    return case.name in record.cases and all(p.is_file() for p in _paths(folder, data_set, case.name, parts[case.name]))
+    """Whether the case was converted from the very files that are in the source."""
+    there = all(path.is_file() for path in _paths(folder, data_set, case.name, parts[case.name]))
+    return there and record.cases.get(case.name, {}).get("source") == stamp_of(case.files)
 
 
 def _convert_cases(
@@ -125,8 +129,9 @@ def _convert_cases(
                 found.skip(str(reason), case.name)
             else:
                 _write(pair, _paths(folder, data_set, case.name, parts[case.name]))
-                which = _FOLDER[parts[case.name]]
-                record.add({"name": case.name, "folder": which, "mended": pair.mended, "fingerprint": pair.fingerprint})
+                which, source = _FOLDER[parts[case.name]], stamp_of(case.files)
+                facts = {"name": case.name, "folder": which, "source": source}
+                record.add({**facts, "mended": pair.mended, "fingerprint": pair.fingerprint})
         one_is_done()
 
 
@@ -144,14 +149,11 @@ def _finish(
     parts = {name: part for name, part in parts.items() if name in record.cases}
     sequences = {case.name: case.sequence for case in found.cases if case.name in parts}
     copies = {name: str(record.cases[name]["fingerprint"]) or name for name in parts}
-    folds = folds_of(split, parts, sequences, copies, "validation" in data_set.parts)
+    folds = folds_of(split, parts, sequences, copies)
     n_training = sum(part != "test" for part in parts.values())
-    if folds:
-        write_json(folds, folder / "splits_final.json")  # nnU-Net's planner takes it along
-    else:
-        (folder / "splits_final.json").unlink(missing_ok=True)
+    record.describe("splits_final.json", folds or None)  # nnU-Net's planner takes it along
     write_json(found.skipped, folder / "skipped.json")
-    write_json(_description(data_set, n_training), folder / "dataset.json", indent=4)  # nnU-Net needs it: last
+    record.describe("dataset.json", _description(data_set, n_training))  # nnU-Net needs it: last
     counts = Counter(case.part for case in found.cases if case.name in parts)
     return Outcome(
         folder=folder,

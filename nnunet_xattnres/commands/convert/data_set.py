@@ -1,6 +1,6 @@
 """What a data set is to the conversion: its description, and the cases that were found in a source."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Case:
 
     name: str
     read: Callable[[], Pair]
+    files: Sequence[Path]  # that it reads
     part: str = "training"  # of the official split
     sequence: str = ""  # of a video
 

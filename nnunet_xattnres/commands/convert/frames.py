@@ -59,7 +59,8 @@ class Frames:
             else:
                 image, mask = (only_one(_originals(paths[number], found), found) for paths in (images, masks))
                 read = partial(read_pair, image, mask, size, self.size)
-                found.cases.append(Case(f"{self.prefix}_{number:03d}", read, sequence=self.sequence_of[number]))
+                name, sequence = f"{self.prefix}_{number:03d}", self.sequence_of[number]
+                found.cases.append(Case(name, read, (image, mask), sequence=sequence))
         return found
 
     def _files(self, source: Path, found: Found) -> tuple[Numbered, Numbered]:

@@ -35,7 +35,7 @@ def find(source: Path, size: int | None, progress: Progress) -> Found:
             continue
         image_file, mask_file = only_one(images[name], found), only_one(masks[name], found)
         read = partial(read_pair, image_file, mask_file, size)
-        found.cases.append(Case(name, read, part=str(_part(image_file))))
+        found.cases.append(Case(name, read, (image_file, mask_file), part=str(_part(image_file))))
     return found
 
 

@@ -100,6 +100,11 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], list[str]]:
             f"{path} has no pixel above 127, {pixels.max()} at the most; a mask here has 255 on the object: write that "
             f"(a mask of 0 and 1 times 255), or take out picture and mask if there is no object"
         )
+    if foreground.all():
+        raise UserError(
+            f"{path} is white all over; a mask here has 255 on the object and 0 around it. If the object is in its "
+            f"transparency, save that as the mask"
+        )
     if not np.isin(pixels, (0, 255)).all():
         mended.append(GREYS)
     return foreground, mended

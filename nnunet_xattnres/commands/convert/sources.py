@@ -1,6 +1,7 @@
 """Finding the files of a source, and reading them."""
 
 import filecmp
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,19 +14,39 @@ COPY = "the same file once more"
 
 
 def files_of(source: Path) -> list[Path]:
-    """Every file below a folder, without hidden ones and those that macOS adds to archives.
+    """Every file below a folder, without hidden ones and those that macOS adds to archives; linked folders count once.
 
     Raises:
         UserError: when it is no folder.
+        OSError: when a folder below it cannot be read.
     """
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; unpack the data set, and name the folder that holds it")
-    files = sorted(Path(folder) / name for folder, _, names in os.walk(source, followlinks=True) for name in names)
-    return [path for path in files if not _is_hidden(path.relative_to(source))]
+    files, seen = [], set()
+    for folder, below, names in os.walk(source, followlinks=True, onerror=_raise):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link may lead back
+            below.clear()
+            continue
+        seen.add(place)
+        below[:] = filter(_is_shown, below)
+        files += [Path(folder) / name for name in filter(_is_shown, names)]
+    return sorted(files)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+def _raise(error: OSError) -> None:
+    """For a folder that cannot be read: what is in it would be missing without a word."""
+    raise error
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def stamp_of(files: Sequence[Path]) -> str:
+    """Another one where a file is another one, by its name, its size or the time it was written."""
+    facts = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def only_one(paths: Sequence[Path], found: Found) -> Path:

@@ -27,21 +27,23 @@ def parts_of(cases: Sequence[Case], split: str) -> dict[str, str]:
 
 
 def folds_of(
-    split: str, parts: Mapping[str, str], sequences: Mapping[str, str], copies: Mapping[str, str], has_validation: bool
+    split: str, parts: Mapping[str, str], sequences: Mapping[str, str], copies: Mapping[str, str]
 ) -> list[Fold]:
-    """The folds for ``splits_final.json``; none when there is nothing to validate on.
+    """The folds for ``splits_final.json``: of an official split without validation cases nnU-Net's own five.
+
+    They are written down all the same, for nnU-Net's planner compares the file with the one of an earlier data set.
+    None when there is nothing to validate on.
 
     Args:
         split: official, random or sequence.
         parts: of each case.
         sequences: of each case.
         copies: for each case something that only its exact copies share.
-        has_validation: whether the official split has a validation set.
     """
     names = sorted(name for name, part in parts.items() if part != "test")
     if split == "sequence":
         return _cross_validation(_groups(names, sequences, copies))
-    if split == "random" or has_validation:
+    if split == "random" or "validation" in parts.values():
         fold = {
             "train": [n for n in names if parts[n] == "training"],
             "val": [n for n in names if parts[n] != "training"],

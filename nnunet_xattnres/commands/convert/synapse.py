@@ -127,7 +127,8 @@ def _add(found: Found, kind: str, volumes: dict[int, Volume], progress: Progress
     found.measured |= {f"labels of {kind}": f"{name} numbers", f"axes of {kind}": f"run {axes}"}
     for number, volume in volumes.items():
         part = "test" if number in TEST else "training"
-        found.cases.append(Case(f"case{number:04d}", partial(volume.pair, _lookup(order), axes), part=part))
+        read = partial(volume.pair, _lookup(order), axes)
+        found.cases.append(Case(f"case{number:04d}", read, volume.files, part=part))
 
 
 def _lookup(order: Order) -> Lookup:

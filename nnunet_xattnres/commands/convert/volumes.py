@@ -95,6 +95,10 @@ class NiftiVolume:
     image: Path
     label: Path
 
+    @property
+    def files(self) -> Sequence[Path]:
+        return self.image, self.label
+
     @cached_property
     def _label(self) -> Any:
         with reading(self.label):

@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers.distributed import write_clinicdb, write_colondb, write_isic
+from PIL import Image
 from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.cli.convert import Name, Split
 from nnunet_xattnres.commands.convert import DATA_SETS, convert
 from nnunet_xattnres.commands.convert import conversion as conversion_module
+from nnunet_xattnres.commands.convert.record import Record
 from nnunet_xattnres.common.errors import UserError
 
 
@@ -87,7 +90,7 @@ def test_half_a_line_in_the_record_costs_its_case_once_more(tmp_path):
 
 def test_a_part_may_come_later(tmp_path):
     write_isic(tmp_path / "source", "Training", (0, 1))
-    assert convert_isic(tmp_path).folds == []
+    assert len(convert_isic(tmp_path).folds) == 2
     write_isic(tmp_path / "source", "Validation", (2,))
     outcome = convert_isic(tmp_path)
     assert outcome.n_before == 2 and len(outcome.folds) == 1
@@ -105,6 +108,60 @@ def test_two_ways_are_never_mixed_in_one_folder(tmp_path):
     with pytest.raises(UserError, match="was made from other cases: ISIC_0000003 is not in the source any more"):
         convert_isic(tmp_path, size=64)
     assert len(list((folder / "imagesTr").iterdir())) == 10
+
+
+def test_what_another_file_was_made_of_is_made_anew(tmp_path):
+    """As of pictures that were squeezed, and later of the originals."""
+    write_isic(tmp_path / "source", "Training", (0, 1))
+    folder = convert_isic(tmp_path).folder
+    mask = tmp_path / "source" / "ISIC-2017_Training_Part1_GroundTruth" / "ISIC_0000001_segmentation.png"
+    corrected = Image.fromarray(np.flipud(np.asarray(Image.open(mask))))
+    corrected.save(mask)
+    os.utime(mask, ns=(0, 1))  # a clock may be coarse
+    assert convert_isic(tmp_path).n_before == 1
+    found = np.asarray(Image.open(folder / "labelsTr" / "ISIC_0000001.png"))
+    assert np.array_equal(found, np.asarray(corrected) // 255) and convert_isic(tmp_path).n_before == 2
+
+
+@pytest.mark.parametrize("name", ["splits_final.json", "dataset.json"])
+def test_what_was_edited_is_not_lost(tmp_path, name):
+    write_isic(tmp_path / "source", "Training", (0, 1))
+    file = convert_isic(tmp_path).folder / name
+    file.write_text("[]")
+    write_isic(tmp_path / "source", "Validation", (2,))
+    with pytest.raises(UserError, match=f"{name} is not as a conversion left it.*move it away"):
+        convert_isic(tmp_path)
+    assert file.read_text() == "[]"
+    file.rename(tmp_path / name)
+    assert convert_isic(tmp_path).n_training == 3 and json.loads(file.read_text()) != []
+
+
+def test_what_is_refused_changes_nothing(tmp_path):
+    """A source that is as it was is taken again."""
+    write_clinicdb(tmp_path / "source", (1, 2, 30, 60))
+    run = lambda: convert(DATA_SETS["clinicdb"], tmp_path / "source", tmp_path / "raw")  # noqa: E731
+    before = files(run().folder)
+    gone = tmp_path / "source" / "Original" / "2.tif"
+    gone.rename(tmp_path / "2.tif")
+    with pytest.raises(UserError, match="is not in the source any more"):
+        run()
+    (tmp_path / "2.tif").rename(gone)
+    assert run().n_before == 4 and files(tmp_path / "raw" / "Dataset952_CVCClinicDB") == before
+
+
+def test_settings_that_are_refused_are_not_kept(tmp_path):
+    """Another part may bring measurements of its own, and be refused: without it the first goes on."""
+    folder = tmp_path / "raw" / "Dataset001_A"
+    first = Record(folder, {"split": "random"})
+    first.begin()
+    Record(folder, {"split": "random", "labels of h5": "BTCV's"})
+    assert Record(folder, {"split": "random"}).cases == {}
+
+
+def test_an_empty_argument_is_a_variable_that_is_not_set(tmp_path):
+    write_colondb(tmp_path / "source", (1, 39))
+    done = CliRunner().invoke(app, ["convert", "colondb", str(tmp_path / "source"), ""])
+    assert done.exit_code == 2 and "is the variable set" in done.stderr
 
 
 def test_cases_that_would_change_their_part_are_refused(tmp_path):

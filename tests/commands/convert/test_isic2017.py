@@ -1,6 +1,7 @@
 """ISIC 2017: its three parts, what lies among the pictures, and archives that were unpacked into themselves."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -44,11 +45,44 @@ def test_superpixels_and_tables_are_left_out(tmp_path):
     assert outcome.skipped["other files: tables, and what is not of part 1"] == ["ISIC-2017_Training_Data_metadata.csv"]
 
 
-def test_without_the_validation_part_nnunet_makes_its_own_folds(tmp_path):
-    write_isic(tmp_path / "source", "Training", (0, 1))
+def test_without_the_validation_part_the_folds_are_nnunets_own(tmp_path):
+    """Written down: its planner compares them with those of an earlier data set of that number."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    write_isic(tmp_path / "source", "Training", range(7))
+    outcome = convert_isic(tmp_path)
+    nnunets = generate_crossval_split([f"ISIC_000000{i}" for i in range(7)], seed=12345, n_splits=5)
+    assert json.loads((outcome.folder / "splits_final.json").read_text()) == outcome.folds
+    assert outcome.folds == [{key: list(fold[key]) for key in ("train", "val")} for fold in nnunets]
+    assert outcome.parts["validation"] == (0, 150) and outcome.parts["test"] == (0, 600)
+
+
+def test_with_one_picture_there_is_nothing_to_validate_on(tmp_path):
+    write_isic(tmp_path / "source", "Training", (0,))
     outcome = convert_isic(tmp_path)
     assert outcome.folds == [] and not (outcome.folder / "splits_final.json").exists()
-    assert outcome.parts["validation"] == (0, 150) and outcome.parts["test"] == (0, 600)
+
+
+def test_a_link_that_leads_back_is_followed_once(tmp_path):
+    write_isic(tmp_path / "source", "Training", (0, 1))
+    (tmp_path / "source" / "ISIC-2017_Training_Data" / "again").symlink_to(tmp_path / "source")
+    outcome = convert_isic(tmp_path)
+    assert outcome.n_training == 2 and "the same file once more" not in outcome.skipped
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out_without_a_word(tmp_path, monkeypatch):
+    write_isic(tmp_path / "source", "Training", (0,))
+    write_isic(tmp_path / "source", "Validation", (1,))
+    original = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith("ISIC-2017_Validation_Data"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return original(folder)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(PermissionError, match="ISIC-2017_Validation_Data"):
+        convert_isic(tmp_path)
 
 
 def test_a_folder_in_a_folder_of_the_same_name(tmp_path):

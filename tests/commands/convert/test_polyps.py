@@ -174,7 +174,7 @@ def test_whole_sequences_in_five_folds_of_about_equal_size(tmp_path):
     assert len(cases) == 379
     sequences = {case.name: case.sequence for case in cases}
     assert len(set(sequences.values())) == 15
-    folds = folds_of("sequence", parts_of(cases, "sequence"), sequences, {c.name: c.name for c in cases}, False)
+    folds = folds_of("sequence", parts_of(cases, "sequence"), sequences, {c.name: c.name for c in cases})
     assert sorted(name for fold in folds for name in fold["val"]) == sorted(sequences)
     assert [len(fold["val"]) for fold in folds] == [74, 76, 78, 75, 76]
     for fold in folds:
@@ -242,6 +242,11 @@ def spoil(name, tmp_path):
         return (
             "no pixel above 127, 1 at the most; a mask here has 255 on the object: write that (a mask of 0 and 1 times"
         )
+    if name == "mask in the transparency":
+        truth.unlink()
+        white = np.full_like(blob(CLINIC), 255)
+        Image.fromarray(np.dstack([white, blob(CLINIC)]), "LA").save(truth.with_suffix(".png"))
+        return "1.png is white all over"
     if name == "mask of 16 bits":
         truth.unlink()
         Image.fromarray(blob(CLINIC).astype(np.uint16) * 257).save(truth.with_suffix(".png"))
@@ -278,6 +283,7 @@ def spoil(name, tmp_path):
         "frame of another data set",
         "size of another data set",
         "mask of 0 and 1",
+        "mask in the transparency",
         "mask of 16 bits",
         "coloured mask",
         "grey picture",

@@ -165,7 +165,7 @@ def test_five_folds_over_the_18_are_nnunets():
 
     parts = {f"case{n:04d}": "test" if n in TEST else "training" for n in GEOMETRY}
     same = {name: name for name in parts}
-    folds = folds_of("official", parts, same, same, False)
+    folds = folds_of("official", parts, same, same)
     nnunets = generate_crossval_split(sorted(name for name in parts if parts[name] == "training"))
     assert folds == [{key: [str(name) for name in fold[key]] for key in ("train", "val")} for fold in nnunets]
     assert [len(fold["val"]) for fold in folds] == [4, 4, 4, 3, 3]
