@@ -34,7 +34,8 @@ def plan(
         Memory | None, typer.Option(help="block: what a block reads; as_published as the authors' code. Default: all.")
     ] = None,
     encoder_isar: Annotated[
-        bool, typer.Option("--encoder-isar", help="block: blocks of the encoder read, too.")
+        bool,
+        typer.Option("--encoder-isar", help="block: the encoder's blocks read, too, from a stage's third on."),
     ] = False,
     width: Annotated[
         int | None, typer.Option(min=1, help="unet3plus: channels of a reduction. Default: chosen by the cost.")

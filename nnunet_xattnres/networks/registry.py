@@ -92,6 +92,20 @@ def plan_options(config: Any) -> list[str] | None:
     return options
 
 
+def config_in(architecture: Mapping[str, Any]) -> Any:
+    """The arguments beyond upstream's of a network that plans ask for, but for the patch size; None if it is not ours.
+
+    Args:
+        architecture: of a configuration of the plans.
+    """
+    name, given = architecture.get("network_class_name", ""), architecture.get("arch_kwargs", {})
+    kind = next((kind for kind in KINDS.values() if name in kind.classes.values()), None)
+    if kind is None:
+        return None
+    own = kind.config.__dataclass_fields__.keys() - {"patch_size"}  # type: ignore[attr-defined]
+    return kind.config(**{key: given[key] for key in own if key in given})
+
+
 def is_ours(network_class_name: str) -> bool:
     """Whether plans with this ``network_class_name`` ask for a network of ours."""
     return any(network_class_name in kind.classes.values() for kind in KINDS.values())

@@ -42,7 +42,7 @@ class Tokens(nn.Module):
         super().__init__()
         self.patch, self.grid = patch, grid
         self.embed = encoder.conv_op(channels, channels, patch, patch)
-        self.position = nn.Parameter(torch.zeros(1, prod(grid), channels))
+        self.position = nn.Parameter(torch.zeros(1, *grid, channels))  # whose shape tells weights of another grid
         self.dropout = nn.Dropout(DROPOUT)
         self.restore = block(encoder, channels, channels, 1)
 
@@ -53,11 +53,18 @@ class Tokens(nn.Module):
 
     def _positions(self, grid: tuple[int, ...]) -> Tensor:
         """The position table, enlarged or shrunk where the image is not as large as the plans say."""
-        if grid == self.grid:
-            return self.position
-        table = self.position.transpose(1, 2).unflatten(2, self.grid)
-        table = F.interpolate(table, grid, mode="bilinear" if len(grid) == 2 else "trilinear")
-        return table.flatten(2).transpose(1, 2)
+        table = self.position
+        if grid != self.grid:
+            mode = "bilinear" if len(grid) == 2 else "trilinear"
+            table = F.interpolate(table.movedim(-1, 1), grid, mode=mode).movedim(1, -1)
+        return table.flatten(1, -2)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        """Also tables of before they had the axes of the grid, (1, T, C)."""
+        table = state_dict.get(f"{prefix}position")
+        if table is not None and table.ndim == 3 and table.shape[1] == prod(self.grid):
+            state_dict[f"{prefix}position"] = table.unflatten(1, self.grid)
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
     def add_to(self, skip: Tensor, tokens: Tensor) -> Tensor:
         """The map plus what has become of its tokens, each over all positions that it stands for."""

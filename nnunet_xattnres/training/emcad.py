@@ -17,6 +17,7 @@ from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import export, unset
 from nnunet_xattnres.networks.configs import EMCADConfig
 from nnunet_xattnres.networks.registry import refuse_ours
+from nnunet_xattnres.ops.choice import CUSTOM_OPS
 from nnunet_xattnres.training.base import GuardedTrainer
 from nnunet_xattnres.training.build import architecture
 from nnunet_xattnres.training.checks import sums
@@ -75,6 +76,10 @@ class EMCADTrainer(GuardedTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.weight_decay = 1e-4
+
+    def _do_i_compile(self) -> bool:
+        """Not where its network cannot be compiled, or nnU-Net's own loss would give the outputs other weights."""
+        return CUSTOM_OPS and bool(super()._do_i_compile())
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import command
+from nnunet_xattnres.networks.configs import ReadConfig
+from nnunet_xattnres.networks.registry import config_in
 from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights, origin_of, read_checkpoint
+from nnunet_xattnres.nnunet.plans import resolved
 
 
 def check_checkpoint(
@@ -20,7 +23,8 @@ def check_checkpoint(
         path: the file.
         network: the state dict of the network that it is to be loaded into.
         this: the training that asks.
-        config_of: the arguments of a trainer's network beyond upstream's, None for a trainer that is not ours.
+        config_of: the arguments of a trainer's network beyond upstream's, None for a trainer that is not ours; then
+            the plans in the checkpoint say which network it is of.
 
     Returns:
         The checkpoint.
@@ -33,13 +37,14 @@ def check_checkpoint(
     saved, weights = origin_of(checkpoint), network_weights(checkpoint, network)
     difference = _difference(network, weights)
     if difference is None and saved.trainer != this.trainer:
-        theirs, ours = config_of(saved.trainer), config_of(this.trainer)
+        theirs, ours = config_of(saved.trainer) or _planned(checkpoint["init_args"]), config_of(this.trainer)
         if theirs is not None and theirs != ours:
             difference = f"its network has {theirs}, here it is {ours}"
     if difference is None:
         return checkpoint
     without_reads = {key: value for key, value in network.items() if not key.startswith("reads.")}
-    if _difference(without_reads, weights) is None:  # a stock network of the same plans
+    takes_stock = isinstance(config_of(this.trainer), ReadConfig)
+    if takes_stock and _difference(without_reads, weights) is None:  # a stock network of the same plans
         upgrade = command("nnunet-xattnres", "upgrade", str(path), "upgraded.pth")
         way_out = f"To start from it: `{upgrade}`, which prints the command for the training."
     elif saved == this:
@@ -48,6 +53,11 @@ def check_checkpoint(
         what = "DATASET", saved.configuration, "FOLD", "-tr", saved.trainer, "-p", saved.plans
         way_out = f"Go on with it as `{command('nnUNetv2_train', *what, '--c')}`, or move it away and train anew."
     raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")
+
+
+def _planned(init_args: Mapping[str, Any]) -> Any:
+    """The arguments of the network that the plans of a checkpoint ask for; None if it is not ours."""
+    return config_in(resolved(init_args.get("plans", {}), init_args.get("configuration", "")).get("architecture", {}))
 
 
 def why_no_end(path: Path, checkpoint: Mapping[str, Any]) -> str | None:

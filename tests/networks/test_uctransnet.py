@@ -89,7 +89,7 @@ def restored(skip, tokens, module, patch):
 
 def transformed(cct, skips, patches):
     parts = list(cct.tokens)
-    sets = [tokens_of(x, t.embed.weight, t.embed.bias, t.position) for x, t in zip(skips, parts)]
+    sets = [tokens_of(x, t.embed.weight, t.embed.bias, t.position.flatten(1, -2)) for x, t in zip(skips, parts)]
     for layer in cct.layers:
         everything = layer_norm(torch.cat(sets, 2), layer.norm_all)
         added = attention([layer_norm(x, n) for x, n in zip(sets, layer.norms)], everything, layer.attention)
@@ -268,7 +268,7 @@ def test_another_size_than_the_patch_computes_and_learns():
 def test_positions_start_at_zero_and_linear_layers_as_torch_has_them():
     network = build(TRAINERS["nnUNetTrainerUCTransNet"], make_plans())
     tables = [p for name, p in network.named_parameters() if name.endswith("position")]
-    assert [tuple(p.shape) for p in tables] == [(1, 16, 4), (1, 16, 8)]  # patches of 16 x 16, strides of 4
+    assert [tuple(p.shape) for p in tables] == [(1, 4, 4, 4), (1, 4, 4, 8)]  # patches of 16 x 16, strides of 4
     assert not any(p.any() for p in tables)
     before = {name: m.weight.clone() for name, m in network.named_modules() if isinstance(m, nn.Linear)}
     network.apply(network.initialize)
@@ -298,9 +298,11 @@ def test_pretrained_weights_of_plans_with_another_grid_are_refused_by_nnunet(tmp
     same = build(TRAINERS["nnUNetTrainerUCTransNet"], plans)
     load_pretrained_weights(same, file)
     assert torch.equal(same.cct.layers[0].attention.key.weight, source.cct.layers[0].attention.key.weight)
-    plans["configurations"]["2d"]["patch_size"] = [32, 16]
-    with pytest.raises(AssertionError, match=r"cct\.tokens\.0\.position"):
-        load_pretrained_weights(build(TRAINERS["nnUNetTrainerUCTransNet"], plans), file)
+    for wide, high in ([32, 16], [16, 32]):
+        plans["configurations"]["2d"]["patch_size"] = [wide, high]
+        with pytest.raises(AssertionError, match=r"cct\.tokens\.0\.position"):
+            load_pretrained_weights(build(TRAINERS["nnUNetTrainerUCTransNet"], plans), file)
+        torch.save({"network_weights": build(TRAINERS["nnUNetTrainerUCTransNet"], plans).state_dict()}, file)
 
 
 @pytest.mark.parametrize(

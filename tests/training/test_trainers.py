@@ -321,6 +321,34 @@ def test_a_checkpoint_of_another_mode_is_refused(make_trainer, saved, name, diff
     assert difference in str(caught.value) and way_out in str(caught.value)
 
 
+@pytest.mark.parametrize(("mode", "fits"), [("add", True), ("replace", False)])
+def test_a_checkpoint_that_plans_gave_its_network_is_told_by_them(make_trainer, saved, mode, fits):
+    """As nnUNetTrainer writes it on plans with reads: keys and shapes are the same."""
+    _, path = saved("nnUNetTrainerXAttnRes")
+    checkpoint = torch.load(path, weights_only=False)
+    arguments = checkpoint["init_args"]
+    arguments["plans"], _ = plans_with_network(arguments["plans"], "nnUNetXAttnResPlans", ReadConfig(skip_mode=mode))
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, path)
+    trainer = make_trainer("nnUNetTrainerXAttnRes")
+    if fits:
+        trainer.load_checkpoint(str(path))
+    else:
+        with pytest.raises(UserError, match="its network has skip_mode replace"):
+            trainer.load_checkpoint(str(path))
+
+
+def test_upgrade_is_no_way_out_for_what_it_cannot_upgrade(make_trainer, saved):
+    """Whatever a block-level network lacks to be, it is no stock network."""
+    _, path = saved("nnUNetTrainerXAttnResBlock")
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    checkpoint["network_weights"] = {key: value for key, value in weights.items() if not key.startswith("reads.")}
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainerNoSkip"}, path)
+    with pytest.raises(UserError) as caught:
+        make_trainer("nnUNetTrainerXAttnResBlock").load_checkpoint(str(path))
+    assert "xattnres upgrade" not in str(caught.value) and "-tr nnUNetTrainerNoSkip" in str(caught.value)
+
+
 def test_a_checkpoint_of_other_lengths_of_the_same_trainer_goes_on(make_trainer, saved):
     _, path = saved("nnUNetTrainerXAttnRes_5epochs")
     make_trainer("nnUNetTrainerXAttnRes_20epochs").load_checkpoint(str(path))
