@@ -53,7 +53,7 @@ class Tokens(nn.Module):
 
     def _positions(self, grid: tuple[int, ...]) -> Tensor:
         """The position table, enlarged or shrunk where the image is not as large as the plans say."""
-        table = self.position
+        table: Tensor = self.position
         if grid != self.grid:
             mode = "bilinear" if len(grid) == 2 else "trilinear"
             table = F.interpolate(table.movedim(-1, 1), grid, mode=mode).movedim(1, -1)
