@@ -43,7 +43,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if start == _ZIP and not is_zipfile(path):  # its directory stands at the end
         raise UserError(_damaged(path, "it ends too early"))
     try:
-        checkpoint = torch.load(str(path), map_location="cpu", mmap=start == _ZIP, weights_only=False)
+        try:
+            checkpoint = torch.load(str(path), map_location="cpu", mmap=start == _ZIP, weights_only=False)
+        except RuntimeError as error:
+            if "mmap" not in str(error):  # some network file systems have none
+                raise
+            checkpoint = torch.load(str(path), map_location="cpu", weights_only=False)
     except (OSError, MemoryError):
         raise
     except (ImportError, AttributeError) as error:

@@ -135,7 +135,8 @@ class GuardedTrainer(nnUNetTrainer):
             self.training_lock.release()
 
     def save_checkpoint(self, filename: str) -> None:
-        if self.local_rank != 0:  # nnU-Net calls it in every process; the others must not touch the file of this one
+        if self.local_rank != 0:  # nnU-Net calls it in every process, and writes nothing there
+            super().save_checkpoint(filename)
             return
         best = Path(filename).name == "checkpoint_best.pth"
         try:
@@ -169,11 +170,15 @@ class GuardedTrainer(nnUNetTrainer):
         self.no_end = why_no_end(Path(filename_or_checkpoint), checkpoint)
         if checkpoint["network_weights"].keys() <= known.keys():
             super().load_checkpoint(filename_or_checkpoint)
-            return
-        with TemporaryDirectory() as folder:  # nnU-Net takes files only, and knows none of torch.compile's names
-            renamed = Path(folder) / "checkpoint.pth"
-            torch.save({**checkpoint, "network_weights": network_weights(checkpoint, known)}, renamed)
-            super().load_checkpoint(str(renamed))
+        else:
+            with TemporaryDirectory() as folder:  # nnU-Net takes files only, and knows none of torch.compile's names
+                renamed = Path(folder) / "checkpoint.pth"
+                torch.save({**checkpoint, "network_weights": network_weights(checkpoint, known)}, renamed)
+                super().load_checkpoint(str(renamed))
+        for parameter, state in self.optimizer.state.items():  # of one that has more axes than when it was saved
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.numel() == parameter.numel() > 1:
+                    state[name] = value.view_as(parameter)
 
 
 def n_parameters(module: nn.Module) -> int:

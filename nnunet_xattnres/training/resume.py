@@ -13,6 +13,12 @@ from nnunet_xattnres.networks.registry import config_in
 from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights, origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.plans import resolved
 
+# What nnU-Net's --c overlooks where it finds a file.
+_LATER = {
+    "checkpoint_final.pth": ("checkpoint_latest.pth", "checkpoint_best.pth"),
+    "checkpoint_latest.pth": ("checkpoint_best.pth",),
+}
+
 
 def check_checkpoint(
     path: Path, network: Mapping[str, Tensor], this: Origin, config_of: Callable[[str], Any]
@@ -39,7 +45,7 @@ def check_checkpoint(
     if difference is None and saved.trainer != this.trainer:
         theirs, ours = config_of(saved.trainer) or _planned(checkpoint["init_args"]), config_of(this.trainer)
         if theirs is not None and theirs != ours:
-            difference = f"its network has {theirs}, here it is {ours}"
+            difference = f"its network has {theirs}, here it is {ours or f'the one that {this.trainer} builds'}"
     if difference is None:
         return checkpoint
     without_reads = {key: value for key, value in network.items() if not key.startswith("reads.")}
@@ -51,7 +57,10 @@ def check_checkpoint(
         way_out = _put_back(path, saved)
     else:
         what = "DATASET", saved.configuration, "FOLD", "-tr", saved.trainer, "-p", saved.plans
-        way_out = f"Go on with it as `{command('nnUNetv2_train', *what, '--c')}`, or move it away and train anew."
+        names = saved.trainer, saved.plans, saved.configuration
+        its_fold = path.parent.parent.with_name("__".join(names)) / path.parent.name
+        put = "Go" if its_fold == path.parent else f"Put it into {its_fold} and go"
+        way_out = f"{put} on with it as `{command('nnUNetv2_train', *what, '--c')}`, or move it away and train anew."
     raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")
 
 
@@ -61,21 +70,24 @@ def _planned(init_args: Mapping[str, Any]) -> Any:
 
 
 def why_no_end(path: Path, checkpoint: Mapping[str, Any]) -> str | None:
-    """Why a checkpoint_final.pth is not the end of the training that --c is to go on with; None for any other.
+    """Why a checkpoint is not the last of the training that --c is to go on with; None if it is.
 
-    nnU-Net takes it before the checkpoints of a training that was begun later in the same fold, and removes
-    checkpoint_latest.pth at the end: the later training would be lost, and the former one validated in its place.
+    nnU-Net takes checkpoint_final.pth before the others, and checkpoint_latest.pth before checkpoint_best.pth, also
+    where the others are of a training that was begun later in the same fold, or that went on from the end. It writes
+    over them, and removes checkpoint_latest.pth at the end: the later training would be lost.
     """
-    if path.name != "checkpoint_final.pth":
-        return None
-    for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):  # as nnU-Net looks for them
-        if _begun_after(path.with_name(name), checkpoint):
-            return (
-                f"{path.with_name(name)} is of a training that was begun in this fold after the one of {path.name}, "
-                f"which --c takes, and has not ended.\n  To go on with it, move {path.name} away. To validate the "
-                "former one, use --val."
+    final = path.name == "checkpoint_final.pth"
+    for other in map(path.with_name, _LATER.get(path.name, ())):
+        why = _is_later(other, checkpoint, further=final)
+        if why is not None:
+            former = (
+                "To validate the former one, use --val." if final else "Or move it away to go on with the former one."
             )
-    if "upgraded_from" in checkpoint:
+            return (
+                f"{other} {why} {path.name}, which --c takes, and has not ended.\n"
+                f"  To go on with it, move {path.name} away. {former}"
+            )
+    if final and "upgraded_from" in checkpoint:
         return (
             f"{path} was written by `nnunet-xattnres upgrade`, and no training here has ended: there is nothing to go "
             f"on with.\n  To validate it, use --val. To train it, upgrade the checkpoint that it was made from to a "
@@ -84,16 +96,23 @@ def why_no_end(path: Path, checkpoint: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _begun_after(path: Path, ended: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is of a training that was begun when that of ``ended`` was over, as their logs say."""
+def _is_later(path: Path, taken: Mapping[str, Any], *, further: bool) -> str | None:
+    """How a checkpoint is later than the one that --c takes, as their logs say; None if it is not.
+
+    Args:
+        further: more epochs count, too. A checkpoint_best.pth may have more than a checkpoint_latest.pth.
+    """
     if not path.is_file():
-        return False
+        return None
     try:
-        begin = read_checkpoint(path)["logging"]["epoch_start_timestamps"][0]
-        end = ended["logging"]["epoch_end_timestamps"][-1]
+        other = read_checkpoint(path)
+        if other["logging"]["epoch_start_timestamps"][0] > taken["logging"]["epoch_end_timestamps"][-1]:
+            return "is of a training that was begun in this fold after the one of"
+        if further and other["current_epoch"] > taken["current_epoch"]:
+            return f"has gone on from the end to epoch {other['current_epoch']}, after"
     except (UserError, OSError, KeyError, IndexError):  # damaged, or without a log: no reason not to validate
-        return False
-    return bool(begin > end)
+        pass
+    return None
 
 
 def _put_back(path: Path, saved: Origin) -> str:
@@ -108,11 +127,16 @@ def _put_back(path: Path, saved: Origin) -> str:
     )
 
 
+def _has_fewer_axes(table: Tensor, value: Tensor) -> bool:
+    """Whether it is a table of positions of before it had the axes of its grid: UCTransNet loads it."""
+    return table.ndim == 3 < value.ndim and table.shape == value.flatten(1, -2).shape
+
+
 def _difference(network: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
     for key, value in network.items():
         if key not in found:
             return f"it has no {key}"
-        if found[key].shape != value.shape:
+        if found[key].shape != value.shape and not _has_fewer_axes(found[key], value):
             return f"its {key} has the shape {tuple(found[key].shape)}, here {tuple(value.shape)}"
     surplus = next((key for key in found if key not in network), None)
     return None if surplus is None else f"it has {surplus}, which is not here"

@@ -24,6 +24,19 @@ def test_both_containers_are_read(tmp_path, zipped):
     assert torch.equal(read_checkpoint(path)["network_weights"]["encoder.weight"], torch.arange(4.0))
 
 
+def test_a_file_system_without_mmap(tmp_path, monkeypatch):
+    original = torch.load
+
+    def load(*arguments, mmap=False, **options):
+        if mmap:
+            raise RuntimeError("unable to mmap 448 bytes from file <a.pth>: Operation not supported (95)")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", load)
+    found = read_checkpoint(save(tmp_path / "a.pth"))
+    assert torch.equal(found["network_weights"]["encoder.weight"], torch.arange(4.0))
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("left", [0.0, 0.3, 0.9, 0.999])
 def test_what_ends_too_early_is_damaged(tmp_path, zipped, left):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers.plans import build, make_plans
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import nnUNetTrainerTopk10Loss
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
@@ -15,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.training.epochs import (
@@ -152,7 +152,7 @@ class EncoderAndDecoder(nnUNetTrainerXAttnResGated):
             for part, lr in (("encoder.", 1e-4), ("decoder.", 1e-2))
         ]
         optimizer = torch.optim.SGD(groups, lr=1e-2, momentum=0.99, nesterov=True)
-        return optimizer, PolyLRScheduler(optimizer, 1e-2, 10)
+        return optimizer, LambdaLR(optimizer, lambda epoch: (1 - epoch / self.num_epochs) ** 0.9)
 
 
 class ReadsFrozen(EncoderAndDecoder):
@@ -161,6 +161,16 @@ class ReadsFrozen(EncoderAndDecoder):
     def configure_optimizers(self):
         self.network.reads.requires_grad_(False)
         return super().configure_optimizers()
+
+
+def test_the_groups_of_the_recipe_keep_their_own_rates(make_trainer):
+    """By nnU-Net's PolyLRScheduler all have one."""
+    trainer = make_trainer(EncoderAndDecoder)
+    trainer.initialize()
+    trainer.current_epoch = trainer.num_epochs // 2
+    trainer.on_train_epoch_start()
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates == pytest.approx([1e-4 * 0.5**0.9, 1e-2 * 0.5**0.9])
 
 
 def test_parameters_in_no_group_of_the_optimizer_are_named(make_trainer, monkeypatch):

@@ -5,6 +5,7 @@ import errno
 import inspect
 import os
 import pydoc
+import re
 import shutil
 import time
 from itertools import product
@@ -23,7 +24,7 @@ from nnunet_xattnres.commands.plan import plans_with_network
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.networks.configs import ReadConfig
 from nnunet_xattnres.networks.registry import counterpart
-from nnunet_xattnres.training import base, routing_log
+from nnunet_xattnres.training import base, emcad, routing_log
 from nnunet_xattnres.training.epochs import TRAINERS
 from nnunet_xattnres.training.lock import locked
 
@@ -319,6 +320,11 @@ def test_a_checkpoint_of_another_mode_is_refused(make_trainer, saved, name, diff
     with pytest.raises(UserError) as caught:
         trainer.load_checkpoint(str(path))
     assert difference in str(caught.value) and way_out in str(caught.value)
+    moved = path.parent.parent.with_name("nnUNetTrainerXAttnRes__nnUNetTestPlans__2d") / path.parent.name / path.name
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, moved)
+    with pytest.raises(UserError, match=f"Put it into {re.escape(str(path.parent))} and go on with it"):
+        trainer.load_checkpoint(str(moved))
 
 
 @pytest.mark.parametrize(("mode", "fits"), [("add", True), ("replace", False)])
@@ -367,19 +373,20 @@ def test_a_stock_checkpoint_is_refused_with_the_command_that_upgrades_it(make_tr
     assert "XAttnResGated" not in str(caught.value), "that mirrors, and this model may not have been mirrored"
 
 
+def write_again(of, path, start, end, epoch=5):
+    """A checkpoint as it is, with the log of a training that began and ended then."""
+    content = torch.load(of, weights_only=False)
+    log = {"epoch_start_timestamps": [start, start + 1], "epoch_end_timestamps": [start + 1, end]}
+    torch.save(content | {"logging": content["logging"] | log, "current_epoch": epoch}, path)
+
+
 @pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_best.pth"])
 def test_the_end_of_a_former_training_is_not_taken_for_that_of_one_which_was_killed(saved, name):
     """nnU-Net's --c takes checkpoint_final.pth first, and removes checkpoint_latest.pth at the end."""
     trainer, final = saved(file="checkpoint_final.pth")
     other = final.with_name(name)
-
-    def write(path, start, end):
-        log = {"epoch_start_timestamps": [start, start + 1], "epoch_end_timestamps": [start + 1, end]}
-        content = torch.load(final, weights_only=False)
-        torch.save(content | {"logging": content["logging"] | log}, path)
-
-    write(final, 1000, 2000)
-    write(other, 3000, 4000)
+    write_again(final, final, 1000, 2000)
+    write_again(final, other, 3000, 4000)
     trainer.load_checkpoint(str(final))  # --val may
     with pytest.raises(
         UserError, match=rf"{name} is of a training that was begun(.|\n)*move checkpoint_final.pth away"
@@ -388,12 +395,58 @@ def test_the_end_of_a_former_training_is_not_taken_for_that_of_one_which_was_kil
     assert not trainer.training_lock
     trainer.load_checkpoint(str(other))
     assert trainer.no_end is None
-    write(other, 1000, 1900)  # of the training that has ended, though perhaps copied later
+    write_again(final, other, 1000, 1900)  # of the training that has ended, though perhaps copied later
     trainer.load_checkpoint(str(final))
     assert trainer.no_end is None
     other.write_bytes(b"damaged")
     trainer.load_checkpoint(str(final))
     assert trainer.no_end is None
+
+
+def test_a_former_training_that_was_killed_is_not_taken_for_a_later_one(saved):
+    """Of which there is a checkpoint_best.pth only, for it was killed before its first checkpoint_latest.pth."""
+    trainer, latest = saved()
+    best = latest.with_name("checkpoint_best.pth")
+    write_again(latest, latest, 1000, 2000)
+    write_again(latest, best, 3000, 4000, epoch=2)
+    trainer.load_checkpoint(str(latest))
+    with pytest.raises(UserError, match=r"checkpoint_best.pth is of a training that was begun(.|\n)*move it away"):
+        trainer.on_train_start()
+    write_again(latest, best, 1000, 2100, epoch=9)  # of the same, after its last checkpoint_latest.pth
+    trainer.load_checkpoint(str(latest))
+    assert trainer.no_end is None
+
+
+def test_what_went_on_from_the_end_is_not_lost(saved):
+    """By a trainer that has got more epochs: the log of the end is its own, too."""
+    trainer, final = saved(file="checkpoint_final.pth")
+    write_again(final, final, 1000, 2000)
+    latest = final.with_name("checkpoint_latest.pth")
+    write_again(final, latest, 1000, 3000, epoch=8)
+    trainer.load_checkpoint(str(final))
+    with pytest.raises(UserError, match=r"has gone on from the end to epoch 8, after checkpoint_final.pth"):
+        trainer.on_train_start()
+    trainer.load_checkpoint(str(latest))
+    assert trainer.no_end is None
+
+
+def test_tables_of_positions_from_before_they_had_the_axes_of_their_grid_go_on(saved):
+    trainer, path = saved("nnUNetTrainerUCTransNet")
+    images = torch.randn(2, 1, 16, 16)
+    sum(o.square().mean() for o in trainer.network(images)).backward()
+    trainer.optimizer.step()
+    trainer.save_checkpoint(str(path))
+    checkpoint = torch.load(path, weights_only=False)
+    weights, state = checkpoint["network_weights"], checkpoint["optimizer_state"]["state"]
+    old = {k: v.flatten(1, -2) if k.endswith("position") else v for k, v in weights.items()}
+    for i, name in enumerate(name for name, _ in trainer.network.named_parameters()):
+        if name.endswith("position"):
+            state[i]["momentum_buffer"] = state[i]["momentum_buffer"].flatten(1, -2)
+    torch.save(checkpoint | {"network_weights": old}, path)
+    trainer.load_checkpoint(str(path))
+    assert all(torch.equal(trainer.network.state_dict()[key], value) for key, value in weights.items())
+    sum(o.square().mean() for o in trainer.network(images)).backward()
+    trainer.optimizer.step()
 
 
 def test_an_upgraded_model_is_not_the_end_of_a_training(saved):
@@ -553,12 +606,35 @@ def test_what_a_combined_trainer_writes_beside_a_checkpoint_stays(make_trainer):
     assert not list(folder.glob(".partial-*"))
 
 
+def test_what_a_combined_trainer_does_with_the_other_processes_it_does_in_all_of_them(make_trainer):
+    """It may take the mean of their weights, say, and would wait for those that it does not reach."""
+    reached = []
+
+    class Averaging:
+        def save_checkpoint(self, filename):
+            reached.append(self.local_rank)
+            super().save_checkpoint(filename)
+
+    class Combined(TRAINERS["nnUNetTrainerXAttnRes"], Averaging, nnUNetTrainer):
+        pass
+
+    trainer = make_trainer(Combined)
+    trainer.initialize()
+    folder = Path(trainer.output_folder)
+    for trainer.local_rank in (1, 0):
+        trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+        assert (folder / "checkpoint_final.pth").exists() == (trainer.local_rank == 0)
+    assert reached == [1, 0]
+
+
 @pytest.mark.parametrize("operators", [True, False])
-def test_nothing_is_compiled_without_custom_operators(make_trainer, monkeypatch, operators):
+@pytest.mark.parametrize("name", ["nnUNetTrainerXAttnRes", "nnUNetTrainerEMCAD", "nnUNetTrainerEMCADXAttnRes"])
+def test_nothing_is_compiled_without_custom_operators(make_trainer, monkeypatch, name, operators):
     """nnU-Net would give the lowest head the weight 0, as it does where it compiles, and DDP miss its gradients."""
     monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
-    monkeypatch.setattr(routing_log, "CUSTOM_OPS", operators)
-    assert make_trainer("nnUNetTrainerXAttnRes")._do_i_compile() is operators
+    for module in (routing_log, emcad):
+        monkeypatch.setattr(module, "CUSTOM_OPS", operators)
+    assert make_trainer(name)._do_i_compile() is operators
 
 
 @pytest.mark.parametrize(("trained", "logged"), [(0, False), (1, True)])
