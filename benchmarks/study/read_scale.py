@@ -33,11 +33,12 @@ def read_scale(study: Study, folders: Folders, training: Training) -> dict[str, 
 def scale_of(network: Any, images: Iterable[Tensor]) -> dict[str, float]:
     """The same, of a network on images, each (B, channels, *spatial)."""
     squares: dict[str, list[tuple[float, float]]] = {name: [] for name in reads_of(network)}
-    n_stages, names = len(network.encoder_stages), [stage.name for stage in network.history_stages]
+    names = [stage.name for stage in network.history_stages]
+    n_encoder = (len(names) + 1) // 2  # of EMCAD's decoder there is a stage more, beside the deepest
     hooks = []
     for name, read in reads_of(network).items():
         stage = names.index(name)
-        beside = stage - 1 if stage < n_stages else 2 * n_stages - stage - 2  # the stage before, or the skip
+        beside = stage - 1 if stage < n_encoder else len(names) - 1 - stage  # the stage before, or the skip
         hooks.append(read.register_forward_pre_hook(_measure(squares[name], beside), with_kwargs=True))
     with torch.inference_mode():
         for image in images:

@@ -3,13 +3,14 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from benchmarks.study.description import Study, Training
@@ -17,8 +18,9 @@ from benchmarks.study.folders import Folders, training_command
 from benchmarks.study.read_scale import read_scale
 from benchmarks.study.starts import machine_of, starts_of
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing, write_text
+from nnunet_xattnres.common.files import read_json, replacing, write_text
 from nnunet_xattnres.nnunet.checkpoints import read_checkpoint
+from nnunet_xattnres.nnunet.plans import resolved
 from nnunet_xattnres.nnunet.results import Dice, label_names, read_run
 from nnunet_xattnres.training.routing_log import TABLE
 
@@ -34,7 +36,8 @@ class Record:
         dice: of every validation case, by the names of the labels.
         facts: the rest, as a line of the JSON file has it: ``settings``, ``command``, ``machine`` (that which wrote the
             record), ``starts`` (where it began and went on; lacking in the first studies), ``parameters``,
-            ``training_cases``; ``read_scale``, as that function says it; and ``curve``: for every epoch the seconds
+            ``training_cases``; ``plan``, what nnU-Net planned by the raw data (lacking in the first studies);
+            ``read_scale``, as that function says it; and ``curve``: for every epoch the seconds
             until its end and the Dice of each label, as nnU-Net estimates it on patches of the validation cases, or
             None for a label that is in none of them.
         routing: rows of epoch, read, source and mean weight; none for a network without reads.
@@ -47,7 +50,9 @@ class Record:
 
     @property
     def processor(self) -> str:
-        return str(self.facts["machine"]["gpu"] or self.facts["machine"]["cpu"])
+        """On which it was trained; of several all, for its durations are those of none."""
+        machines = self.facts.get("starts") or [self.facts["machine"]]
+        return " and ".join(dict.fromkeys(str(machine["gpu"] or machine["cpu"]) for machine in machines))
 
     @property
     def curve(self) -> tuple[list[int], list[float], list[float]]:
@@ -65,9 +70,13 @@ class Record:
 
 
 def is_finished(study: Study, folders: Folders, training: Training) -> bool:
-    """Whether nnU-Net has trained and validated it."""
+    """Whether nnU-Net has trained and validated it; a summary that was cut off is none, and written anew by --val."""
     fold = folders.fold(study, training)
-    return (fold / "checkpoint_final.pth").is_file() and (fold / "validation" / "summary.json").is_file()
+    try:
+        read_json(fold / "validation" / "summary.json")
+    except UserError:
+        return False
+    return (fold / "checkpoint_final.pth").is_file()
 
 
 def write_record(study: Study, folders: Folders, training: Training) -> None:
@@ -81,6 +90,7 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
         "command": training_command(study, training),
         "machine": machine_of(study),
         "starts": starts_of(folders, training),
+        "plan": _plan(study, read_json(folders.model(study, training) / "plans.json")),
         "parameters": fold.parameters,
         "training_cases": fold.n_training_cases,
         "gpu_memory": fold.gpu_memory,
@@ -91,6 +101,17 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
     dice = {case: {names.get(key, key): value for key, value in found.items()} for case, found in fold.dice.items()}
     routing = folders.fold(study, training) / TABLE
     _keep(folders, [Record(training, dice, facts, list(_rows(routing)) if routing.is_file() else [])])
+
+
+def _plan(study: Study, plans: Mapping[str, Any]) -> dict[str, Any]:
+    """What nnU-Net plans by the raw data, and a comparison needs to be the same."""
+    configuration = resolved(plans, study.configuration)
+    intensities = plans.get("foreground_intensity_properties_per_channel", {})
+    names = ("batch_size", "patch_size", "spacing", "normalization_schemes")
+    return {
+        **{name: configuration.get(name) for name in names},
+        "intensities": {channel: [found["mean"], found["std"]] for channel, found in intensities.items()},
+    }
 
 
 def _curve(logged: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -222,11 +243,19 @@ def _refuse_other_settings(study: Study, record: Record, path: Path) -> None:
             )
 
 
-def _refuse_other_cases(records: Iterable[Record], path: Path) -> None:
+def _refuse_other_cases(records: Sequence[Record], path: Path) -> None:
     """All trainings on a fold have the same validation cases, or they are not of the same data.
 
-    Nor are those of one trainer with different numbers of parameters: nnU-Net plans stages by the size of the images.
+    Nor are those of one trainer with different numbers of parameters, for nnU-Net plans stages by the size of the
+    images, or any with another plan.
     """
+    planned = [record for record in records if "plan" in record.facts]
+    for record in planned[1:]:
+        if difference := _other_plan(planned[0].facts["plan"], record.facts["plan"]):
+            raise UserError(
+                f"nnU-Net planned {record.training.name} with {difference} than {planned[0].training.name}, and {path} "
+                "has trainings by one plan: their raw data or versions of nnU-Net differ"
+            )
     first: dict[int, Record] = {}
     parameters: dict[str, Record] = {}
     for record in records:
@@ -238,8 +267,20 @@ def _refuse_other_cases(records: Iterable[Record], path: Path) -> None:
                 "differ"
             )
         other = first.setdefault(record.training.fold, record)
-        if record.dice.keys() != other.dice.keys():
+        same_number = record.facts["training_cases"] == other.facts["training_cases"]
+        if record.dice.keys() != other.dice.keys() or not same_number:
             raise UserError(
-                f"{record.training.name} was validated on other cases than {other.training.name}, and {path} has one "
-                f"set of them for each fold: their raw data or splits differ"
+                f"{record.training.name} was {'validated' if same_number else 'trained'} on other cases than "
+                f"{other.training.name}, and {path} has one set of them for each fold: their raw data or splits differ"
             )
+
+
+def _other_plan(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """What differs, in words; intensities that are the same to 2% were only summed up elsewhere."""
+    for key in one.keys() - {"intensities"}:
+        if one[key] != other[key]:
+            return f"another {key} ({other[key]} and not {one[key]})"
+    pairs = [(np.array(list(plan["intensities"].values()))) for plan in (one, other)]
+    if pairs[0].shape != pairs[1].shape or not np.allclose(*pairs, rtol=0.02):
+        return f"other intensities ({other['intensities']} and not {one['intensities']})"
+    return None

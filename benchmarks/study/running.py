@@ -1,5 +1,6 @@
 """Runs what is missing of a study, several trainings at a time, and goes on where it was stopped."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -7,8 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
@@ -32,7 +35,7 @@ def run_study(study: Study, folders: Folders, *, jobs: int, threads: int, consol
     """Run every training that has no record yet.
 
     Args:
-        jobs: trainings at the same time.
+        jobs: trainings at the same time, each on a GPU of its own.
         threads: of each of them, on the CPU.
 
     Returns:
@@ -42,7 +45,7 @@ def run_study(study: Study, folders: Folders, *, jobs: int, threads: int, consol
         UserError: when it cannot start.
         KeyboardInterrupt: when it was stopped; the trainings that ran go on from their last checkpoint next time.
     """
-    runner = _Runner(study, folders, threads, threading.Event())
+    runner = _Runner(study, folders, jobs, threads, threading.Event())
     folders.work.mkdir(parents=True, exist_ok=True)
     with _only_one(folders.work), _stoppable():
         recorded = read_records(study, folders)
@@ -81,9 +84,12 @@ def _failures(futures: dict[Future[None], Training], progress: Progress) -> list
 
 
 class _Runner:
-    def __init__(self, study: Study, folders: Folders, threads: int, stop: threading.Event) -> None:
+    def __init__(self, study: Study, folders: Folders, jobs: int, threads: int, stop: threading.Event) -> None:
         self.study, self.folders, self.threads, self.stop = study, folders, threads, stop
         self.environment = folders.environment(study.device, threads)
+        self.gpus: SimpleQueue[dict[str, str]] = SimpleQueue()
+        for variables in _a_gpu_each(study.device, jobs):
+            self.gpus.put(variables)
 
     def train(self, training: Training, progress: Progress) -> None:
         """Train and validate, from where that was stopped, and keep the record."""
@@ -96,10 +102,15 @@ class _Runner:
             if (fold / "checkpoint_final.pth").is_file():
                 arguments.append("--val")
             else:
-                note_start(self.study, self.folders, training, self.threads)
-                if any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best")):
+                goes_on = any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
+                note_start(self.study, self.folders, training, self.threads, goes_on=goes_on)
+                if goes_on:
                     arguments.append("--c")
-            self.run(leashed("nnUNetv2_train", arguments), training.name)
+            gpu = self.gpus.get()
+            try:
+                self.run(leashed("nnUNetv2_train", arguments), training.name, **gpu)
+            finally:
+                self.gpus.put(gpu)
         try:
             write_record(self.study, self.folders, training)
         except UserError:
@@ -110,8 +121,11 @@ class _Runner:
                 f"{error}); the next run tries that again"
             ) from error
 
-    def run(self, command: list[str], name: str) -> None:
+    def run(self, command: list[str], name: str, **variables: str) -> None:
         """Run a command; its output is added to the log of that name.
+
+        Args:
+            variables: of its environment, beside those of all commands.
 
         Raises:
             UserError: when it fails.
@@ -121,12 +135,30 @@ class _Runner:
         log = self.folders.logs / f"{name}.log"
         with log.open("a", encoding="utf-8") as output:
             streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output}  # stdin is the leash
-            with process_group(command, self.environment, **streams) as process:
+            with process_group(command, {**self.environment, **variables}, **streams) as process:
                 while process.poll() is None:
                     if self.stop.wait(POLL):
                         raise StoppedError
         if process.returncode:
             raise UserError(f"{name} ended with exit status {process.returncode}; see {log}\n{_tail(log)}")
+
+
+def _a_gpu_each(device: str, jobs: int) -> list[dict[str, str]]:
+    """What each of the trainings at a time is told of the GPUs: it takes the first that it sees.
+
+    Raises:
+        UserError: when there are fewer GPUs.
+    """
+    if device != "cuda" or jobs == 1:
+        return [{}] * jobs
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    if len(gpus) < jobs:
+        raise UserError(
+            f"--jobs {jobs}: each training needs a GPU of its own, and there are {len(gpus)}. Two on one slow each "
+            "other down; if that is wanted, name it twice: CUDA_VISIBLE_DEVICES=0,0"
+        )
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[:jobs]]
 
 
 def _tail(log: Path) -> str:

@@ -13,6 +13,7 @@ from benchmarks.study.folders import class_name
 from nnunet_xattnres import nnunet_trainer as ours
 from nnunet_xattnres.common.files import remove_partials, replacing
 from nnunet_xattnres.training import comparators, emcad
+from nnunet_xattnres.training.base import GuardedTrainer, peak_memory
 
 
 class nnUNetTrainerDoubleLR(nnUNetTrainer):
@@ -83,13 +84,19 @@ def _scheduled(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
             remove_partials(Path(self.output_folder))  # a study trains a fold once at a time
         super(scheduled, self).on_train_start()
 
+    def on_train_end(self: Any) -> None:
+        if self.device.type == "cuda" and not isinstance(self, GuardedTrainer):  # ours say so themselves
+            self.print_to_log_file(peak_memory(self.device))
+        super(scheduled, self).on_train_end()
+
     def save_checkpoint(self: Any, filename: str) -> None:
         if self.local_rank == 0:  # as in our own trainers
             with replacing(Path(filename)) as partial:
                 super(scheduled, self).save_checkpoint(str(partial))
 
     name = class_name(trainer.__name__)
-    methods = (__init__, configure_rotation_dummyDA_mirroring_and_inital_patch_size, on_train_start, save_checkpoint)
+    ends = (on_train_start, on_train_end, save_checkpoint)
+    methods = (__init__, configure_rotation_dummyDA_mirroring_and_inital_patch_size, *ends)
     namespace = {"__module__": __name__, "__doc__": trainer.__doc__, **{method.__name__: method for method in methods}}
     scheduled: type[nnUNetTrainer] = type(name, (trainer,), namespace)
     return scheduled

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.machine import describe_machine
 from benchmarks.study.description import Study, Training
 from benchmarks.study.folders import REPOSITORY, Folders
+from nnunet_xattnres.common.files import write_text
 
 
 def machine_of(study: Study) -> dict[str, Any]:
@@ -15,15 +16,15 @@ def machine_of(study: Study) -> dict[str, Any]:
     return {**describe_machine(REPOSITORY, study.device), "nnunetv2": version("nnunetv2")}
 
 
-def note_start(study: Study, folders: Folders, training: Training, threads: int) -> None:
-    """Note, before a training begins or goes on, where it does."""
+def note_start(study: Study, folders: Folders, training: Training, threads: int, *, goes_on: bool) -> None:
+    """Note, before a training begins or goes on, where it does; of one that begins nothing before counts."""
     machine = machine_of(study)
     if study.device == "cpu":
         machine["threads"] = threads
     path = _file(folders, training)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(machine) + "\n")
+    before = path.read_text(encoding="utf-8") if goes_on and path.is_file() else ""
+    write_text(before + json.dumps(machine) + "\n", path)
 
 
 def starts_of(folders: Folders, training: Training) -> list[dict[str, Any]]:

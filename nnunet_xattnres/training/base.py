@@ -126,7 +126,7 @@ class GuardedTrainer(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         if self.device.type == "cuda" and self.current_epoch > self.first_epoch:  # else --c had only to validate
-            self.print_to_log_file(f"Peak GPU memory: {torch.cuda.max_memory_allocated(self.device) // 2**20} MiB")
+            self.print_to_log_file(peak_memory(self.device))
         super().on_train_end()
         self._unlock()
 
@@ -179,6 +179,11 @@ class GuardedTrainer(nnUNetTrainer):
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.numel() == parameter.numel() > 1:
                     state[name] = value.view_as(parameter)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The line of a training's log on what its process has allocated on a GPU."""
+    return f"Peak GPU memory: {torch.cuda.max_memory_allocated(device) // 2**20} MiB"
 
 
 def n_parameters(module: nn.Module) -> int:

@@ -47,7 +47,8 @@ def command(monkeypatch, tmp_path):
 
 
 def choose_nothing(shapes, device, log, budget):
-    return [Found(shape, Choice("tiled", "tiled"), {"tiled": {"status": "no time"}}, "tried") for shape in shapes]
+    status = "ok" if budget else "no time"
+    return [Found(shape, Choice("tiled", "tiled"), {"tiled": {"status": status}}, "tried") for shape in shapes]
 
 
 PHASE = {
@@ -113,6 +114,27 @@ def test_every_line_is_printed_and_written_as_it_comes(command, monkeypatch, cap
     asked.clear()
     command("--again", "--only", "compiled")
     assert {item["compiled"] for item in asked if "kind" in item} == {True}
+
+
+def test_what_is_not_chosen_in_time_is_not_timed_as_chosen(command, monkeypatch):
+    """It would be timed as tiles; a training has more time to choose. Once it is chosen it is timed."""
+    chosen = []
+
+    def choose(shapes, device, log, budget):
+        chosen.append(budget)
+        return choose_nothing(shapes, device, log, len(chosen) > 1)
+
+    def made_up(function, items, arguments, *, limit, deadline, environment):
+        yield from ({"status": "ok"} if function == gpu.PROVE else WELL for _ in items)
+
+    monkeypatch.setattr(gpu, "choose_paths", choose)
+    monkeypatch.setattr(gpu, "results", made_up)
+    for status in ("no time", "ok"):
+        timings = command()["timings"]
+        assert {row["status"] for row in timings if row["kind"] == "chosen"} == {status}
+        assert {row["status"] for row in timings if row["kind"] == "plain"} == {"ok"}
+    command()
+    assert len(chosen) == 3, "a machine that was lent anew has the file, and not the choices in its cache"
 
 
 def test_a_path_is_not_timed_after_a_crash_in_the_dtype_of_the_timings(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -22,7 +23,15 @@ from benchmarks.study.description import Schedule, Training, read_study
 from benchmarks.study.folders import RESULTS, Folders
 from benchmarks.study.overview import overview
 from benchmarks.study.read_scale import scale_of
-from benchmarks.study.records import Record, _curve, _keep, merge_records, read_records
+from benchmarks.study.records import (
+    Record,
+    _curve,
+    _keep,
+    _refuse_other_cases,
+    is_finished,
+    merge_records,
+    read_records,
+)
 from benchmarks.study.report import write_report
 from benchmarks.study.results_page import _reached, _speeds
 from nnunet_xattnres.cli import app as package_app
@@ -164,6 +173,67 @@ def test_merging_refuses_trainings_of_other_cases(study, folders, tmp_path):
     assert folders.records.read_text() == before
 
 
+PLAN = {
+    "batch_size": 9,
+    "patch_size": [40, 56, 40],
+    "spacing": [1.0, 1.0, 1.0],
+    "normalization_schemes": ["CTNormalization"],
+    "intensities": {"0": [80.0, 140.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"intensities": {"0": [80.4, 139.8]}}, None),  # another sum of the same voxels
+        ({"batch_size": 7}, "with another batch_size (7 and not 9) than"),
+        ({"intensities": {"0": [75.0, 90.0]}}, "with other intensities"),  # of volumes that were clipped
+    ],
+)
+def test_records_by_another_plan_are_refused(study, folders, change, why):
+    first, other, *_ = study.trainings()
+    for training in (first, other):
+        write_a_record(study, folders, training)
+    name = asdict(other)
+    rewrite_records(folders, lambda facts: facts | {"plan": PLAN | (change if facts["training"] == name else {})})
+    records = read_records(study, folders)
+    if why is None:
+        _refuse_other_cases(records, folders.records)
+    else:
+        with pytest.raises(UserError, match=re.escape(why)):
+            _refuse_other_cases(records, folders.records)
+
+
+def test_records_with_other_cases_to_train_on_are_refused(study, folders):
+    first, other, *_ = study.trainings()
+    for training in (first, other):
+        write_a_record(study, folders, training)
+    name = asdict(other)
+    rewrite_records(folders, lambda facts: facts | ({"training_cases": 99} if facts["training"] == name else {}))
+    with pytest.raises(UserError, match=f"{other.name} was trained on other cases than {first.name}"):
+        _refuse_other_cases(read_records(study, folders), folders.records)
+
+
+def test_durations_are_those_of_the_machine_that_trained(study, folders):
+    """Another may have written the record, and of two none knows how long an epoch takes."""
+    first, *_ = study.trainings()
+    write_a_record(study, folders, first)
+    slow, fast = ({"gpu": gpu, "cpu": "some"} for gpu in ("RTX", "H200"))
+    for starts, processor in (([slow], "RTX"), ([slow, fast], "RTX and H200"), ([], "some")):
+        rewrite_records(folders, lambda facts, starts=starts: facts | {"starts": starts})
+        assert read_records(study, folders)[0].processor == processor
+
+
+def test_a_summary_that_was_cut_off_is_made_again(study, folders):
+    first, *_ = study.trainings()
+    fold = folders.fold(study, first)
+    (fold / "validation").mkdir(parents=True)
+    (fold / "checkpoint_final.pth").touch()
+    for text, finished in (('{"mean": {', False), ("{}", True)):
+        (fold / "validation" / "summary.json").write_text(text)
+        assert is_finished(study, folders, first) is finished
+
+
 def test_merging_refuses_trainings_of_another_network(study, folders, tmp_path):
     """The same cases, converted to another size, have the same names, and may get a plan of more stages."""
     theirs = Folders(folders.raw, folders.work, tmp_path / "theirs")
@@ -272,6 +342,27 @@ def test_the_scale_of_a_read_is_that_of_what_the_stages_take(mode):
         if mode == "gated" or (mode, name[0]) == ("add", "d"):
             read = read - beside
         assert scale == pytest.approx(float((read.square().mean() / beside.square().mean()).sqrt()), abs=1e-4)
+
+
+def test_the_scale_of_emcads_reads_is_beside_the_encoders_map():
+    """Of its decoder there is a stage more than of a U-Net's."""
+    network, pools, outs = make_network(2, "own", "emcad_xattnres", "own").eval(), {}, {}
+
+    def watch(name):
+        def hook(_read, args, out):
+            pools[name], outs[name] = args[0], out
+
+        return hook
+
+    for name, read in network.reads.items():
+        read.register_forward_hook(watch(name))
+    scales = scale_of(network, [make_input(network)])
+    assert list(scales) == ["d3", "d2", "d1"]
+    for name, scale in scales.items():
+        beside = pools[name][int(name[1:]) - 1]  # x3, x2, x1
+        assert beside.shape == outs[name].shape
+        expected = float((outs[name].square().mean() / beside.square().mean()).sqrt())
+        assert scale == pytest.approx(expected, abs=1e-4)
 
 
 # --- reports

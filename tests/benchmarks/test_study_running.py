@@ -110,7 +110,7 @@ def test_a_training_goes_on_from_what_nnunet_has_left(study, folders, nnunet):
         for name in files:
             path = folders.fold(study, training) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            path.write_text("{}")
     run(study, folders, jobs=1)
     assert [command[-1] for command in nnunet.ran[:3]] == ["cpu", "--c", "--val"]
     assert len(nnunet.ran) == 5  # what is finished lacked its record only
@@ -120,8 +120,9 @@ def test_a_training_goes_on_from_what_nnunet_has_left(study, folders, nnunet):
 def test_where_a_training_began_and_went_on_is_noted(study, folders, nnunet, monkeypatch):
     """Once for each machine and version; not when there is nothing left to train."""
     first, trained, *_ = study.trainings()
-    (folders.fold(study, trained)).mkdir(parents=True)
-    (folders.fold(study, trained) / "checkpoint_final.pth").touch()
+    for training, name in ((trained, "final"), (first, "latest")):
+        (folders.fold(study, training)).mkdir(parents=True)
+        (folders.fold(study, training) / f"checkpoint_{name}.pth").touch()
     nnunet.program = "import sys; sys.exit('failed')"
     for commit in ("before", "before", "after"):
         monkeypatch.setattr(starts, "describe_machine", lambda *_, commit=commit: {"commit": commit, "threads": 7})
@@ -130,6 +131,20 @@ def test_where_a_training_began_and_went_on_is_noted(study, folders, nnunet, mon
     assert [(start["commit"], start["threads"]) for start in found] == [("before", 1), ("after", 1)]
     assert all("nnunetv2" in start for start in found)
     assert starts_of(folders, trained) == []
+    (folders.fold(study, first) / "checkpoint_latest.pth").unlink()
+    run(study, folders)  # from the beginning: nothing that ran before is in it
+    assert [start["commit"] for start in starts_of(folders, first)] == ["after"]
+
+
+def test_each_training_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert running._a_gpu_each("cuda", 2) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    assert running._a_gpu_each("cuda", 1) == [{}] and running._a_gpu_each("cpu", 3) == [{}] * 3
+    with pytest.raises(UserError, match=r"--jobs 3: .* there are 2\."):
+        running._a_gpu_each("cuda", 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,3")
+    assert running._a_gpu_each("cuda", 2) == [{"CUDA_VISIBLE_DEVICES": "3"}] * 2
 
 
 def test_stopped_it_leaves_no_process_and_goes_on(study, folders, nnunet, tmp_path):
