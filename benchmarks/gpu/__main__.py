@@ -56,12 +56,21 @@ class Record:
     result: dict[str, Any]
     start: float = field(default_factory=time.monotonic)
     lock: Any = field(default_factory=Lock)
+    undecided: set[str] = field(default_factory=set)  # configurations with a read whose path this run has not chosen
 
     def add(self, what: str, row: dict[str, Any]) -> None:
         with self.lock:
             self.result[what] = [r for r in self.result[what] if not same(what, r, row)] + [row]
             self.write()
             print(f"{time.monotonic() - self.start:4.0f} s  {line(what, row)}", flush=True)
+
+    def choose(self, row: dict[str, Any]) -> None:
+        """Add a choice; what was timed by another one before counts no more."""
+        before = [r for r in self.result["choices"] if same("choices", r, row)]
+        if any((r["forward"], r["backward"]) != (row["forward"], row["backward"]) for r in before):
+            of_it = {"configuration": row["configuration"], "kind": "chosen"}
+            self.result["timings"] = [r for r in self.result["timings"] if not of_it.items() <= r.items()]
+        self.add("choices", row)
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,12 +199,19 @@ def choose_all(record: Record, options: argparse.Namespace, deadline: float) -> 
         with torch.device("meta"):
             network = configuration.build("add")
         shapes = read_shapes(network, (configuration.batch, 1, *configuration.patch), device)
-        # on a machine that was lent anew the choices are in the file, and not in its cache: here they are made again
+        rows = [choice_row(configuration, shape) for shape in shapes]
+        chosen_rows = [{**timed, "kind": "chosen"} for timed in timings_of(configuration)]
+        if not record.missing("choices", rows) and not record.missing("timings", chosen_rows):
+            continue
+        # also if they are in the file: what is timed as chosen looks into the cache, which a new machine has not
         for one in choose_paths(shapes, device, lambda _: None, budget=max(0.0, deadline - time.monotonic())):
-            lacking = any(result["status"] == "no time" for result in one.results.values())
+            lacking = any(result["status"] in ("no time", "not tried") for result in one.results.values())
             chosen = {**asdict(one.choice), "source": one.source, "results": one.results}
             row = choice_row(configuration, one.shape)
-            record.add("choices", {**row, "status": "no time" if lacking else "ok", **chosen})
+            if lacking:
+                record.undecided.add(configuration.name)
+            if not lacking or record.missing("choices", [row]):
+                record.choose({**row, "status": "no time" if lacking else "ok", **chosen})
 
 
 def choice_row(configuration: Configuration, shape: ReadShape) -> dict[str, Any]:
@@ -212,7 +228,8 @@ def time_all(record: Record, options: argparse.Namespace, deadline: float) -> No
         for item in [item for item in items if crashed(record, item["kind"], options.device)]:
             items.remove(item)
             record.add("timings", {**item, "status": "not tried", "why": "it crashed or hung when it was to be proved"})
-        for item in [item for item in items if item["kind"].startswith("chosen") and undecided(record, configuration)]:
+        undecided = configuration.name in record.undecided
+        for item in [item for item in items if item["kind"] == "chosen" and undecided]:  # a read would take tiles
             items.remove(item)
             record.add("timings", {**item, "status": "no time", "why": "not all of its paths have been chosen"})
         arguments = {
@@ -229,10 +246,8 @@ def time_all(record: Record, options: argparse.Namespace, deadline: float) -> No
             record.add("timings", {**item, **result, "proved": proved(record, item["kind"], options.device)})
 
 
-def undecided(record: Record, configuration: Configuration) -> bool:
-    """Whether a read would take tiles for want of a choice; a training has more time for that."""
-    found = [row for row in record.result["choices"] if row["configuration"] == configuration.name]
-    return not found or any(row["status"] == "no time" for row in found)
+def timings_of(configuration: Configuration) -> list[dict[str, Any]]:
+    return [{"configuration": configuration.name, "compiled": compiled} for compiled in (False, True)]
 
 
 def schedule(tiny: bool) -> list[tuple[Configuration, bool, tuple[str, ...]]]:

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.study.description import Study
 from benchmarks.study.folders import PLANS, Folders, leashed, planning_arguments, plans_name
-from benchmarks.study.records import Record
+from benchmarks.study.records import Record, other_plan, plan_of
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import read_json, write_json
 
@@ -60,8 +60,9 @@ def refuse_other_data(study: Study, folders: Folders, recorded: Iterable[Record]
     """Before anything is trained: the prepared data must be those of the trainings that have a record.
 
     Raises:
-        UserError: when a fold has other cases now.
+        UserError: when a fold has other cases now, or nnU-Net has made another plan.
     """
+    planned = read_json(folders.preprocessed(study) / f"{PLANS}.json")
     splits = read_json(folders.preprocessed(study) / "splits_final.json")
     ending = read_json(folders.raw / study.dataset / "dataset.json")["file_ending"]
     for record in recorded:
@@ -71,6 +72,13 @@ def refuse_other_data(study: Study, folders: Folders, recorded: Iterable[Record]
             raise UserError(
                 f"fold {fold} of {folders.raw / study.dataset} has other cases than the trainings that have a record "
                 f"({folders.records}): name the raw data that they had with --raw, or another folder with --results"
+            )
+        ours = plan_of(study, _plans(study, record.training.schedule, planned))
+        if difference := other_plan(record.facts.get("plan", ours), ours):
+            raise UserError(
+                f"nnU-Net has planned {study.dataset} with {difference} than for the trainings that have a record "
+                f"({folders.records}): their raw data or version of nnU-Net was another; name the raw data that they "
+                "had with --raw, or another folder with --results"
             )
 
 

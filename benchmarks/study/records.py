@@ -90,7 +90,7 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
         "command": training_command(study, training),
         "machine": machine_of(study),
         "starts": starts_of(folders, training),
-        "plan": _plan(study, read_json(folders.model(study, training) / "plans.json")),
+        "plan": plan_of(study, read_json(folders.model(study, training) / "plans.json")),
         "parameters": fold.parameters,
         "training_cases": fold.n_training_cases,
         "gpu_memory": fold.gpu_memory,
@@ -103,7 +103,7 @@ def write_record(study: Study, folders: Folders, training: Training) -> None:
     _keep(folders, [Record(training, dice, facts, list(_rows(routing)) if routing.is_file() else [])])
 
 
-def _plan(study: Study, plans: Mapping[str, Any]) -> dict[str, Any]:
+def plan_of(study: Study, plans: Mapping[str, Any]) -> dict[str, Any]:
     """What nnU-Net plans by the raw data, and a comparison needs to be the same."""
     configuration = resolved(plans, study.configuration)
     intensities = plans.get("foreground_intensity_properties_per_channel", {})
@@ -251,7 +251,7 @@ def _refuse_other_cases(records: Sequence[Record], path: Path) -> None:
     """
     planned = [record for record in records if "plan" in record.facts]
     for record in planned[1:]:
-        if difference := _other_plan(planned[0].facts["plan"], record.facts["plan"]):
+        if difference := other_plan(planned[0].facts["plan"], record.facts["plan"]):
             raise UserError(
                 f"nnU-Net planned {record.training.name} with {difference} than {planned[0].training.name}, and {path} "
                 "has trainings by one plan: their raw data or versions of nnU-Net differ"
@@ -275,7 +275,7 @@ def _refuse_other_cases(records: Sequence[Record], path: Path) -> None:
             )
 
 
-def _other_plan(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+def other_plan(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """What differs, in words; intensities that are the same to 2% were only summed up elsewhere."""
     for key in one.keys() - {"intensities"}:
         if one[key] != other[key]:

@@ -90,9 +90,11 @@ def _scheduled(trainer: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
         super(scheduled, self).on_train_end()
 
     def save_checkpoint(self: Any, filename: str) -> None:
-        if self.local_rank == 0:  # as in our own trainers
-            with replacing(Path(filename)) as partial:
-                super(scheduled, self).save_checkpoint(str(partial))
+        if self.local_rank != 0:
+            super(scheduled, self).save_checkpoint(filename)
+            return
+        with replacing(Path(filename)) as partial:  # as in our own trainers
+            super(scheduled, self).save_checkpoint(str(partial))
 
     name = class_name(trainer.__name__)
     ends = (on_train_start, on_train_end, save_checkpoint)

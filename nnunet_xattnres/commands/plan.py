@@ -12,6 +12,11 @@ from nnunet_xattnres.common.files import is_same, write_json
 from nnunet_xattnres.networks.registry import OurNetworkError, UnsupportedNetworkError, counterpart, is_ours, kind_of
 from nnunet_xattnres.nnunet.plans import read_plans, resolved
 
+# In the place of ``architecture`` before nnU-Net 2.4.
+_OLD_KEYS = {
+    *("UNet_class_name", "UNet_base_num_features", "unet_max_num_features", "num_pool_per_axis"),
+    *("n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "pool_op_kernel_sizes", "conv_kernel_sizes"),
+}
 _OTHER_FILES = ("dataset", "dataset_fingerprint", "splits_final")  # of nnU-Net's, beside the plans
 
 
@@ -33,7 +38,7 @@ def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> 
             configuration can have the network.
     """
     old_name = str(plans.get("plans_name", "?"))
-    plans = {**plans, "configurations": {n: _in_new_format(n, c) for n, c in plans["configurations"].items()}}
+    plans = {**plans, "configurations": {name: _in_new_format(plans, name) for name in plans["configurations"]}}
     configurations, outcome = {}, {}
     for name, configuration in plans["configurations"].items():
         configurations[name] = dict(configuration)
@@ -50,16 +55,19 @@ def plans_with_network(plans: Mapping[str, Any], new_name: str, config: Any) -> 
     return {**plans, "plans_name": new_name, "configurations": configurations}, outcome
 
 
-def _in_new_format(name: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of plans before nnU-Net 2.4 with the ``architecture`` that nnU-Net makes of it."""
-    if "architecture" in configuration or "UNet_class_name" not in configuration:
+def _in_new_format(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration; of plans before nnU-Net 2.4 with the ``architecture`` that nnU-Net makes of it."""
+    configuration, whole = plans["configurations"][name], resolved(plans, name)
+    if "architecture" in whole or not _OLD_KEYS & configuration.keys():  # of those that it inherits from, then
         return dict(configuration)
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that they are of the old format
-            return dict(ConfigurationManager(copy.deepcopy(dict(configuration))).configuration)
+            architecture = ConfigurationManager(copy.deepcopy(whole)).configuration["architecture"]
+        kept = {key: value for key, value in configuration.items() if key not in _OLD_KEYS}
+        return {**kept, "architecture": architecture}
     except (KeyError, RuntimeError) as error:
         raise UserError(
             f"the configuration {name!r} is of an old format, of which nnU-Net makes no network ({error}). Plan anew, "

@@ -235,7 +235,7 @@ def sha256_of(file: Path) -> str:
 def write_text(text: str, path: Path, *, overwrite: bool = True) -> None:
     """Write a text file in UTF-8, whole or not at all; bytes of a file's name that are no UTF-8 are escaped."""
     with replacing(path, overwrite=overwrite) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(content: Any, path: Path, indent: int = 2, *, overwrite: bool = True) -> None:

@@ -103,18 +103,23 @@ def choose_paths(
     found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if kept]
     if not kept:
         possible = _possible(candidates, shapes, device)
-        cached = {}
-        for shape, paths in possible.items():
-            results = load(here, shape) or {}
-            if set(paths) <= results.keys() and _complete(results, timed):
-                cached[shape] = {path: results[path] for path in paths}
+        known = {shape: load(here, shape) or {} for shape in possible}
+        before = {
+            shape: {path: known[shape][path] for path in paths}
+            for shape, paths in possible.items()
+            if set(paths) <= known[shape].keys()
+        }
+        cached = {shape: results for shape, results in before.items() if _complete(results, timed)}
         missing = {shape: paths for shape, paths in possible.items() if shape not in cached}
-        tried = cached | _try(missing, device, table, timed, limit, budget)
-        known = _everywhere([shape in cached for shape in shapes])
+        tried = _try(missing, device, table, timed, limit, budget)
+        # what was known before is better than what there was no time for
+        cached |= {s: before[s] for s, results in tried.items() if s in before and not _all_tried(results)}
+        tried |= cached
+        everywhere = _everywhere([shape in cached for shape in shapes])
         ranks = _gathered((here, [tried[shape] for shape in shapes]))
         if [where for where, _ in ranks].index(here) == _rank():  # the first of those on such a machine
             of_machine = _agreed(shapes, [of_rank for where, of_rank in ranks if where == here])
-            _save(here, {shape: of_machine[shape] for shape, k in zip(shapes, known, strict=True) if not k}, log)
+            _save(here, {shape: of_machine[shape] for shape, k in zip(shapes, everywhere, strict=True) if not k}, log)
         for shape, results in _agreed(shapes, [of_rank for _, of_rank in ranks]).items():
             choice = decide_or_fall_back(results, device, timed=timed)
             found.append(Found(shape, choice, results, "cache" if shape in cached else "tried"))
@@ -142,6 +147,10 @@ def _complete(results: Results, timed: bool) -> bool:
     proved = [r for r in results.values() if r["status"] == "ok"]
     failed = any(r["status"] == "failed" and not is_poisoned(r) for r in results.values())
     return bool(proved) and not failed and not (timed and any("forward" not in r for r in proved))
+
+
+def _all_tried(results: Results) -> bool:
+    return {result["status"] for result in results.values()} <= _TRIED
 
 
 def _try(
@@ -187,7 +196,7 @@ def _possible(
 
 def _save(here: str, found: Mapping[ReadShape, Results], log: Callable[[str], object]) -> None:
     for shape, results in found.items():
-        if {result["status"] for result in results.values()} <= _TRIED:
+        if _all_tried(results):
             try:
                 save(here, shape, results)
             except (OSError, RuntimeError) as error:  # no reason not to train

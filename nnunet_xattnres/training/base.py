@@ -25,7 +25,7 @@ from nnunet_xattnres.reads.history import with_history
 from nnunet_xattnres.training.build import config_of
 from nnunet_xattnres.training.checks import Sums, loaded, refuse_two_networks, sums, untrained
 from nnunet_xattnres.training.lock import locked
-from nnunet_xattnres.training.resume import check_checkpoint, why_no_end
+from nnunet_xattnres.training.resume import check_checkpoint, has_fewer_axes, why_no_end
 
 if CUSTOM_OPS:
     from nnunet_xattnres.ops.tuning import as_json, choose_paths
@@ -175,9 +175,10 @@ class GuardedTrainer(nnUNetTrainer):
                 renamed = Path(folder) / "checkpoint.pth"
                 torch.save({**checkpoint, "network_weights": network_weights(checkpoint, known)}, renamed)
                 super().load_checkpoint(str(renamed))
-        for parameter, state in self.optimizer.state.items():  # of one that has more axes than when it was saved
+        for parameter in self._bare_network().parameters():
+            state = self.optimizer.state.get(parameter, {})
             for name, value in state.items():
-                if isinstance(value, torch.Tensor) and value.numel() == parameter.numel() > 1:
+                if isinstance(value, torch.Tensor) and has_fewer_axes(value, parameter):
                     state[name] = value.view_as(parameter)
 
 

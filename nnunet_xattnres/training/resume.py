@@ -57,9 +57,10 @@ def check_checkpoint(
         way_out = _put_back(path, saved)
     else:
         what = "DATASET", saved.configuration, "FOLD", "-tr", saved.trainer, "-p", saved.plans
-        names = saved.trainer, saved.plans, saved.configuration
-        its_fold = path.parent.parent.with_name("__".join(names)) / path.parent.name
-        put = "Go" if its_fold == path.parent else f"Put it into {its_fold} and go"
+        its_fold, names = path.parent, (saved.trainer, saved.plans, saved.configuration)
+        if path.parent.name.startswith("fold_") and path.parent.parent.name:  # else it lies in no results folder
+            its_fold = path.parent.parent.with_name("__".join(names)) / path.parent.name
+        put = f"Put it into {its_fold}, if there is none, and go" if its_fold != path.parent else "Go"
         way_out = f"{put} on with it as `{command('nnUNetv2_train', *what, '--c')}`, or move it away and train anew."
     raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")
 
@@ -127,7 +128,7 @@ def _put_back(path: Path, saved: Origin) -> str:
     )
 
 
-def _has_fewer_axes(table: Tensor, value: Tensor) -> bool:
+def has_fewer_axes(table: Tensor, value: Tensor) -> bool:
     """Whether it is a table of positions of before it had the axes of its grid: UCTransNet loads it."""
     return table.ndim == 3 < value.ndim and table.shape == value.flatten(1, -2).shape
 
@@ -136,7 +137,7 @@ def _difference(network: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> s
     for key, value in network.items():
         if key not in found:
             return f"it has no {key}"
-        if found[key].shape != value.shape and not _has_fewer_axes(found[key], value):
+        if found[key].shape != value.shape and not has_fewer_axes(found[key], value):
             return f"its {key} has the shape {tuple(found[key].shape)}, here {tuple(value.shape)}"
     surplus = next((key for key in found if key not in network), None)
     return None if surplus is None else f"it has {surplus}, which is not here"

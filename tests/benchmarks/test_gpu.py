@@ -134,7 +134,30 @@ def test_what_is_not_chosen_in_time_is_not_timed_as_chosen(command, monkeypatch)
         assert {row["status"] for row in timings if row["kind"] == "chosen"} == {status}
         assert {row["status"] for row in timings if row["kind"] == "plain"} == {"ok"}
     command()
-    assert len(chosen) == 3, "a machine that was lent anew has the file, and not the choices in its cache"
+    assert len(chosen) == 2, "nothing is left to be timed"
+
+
+def test_what_was_timed_by_another_choice_counts_no_more(command, monkeypatch):
+    """A machine that was lent anew has the file, and not the choices in its cache; made again they may be others."""
+    path = "tiled"
+
+    def choose(shapes, device, log, budget):
+        return [Found(shape, Choice(path, path), {path: {"status": "ok"}}, "tried") for shape in shapes]
+
+    def made_up(function, items, arguments, *, limit, deadline, environment):
+        yield from ({"status": "ok"} if function == gpu.PROVE else states.get(item["kind"], WELL) for item in items)
+
+    monkeypatch.setattr(gpu, "choose_paths", choose)
+    monkeypatch.setattr(gpu, "results", made_up)
+    states = {"chosen": {"status": "no time"}}
+    command("--only", "eager")
+    states = {}
+    first = command("--only", "eager")
+    assert {(row["kind"], row["status"]) for row in first["timings"]} >= {("chosen", "ok"), ("plain", "ok")}
+    path = "tiled-small"  # the compiled networks are still to be timed
+    second = command("--only", "compiled")
+    assert {row["forward"] for row in second["choices"]} == {"tiled-small"}
+    assert {row["compiled"] for row in second["timings"] if row["kind"] == "chosen"} == {True}
 
 
 def test_a_path_is_not_timed_after_a_crash_in_the_dtype_of_the_timings(tmp_path):

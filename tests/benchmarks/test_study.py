@@ -19,10 +19,10 @@ from benchmarks.study.declared import Hypothesis
 from benchmarks.study.description import Schedule, read_study
 from benchmarks.study.folders import PLANS, class_name, plans_name
 from benchmarks.study.preparation import prepare, refuse_other_data
-from benchmarks.study.records import read_records
+from benchmarks.study.records import plan_of, read_records
 from benchmarks.study.scheduled import TRAINERS
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import write_json
+from nnunet_xattnres.common.files import read_json, write_json
 
 HERE = Path(benchmarks.study.__file__).parent
 STUDIES = sorted(HERE.glob("*.yaml"))
@@ -317,6 +317,14 @@ def test_other_data_than_the_records_have_are_refused(study, folders, part):
     write_a_record(study, folders, study.trainings()[0], cases=[f"{case}.nii.gz" for case in splits[0]["val"]])
     rewrite_records(folders, lambda facts: facts | {"training_cases": len(splits[0]["train"])})
     refuse_other_data(study, folders, read_records(study, folders))
+    plan = plan_of(study, read_json(folders.preprocessed(study) / f"{plans_name(study.trainings()[0])}.json"))
+    for batch, fits in ((plan["batch_size"], True), (99, False)):
+        rewrite_records(folders, lambda facts, batch=batch: facts | {"plan": plan | {"batch_size": batch}})
+        if fits:
+            refuse_other_data(study, folders, read_records(study, folders))
+        else:
+            with pytest.raises(UserError, match=r"planned Dataset907_Little with another batch_size .* and not 99\)"):
+                refuse_other_data(study, folders, read_records(study, folders))
     splits[0][part].pop()
     write_json(splits, path)
     with pytest.raises(UserError, match=r"fold 0 of .* has other cases than the trainings that have a record"):

@@ -189,11 +189,16 @@ def test_plans_of_the_old_format_are_those_that_nnunet_makes_of_them(network_cla
         "pool_op_kernel_sizes": kwargs["strides"],
         "conv_kernel_sizes": kwargs["kernel_sizes"],
     }
+    plans["configurations"] |= {
+        "wide": {"inherits_from": "2d", "UNet_base_num_features": 8},
+        "small": {"inherits_from": "2d", "batch_size": 1},
+    }
     before = json.dumps(plans)
     new, outcome = plans_with_network(plans, "new", ADD)
-    assert json.dumps(plans) == before and list(outcome) == ["2d"]
-    stock, ours = build(nnUNetTrainer, plans).state_dict(), build(nnUNetTrainer, new).state_dict()
-    assert stock.keys() < ours.keys() and all(ours[key].shape == value.shape for key, value in stock.items())
+    assert json.dumps(plans) == before and list(outcome) == ["2d", "wide"]
+    for name in plans["configurations"]:
+        stock, ours = (build(nnUNetTrainer, p, configuration=name).state_dict() for p in (plans, new))
+        assert stock.keys() < ours.keys() and all(ours[key].shape == value.shape for key, value in stock.items()), name
 
 
 def only(change):

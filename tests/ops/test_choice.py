@@ -323,6 +323,17 @@ def test_what_failed_for_want_of_something_is_tried_again_when_a_training_starts
     assert (found.source, found.choice.forward) == (("tried", "good") if again else ("cache", "slow"))
 
 
+def test_what_was_known_is_better_than_what_there_was_no_time_for():
+    known = {
+        "good": {"status": "failed", "why": "RuntimeError: Failed to find C compiler"},
+        "slow": {"status": "ok", "forward": 1.0, "backward": 1.0},
+    }
+    chosen.save(chosen.machine(CPU), SHAPE, known)
+    (found,) = choose("good", "slow", budget=0.0)
+    assert (found.choice, found.source) == (Choice("slow", "slow"), "cache")
+    assert chosen.load(chosen.machine(CPU), SHAPE) == known
+
+
 def test_between_tiles_no_log_sum_is_written():
     """Their backward does not take it; whatever else may, finds it written."""
     network = make_network(2, "plain conv", "add")

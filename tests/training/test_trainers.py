@@ -323,8 +323,27 @@ def test_a_checkpoint_of_another_mode_is_refused(make_trainer, saved, name, diff
     moved = path.parent.parent.with_name("nnUNetTrainerXAttnRes__nnUNetTestPlans__2d") / path.parent.name / path.name
     moved.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, moved)
-    with pytest.raises(UserError, match=f"Put it into {re.escape(str(path.parent))} and go on with it"):
+    with pytest.raises(
+        UserError, match=f"Put it into {re.escape(str(path.parent))}, if there is none, and go on with it"
+    ):
         trainer.load_checkpoint(str(moved))
+
+
+def test_what_lies_in_no_results_folder_is_named_all_the_same(make_trainer, saved, tmp_path, monkeypatch):
+    _, path = saved("nnUNetTrainerXAttnResReplace")
+    shutil.copy(path, tmp_path / "x.pth")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="its network has skip_mode replace(.|\n)*Go on with it as"):
+        make_trainer("nnUNetTrainerXAttnRes").load_checkpoint("x.pth")
+
+
+def test_an_optimizer_may_keep_more_than_what_is_of_its_parameters(saved):
+    """As MADGRAD counts its steps."""
+    trainer, path = saved()
+    trainer.optimizer.state["k"] = torch.tensor([3])
+    trainer.save_checkpoint(str(path))
+    trainer.load_checkpoint(str(path))
+    assert trainer.optimizer.state["k"].item() == 3
 
 
 @pytest.mark.parametrize(("mode", "fits"), [("add", True), ("replace", False)])

@@ -123,13 +123,17 @@ def _convert_cases(
     one_is_done = progress("converting", len(found.cases))
     for case in found.cases:
         if not _is_complete(folder, data_set, record, case, parts):
+            paths, source = _paths(folder, data_set, case.name, parts[case.name]), stamp_of(case.files)
             try:
                 pair = case.read()
             except SkippedCaseError as reason:
                 found.skip(str(reason), case.name)
+                record.drop(case.name)  # of files that were in the source before
+                for path in paths:
+                    path.unlink(missing_ok=True)
             else:
-                _write(pair, _paths(folder, data_set, case.name, parts[case.name]))
-                which, source = _FOLDER[parts[case.name]], stamp_of(case.files)
+                _write(pair, paths)
+                which = _FOLDER[parts[case.name]]
                 facts = {"name": case.name, "folder": which, "source": source}
                 record.add({**facts, "mended": pair.mended, "fingerprint": pair.fingerprint})
         one_is_done()

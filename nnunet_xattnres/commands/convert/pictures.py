@@ -20,6 +20,7 @@ GREY_TAG = "colour pictures that are tagged as grey"
 ALPHA = "pictures or masks with an alpha channel"
 CHANNELS = "masks with several equal channels"
 GREYS = "masks with grey values, cut at 127"
+WHITE = "masks that are white all over, as those are whose object is in their transparency"
 SIZES = "picture and mask differ in size"
 
 CHANNEL_NAMES = ("R", "G", "B")
@@ -37,7 +38,7 @@ def read_pair(image: Path, mask: Path, size: int | None, expected: tuple[int, in
 
     Raises:
         UserError: when a file cannot be read or holds something else.
-        SkippedCaseError: when the two differ in size.
+        SkippedCaseError: when the two differ in size, or nothing is around the object.
     """
     picture, mended = read_colour(image)
     foreground, mended_mask = read_mask(mask)
@@ -81,6 +82,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], list[str]]:
 
     Raises:
         UserError: when it is no mask of black and white.
+        SkippedCaseError: when nothing is around the object.
     """
     pixels, _ = _read(path)
     mended = []
@@ -101,10 +103,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], list[str]]:
             f"(a mask of 0 and 1 times 255), or take out picture and mask if there is no object"
         )
     if foreground.all():
-        raise UserError(
-            f"{path} is white all over; a mask here has 255 on the object and 0 around it. If the object is in its "
-            f"transparency, save that as the mask"
-        )
+        raise SkippedCaseError(WHITE)
     if not np.isin(pixels, (0, 255)).all():
         mended.append(GREYS)
     return foreground, mended

@@ -30,7 +30,8 @@ class Record:
                 raise UserError(f"{folder} is not empty, and no conversion made it; choose another number with -d")
             return
         there, *cases = _whole_lines(self.path)
-        self._written = there.pop(_WRITTEN, {})
+        written = there.pop(_WRITTEN, None)
+        self._written = written or {}
         for key, value in there.items():  # there may be more now: another part, in files of another kind
             if settings.get(key) != value:
                 raise UserError(
@@ -40,7 +41,7 @@ class Record:
         self.cases = {case["name"]: case for case in cases}
         for name in DESCRIBES:
             file = folder / name
-            if file.exists() and sha256_of(file) not in self._written.get(name, ()):
+            if written is not None and file.exists() and sha256_of(file) not in written.get(name, ()):
                 raise UserError(
                     f"{file} is not as a conversion left it, and would be lost: move it away to go on, and put it back "
                     "afterwards"
@@ -64,6 +65,11 @@ class Record:
             digests.append(digest)
             self.begin()  # before the file: a sudden end between the two must not make it look edited
         write_text(text, file)
+
+    def drop(self, name: str) -> None:
+        """Forget a case whose files are not in the folder any more."""
+        if self.cases.pop(name, None) is not None:
+            self.begin()
 
     def add(self, case: dict[str, Any]) -> None:
         """Note a case whose files are complete."""

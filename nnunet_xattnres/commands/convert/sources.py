@@ -14,7 +14,7 @@ COPY = "the same file once more"
 
 
 def files_of(source: Path) -> list[Path]:
-    """Every file below a folder, without hidden ones and those that macOS adds to archives; linked folders count once.
+    """Every file below a folder, also a linked one, without hidden ones and those that macOS adds to archives.
 
     Raises:
         UserError: when it is no folder.
@@ -22,15 +22,16 @@ def files_of(source: Path) -> list[Path]:
     """
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; unpack the data set, and name the folder that holds it")
-    files, seen = [], set()
-    for folder, below, names in os.walk(source, followlinks=True, onerror=_raise):
-        place = os.path.realpath(folder)
-        if place in seen:  # a link may lead back
+    files: list[Path] = []
+    places: dict[Path, str] = {}
+    for walked, below, names in os.walk(source, followlinks=True, onerror=_raise):
+        folder = Path(walked)
+        places[folder] = os.path.realpath(folder)
+        if any(places.get(parent) == places[folder] for parent in folder.parents):  # a link leads back
             below.clear()
             continue
-        seen.add(place)
         below[:] = filter(_is_shown, below)
-        files += [Path(folder) / name for name in filter(_is_shown, names)]
+        files += [folder / name for name in filter(_is_shown, names)]
     return sorted(files)
 
 

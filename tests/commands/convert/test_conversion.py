@@ -123,6 +123,25 @@ def test_what_another_file_was_made_of_is_made_anew(tmp_path):
     assert np.array_equal(found, np.asarray(corrected) // 255) and convert_isic(tmp_path).n_before == 2
 
 
+def test_what_does_not_fit_any_more_is_taken_out(tmp_path):
+    write_isic(tmp_path / "source", "Training", (0, 1, 2))
+    folder = convert_isic(tmp_path).folder
+    image = tmp_path / "source" / "ISIC-2017_Training_Data" / "ISIC_0000001.jpg"
+    Image.open(image).resize((20, 20)).save(image)
+    outcome = convert_isic(tmp_path)
+    assert outcome.n_training == 2 and json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
+    assert not list(folder.rglob("ISIC_0000001*")) and convert_isic(tmp_path).n_before == 2
+
+
+def test_a_folder_of_before_there_were_digests_goes_on(tmp_path):
+    write_isic(tmp_path / "source", "Training", (0, 1))
+    folder = convert_isic(tmp_path).folder
+    settings, *cases = (folder / "conversion.jsonl").read_text().splitlines()
+    settings = {key: value for key, value in json.loads(settings).items() if key != "written"}
+    (folder / "conversion.jsonl").write_text("\n".join([json.dumps(settings), *cases, ""]))
+    assert convert_isic(tmp_path).n_before == 2
+
+
 @pytest.mark.parametrize("name", ["splits_final.json", "dataset.json"])
 def test_what_was_edited_is_not_lost(tmp_path, name):
     write_isic(tmp_path / "source", "Training", (0, 1))
@@ -161,6 +180,8 @@ def test_settings_that_are_refused_are_not_kept(tmp_path):
 def test_an_empty_argument_is_a_variable_that_is_not_set(tmp_path):
     write_colondb(tmp_path / "source", (1, 39))
     done = CliRunner().invoke(app, ["convert", "colondb", str(tmp_path / "source"), ""])
+    assert done.exit_code == 2 and "is the variable set" in done.stderr
+    done = CliRunner().invoke(app, ["demo", "--out="])
     assert done.exit_code == 2 and "is the variable set" in done.stderr
 
 

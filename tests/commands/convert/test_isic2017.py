@@ -70,6 +70,16 @@ def test_a_link_that_leads_back_is_followed_once(tmp_path):
     assert outcome.n_training == 2 and "the same file once more" not in outcome.skipped
 
 
+@pytest.mark.parametrize("name", ["a_folder", "z_folder"])
+def test_a_link_that_gives_a_folder_its_name_counts(tmp_path, name):
+    """Whichever of the two is found first."""
+    write_isic(tmp_path / "source", "Training", (0,))
+    data = tmp_path / "source" / "ISIC-2017_Training_Data"
+    data.rename(tmp_path / "source" / name)
+    data.symlink_to(tmp_path / "source" / name)
+    assert convert_isic(tmp_path).n_training == 1
+
+
 def test_a_folder_that_cannot_be_read_is_not_left_out_without_a_word(tmp_path, monkeypatch):
     write_isic(tmp_path / "source", "Training", (0,))
     write_isic(tmp_path / "source", "Validation", (1,))
