@@ -71,14 +71,15 @@ def refuse_other_data(study: Study, folders: Folders, recorded: Iterable[Record]
         if cases != set(splits[fold]["val"]) or record.facts["training_cases"] != len(splits[fold]["train"]):
             raise UserError(
                 f"fold {fold} of {folders.raw / study.dataset} has other cases than the trainings that have a record "
-                f"({folders.records}): name the raw data that they had with --raw, or another folder with --results"
+                f"({folders.records}): name the raw data that they had with --raw, with another --work, or another "
+                "folder with --results"
             )
         ours = plan_of(study, _plans(study, record.training.schedule, planned))
         if difference := other_plan(record.facts.get("plan", ours), ours):
             raise UserError(
                 f"nnU-Net has planned {study.dataset} with {difference} than for the trainings that have a record "
-                f"({folders.records}): their raw data or version of nnU-Net was another; name the raw data that they "
-                "had with --raw, or another folder with --results"
+                f"({folders.records}): their raw data or version of nnU-Net was another; take what they had, with "
+                "another --work, or name another folder with --results"
             )
 
 

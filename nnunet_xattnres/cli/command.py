@@ -33,7 +33,7 @@ class NnunetCommand(TyperCommand):
         unknown = next((word for word, known in words if not known), None)
         if unknown is not None:
             ctx.fail(f"No such option: {unknown}")
-        if any(not word or (word.startswith("--") and word.endswith("=")) for word, _ in words):
+        if any(not word or (word.startswith("--") and word.partition("=")[1:] == ("=", "")) for word, _ in words):
             ctx.fail("An argument is empty: is the variable set that stands in its place?")
         several = {name for name, parameter in options.items() if getattr(parameter, "multiple", False)}
         return super().parse_args(ctx, _repeated([word for word, _ in words], several))

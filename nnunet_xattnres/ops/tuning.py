@@ -111,9 +111,11 @@ def choose_paths(
         }
         cached = {shape: results for shape, results in before.items() if _complete(results, timed)}
         missing = {shape: paths for shape, paths in possible.items() if shape not in cached}
-        tried = _try(missing, device, table, timed, limit, budget)
-        # what was known before is better than what there was no time for
-        cached |= {s: before[s] for s, results in tried.items() if s in before and not _all_tried(results)}
+        tried = {
+            shape: {path: _tried_or_known(result, before.get(shape, {}).get(path)) for path, result in results.items()}
+            for shape, results in _try(missing, device, table, timed, limit, budget).items()
+        }
+        cached |= {shape: results for shape, results in tried.items() if results == before.get(shape)}
         tried |= cached
         everywhere = _everywhere([shape in cached for shape in shapes])
         ranks = _gathered((here, [tried[shape] for shape in shapes]))
@@ -147,6 +149,11 @@ def _complete(results: Results, timed: bool) -> bool:
     proved = [r for r in results.values() if r["status"] == "ok"]
     failed = any(r["status"] == "failed" and not is_poisoned(r) for r in results.values())
     return bool(proved) and not failed and not (timed and any("forward" not in r for r in proved))
+
+
+def _tried_or_known(result: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
+    """What was known before is better than what there was no time for."""
+    return result if known is None or result["status"] in _TRIED else known
 
 
 def _all_tried(results: Results) -> bool:

@@ -57,9 +57,10 @@ def check_checkpoint(
         way_out = _put_back(path, saved)
     else:
         what = "DATASET", saved.configuration, "FOLD", "-tr", saved.trainer, "-p", saved.plans
-        its_fold, names = path.parent, (saved.trainer, saved.plans, saved.configuration)
-        if path.parent.name.startswith("fold_") and path.parent.parent.name:  # else it lies in no results folder
-            its_fold = path.parent.parent.with_name("__".join(names)) / path.parent.name
+        model = "__".join((saved.trainer, saved.plans, saved.configuration))
+        its_fold = Path(model, "fold_FOLD")
+        if path.parent.name.startswith("fold_") and path.parent.parent.name:  # it lies in a results folder
+            its_fold = path.parent.parent.with_name(model) / path.parent.name
         put = f"Put it into {its_fold}, if there is none, and go" if its_fold != path.parent else "Go"
         way_out = f"{put} on with it as `{command('nnUNetv2_train', *what, '--c')}`, or move it away and train anew."
     raise UserError(f"{path} is of another network: {difference}.\n  It is of {saved}.\n  This is {this}.\n  {way_out}")

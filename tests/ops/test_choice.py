@@ -334,6 +334,23 @@ def test_what_was_known_is_better_than_what_there_was_no_time_for():
     assert chosen.load(chosen.machine(CPU), SHAPE) == known
 
 
+def test_what_was_just_found_is_better_than_what_was_known():
+    """Also if there was no time for the others."""
+    seconds = {"forward": 1.0, "backward": 1.0}
+    known = {
+        "fast": {"status": "ok"},  # by deterministic algorithms, which are not timed
+        "slow": {"status": "ok", **seconds},
+        "last": {"status": "failed", "why": "RuntimeError: Failed to find C compiler"},
+    }
+    chosen.save(chosen.machine(CPU), SHAPE, known)
+    found = ({"status": "wrong", "why": "the read is off"}, {"status": "ok", **seconds}, {"status": "no time"})
+    with patch.object(tuning, "results_of_children", lambda *_, **__: iter(found)):
+        (one,) = choose("fast", "slow", "last")
+    assert one.choice == Choice("slow", "slow") and one.source == "tried"
+    kept = chosen.load(chosen.machine(CPU), SHAPE)
+    assert [kept[path]["status"] for path in ("fast", "slow", "last")] == ["wrong", "ok", "failed"]
+
+
 def test_between_tiles_no_log_sum_is_written():
     """Their backward does not take it; whatever else may, finds it written."""
     network = make_network(2, "plain conv", "add")

@@ -333,7 +333,9 @@ def test_what_lies_in_no_results_folder_is_named_all_the_same(make_trainer, save
     _, path = saved("nnUNetTrainerXAttnResReplace")
     shutil.copy(path, tmp_path / "x.pth")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"its network has skip_mode replace(.|\n)*Go on with it as"):
+    with pytest.raises(
+        UserError, match=r"its network has skip_mode replace(.|\n)*Put it into nnUNetTrainer.*fold_FOLD.* and go on"
+    ):
         make_trainer("nnUNetTrainerXAttnRes").load_checkpoint("x.pth")
 
 

@@ -81,6 +81,9 @@ def convert(
     if n_before < len(found.cases):  # one of fewer cases: without it nnU-Net takes none of a part
         record.describe("dataset.json", None)
     _convert_cases(data_set, folder, found, parts, record, progress)
+    if not record.cases:
+        why = "; ".join(f"{len(what)} {reason}" for reason, what in found.skipped.items())
+        raise UserError(f"none of the {len(found.cases)} cases of {source} can be converted: {why}")
     return _finish(data_set, folder, found, parts, record, split, n_before)
 
 
@@ -128,9 +131,9 @@ def _convert_cases(
                 pair = case.read()
             except SkippedCaseError as reason:
                 found.skip(str(reason), case.name)
-                record.drop(case.name)  # of files that were in the source before
-                for path in paths:
+                for path in paths:  # of files that were in the source before
                     path.unlink(missing_ok=True)
+                record.drop(case.name)
             else:
                 _write(pair, paths)
                 which = _FOLDER[parts[case.name]]

@@ -20,7 +20,7 @@ GREY_TAG = "colour pictures that are tagged as grey"
 ALPHA = "pictures or masks with an alpha channel"
 CHANNELS = "masks with several equal channels"
 GREYS = "masks with grey values, cut at 127"
-WHITE = "masks that are white all over, as those are whose object is in their transparency"
+WHITE = "masks that are white all over; if the object is in their transparency, save that as the mask"
 SIZES = "picture and mask differ in size"
 
 CHANNEL_NAMES = ("R", "G", "B")

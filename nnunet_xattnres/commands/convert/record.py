@@ -30,8 +30,9 @@ class Record:
                 raise UserError(f"{folder} is not empty, and no conversion made it; choose another number with -d")
             return
         there, *cases = _whole_lines(self.path)
-        written = there.pop(_WRITTEN, None)
-        self._written = written or {}
+        files = [folder / name for name in DESCRIBES if (folder / name).exists()]
+        there.setdefault(_WRITTEN, {file.name: [sha256_of(file)] for file in files})  # of before they were noted
+        self._written = there.pop(_WRITTEN)
         for key, value in there.items():  # there may be more now: another part, in files of another kind
             if settings.get(key) != value:
                 raise UserError(
@@ -39,9 +40,8 @@ class Record:
                     "choose another number with -d, or remove the folder"
                 )
         self.cases = {case["name"]: case for case in cases}
-        for name in DESCRIBES:
-            file = folder / name
-            if written is not None and file.exists() and sha256_of(file) not in written.get(name, ()):
+        for file in files:
+            if sha256_of(file) not in self._written.get(file.name, ()):
                 raise UserError(
                     f"{file} is not as a conversion left it, and would be lost: move it away to go on, and put it back "
                     "afterwards"

@@ -133,13 +133,15 @@ def test_what_does_not_fit_any_more_is_taken_out(tmp_path):
     assert not list(folder.rglob("ISIC_0000001*")) and convert_isic(tmp_path).n_before == 2
 
 
-def test_a_folder_of_before_there_were_digests_goes_on(tmp_path):
+def test_a_folder_of_before_there_were_digests_goes_on(tmp_path, monkeypatch):
     write_isic(tmp_path / "source", "Training", (0, 1))
     folder = convert_isic(tmp_path).folder
     settings, *cases = (folder / "conversion.jsonl").read_text().splitlines()
     settings = {key: value for key, value in json.loads(settings).items() if key != "written"}
+    cases = [json.dumps({key: value for key, value in json.loads(case).items() if key != "source"}) for case in cases]
     (folder / "conversion.jsonl").write_text("\n".join([json.dumps(settings), *cases, ""]))
-    assert convert_isic(tmp_path).n_before == 2
+    convert_isic_and_stop(tmp_path, monkeypatch, at=3)
+    assert convert_isic(tmp_path).n_before == 1
 
 
 @pytest.mark.parametrize("name", ["splits_final.json", "dataset.json"])

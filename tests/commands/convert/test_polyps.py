@@ -237,6 +237,9 @@ def test_a_mask_in_the_transparency_is_left_out(tmp_path):
     assert outcome.n_training == 1
     (reason,) = (reason for reason, what in outcome.skipped.items() if what == ["clinicdb_001"])
     assert reason.startswith("masks that are white all over")
+    Image.fromarray(white).save(tmp_path / "source" / "Ground Truth" / "30.tif")
+    with pytest.raises(UserError, match=r"none of the 2 cases of .* can be converted: 2 masks that are white"):
+        convert_polyps("clinicdb", tmp_path)
 
 
 def spoil(name, tmp_path):
