@@ -45,7 +45,7 @@ def run_study(study: Study, folders: Folders, *, jobs: int, threads: int, consol
         UserError: when it cannot start.
         KeyboardInterrupt: when it was stopped; the trainings that ran go on from their last checkpoint next time.
     """
-    runner = _Runner(study, folders, jobs, threads, threading.Event())
+    runner = _Runner(study, folders, threads, threading.Event())
     folders.work.mkdir(parents=True, exist_ok=True)
     with _only_one(folders.work), _stoppable():
         recorded = read_records(study, folders)
@@ -56,6 +56,8 @@ def run_study(study: Study, folders: Folders, *, jobs: int, threads: int, consol
             return []
         prepare(study, folders, runner.run)
         refuse_other_data(study, folders, recorded)
+        for gpu in _a_gpu_each(study.device, jobs):
+            runner.gpus.put(gpu)
         progress = Progress(study, folders, jobs, console, recorded, missing)
         with ThreadPoolExecutor(jobs) as pool:
             futures: dict[Future[None], Training] = {pool.submit(runner.train, t, progress): t for t in missing}
@@ -84,12 +86,10 @@ def _failures(futures: dict[Future[None], Training], progress: Progress) -> list
 
 
 class _Runner:
-    def __init__(self, study: Study, folders: Folders, jobs: int, threads: int, stop: threading.Event) -> None:
+    def __init__(self, study: Study, folders: Folders, threads: int, stop: threading.Event) -> None:
         self.study, self.folders, self.threads, self.stop = study, folders, threads, stop
         self.environment = folders.environment(study.device, threads)
-        self.gpus: SimpleQueue[dict[str, str]] = SimpleQueue()
-        for variables in _a_gpu_each(study.device, jobs):
-            self.gpus.put(variables)
+        self.gpus: SimpleQueue[dict[str, str]] = SimpleQueue()  # those that no training has
 
     def train(self, training: Training, progress: Progress) -> None:
         """Train and validate, from where that was stopped, and keep the record."""
