@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -31,6 +32,15 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("thorough"):
                 item.add_marker(pytest.mark.skip(reason="a variant: only with -m thorough"))
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers_stay():
+    """One that is left behind is inherited by the processes of nnU-Net's pools, which then may not end when told to."""
+    names = ("SIGINT", "SIGTERM")
+    before = [signal.getsignal(getattr(signal, name)) for name in names]
+    yield
+    assert [signal.getsignal(getattr(signal, name)) for name in names] == before, "a signal handler was left behind"
 
 
 @pytest.fixture

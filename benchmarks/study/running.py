@@ -1,7 +1,6 @@
 """Runs what is missing of a study, several trainings at a time, and goes on where it was stopped."""
 
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from benchmarks.study.progress import Progress
 from benchmarks.study.records import is_finished, read_records, write_record
 from benchmarks.study.starts import note_start
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.processes import process_group
+from nnunet_xattnres.common.processes import process_group, sigterm_as_interrupt
 
 POLL = 0.5  # s
 
@@ -47,7 +46,7 @@ def run_study(study: Study, folders: Folders, *, jobs: int, threads: int, consol
     """
     runner = _Runner(study, folders, threads, threading.Event())
     folders.work.mkdir(parents=True, exist_ok=True)
-    with _only_one(folders.work), _stoppable():
+    with _only_one(folders.work), sigterm_as_interrupt():
         recorded = read_records(study, folders)
         done = {record.training for record in recorded}
         missing = [training for training in study.trainings() if training not in done]
@@ -172,20 +171,3 @@ def _only_one(work: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise UserError(f"another run of this study is at work in {work}; wait for it") from None
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM, by which schedulers stop, is taken as Ctrl-C is."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)

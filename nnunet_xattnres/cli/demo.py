@@ -1,7 +1,5 @@
 """``nnunet-xattnres demo``"""
 
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +8,7 @@ from rich.markup import escape
 
 from nnunet_xattnres.cli.console import new_console
 from nnunet_xattnres.cli.options import Device
+from nnunet_xattnres.common.processes import sigterm_as_interrupt
 
 
 def demo(
@@ -37,9 +36,9 @@ def demo(
     """
     from nnunet_xattnres.commands.demo import run_demo
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nnU-Net's processes are stopped, as for Ctrl-C
     try:
-        run_demo(out, device=device.value if device else None, force=force)
+        with sigterm_as_interrupt():  # so that nnU-Net's processes are stopped, too
+            run_demo(out, device=device.value if device else None, force=force)
     except KeyboardInterrupt:
         console = new_console(stderr=True, soft_wrap=True)
         console.print(f"\nstopped. Start anew with --force, or remove {escape(str(out))}.")

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from nnunet_xattnres.common.errors import UserError
 
@@ -64,6 +65,27 @@ def process_group(
         yield process
     finally:
         _stop_group(process)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM, by which schedulers stop, is taken as Ctrl-C is; in the block alone.
+
+    A process that is forked inherits the handler, and those of a multiprocessing.Pool could not always be terminated.
+    Outside the main thread nothing is changed.
+    """
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop_group(process: subprocess.Popen[str]) -> None:

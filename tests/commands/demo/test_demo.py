@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -229,12 +230,11 @@ def test_ctrl_c_ends_the_command_and_its_children(tmp_path, console, monkeypatch
     pytest.fail("the command's child still runs")
 
 
-def test_ctrl_c_is_exit_status_130(tmp_path, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo, "run_demo", interrupt)
-    assert run_cli("--out", tmp_path / "demo").exit_code == 130
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_are_exit_status_130(tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(demo, "run_demo", lambda *_, **__: signal.raise_signal(stop))
+    result = run_cli("--out", tmp_path / "demo")
+    assert result.exit_code == 130 and "stopped. Start anew with --force" in result.output
 
 
 def test_training_lines():
