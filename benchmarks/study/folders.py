@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.study.description import Study, Training
 from nnunet_xattnres import autoregister
-from nnunet_xattnres.common.processes import find_program
+from nnunet_xattnres.common.programs import find_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"

@@ -54,7 +54,7 @@ def tune(
     with console.status("trying every path of the reads, each in a process of its own"):
         found = choose(dataset, configuration, plans, trainer, torch.device("cuda"), said.append, num_gpus)
     if not found:
-        console.print("This network has no reads.")
+        console.print("This network has no reads of a history: there is nothing to choose.")
         return
     console.print(table(found))
     for line in said:

@@ -15,8 +15,8 @@ from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import refuse_existing, refuse_folder, replacing, sha256_of
+from nnunet_xattnres.common.installing import install_extra
 from nnunet_xattnres.common.modules import uncompiled
-from nnunet_xattnres.common.shell import command
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.loading import load_into
 from nnunet_xattnres.nnunet.model_folder import only_checkpoint
@@ -24,8 +24,8 @@ from nnunet_xattnres.nnunet.model_folder import only_checkpoint
 _NOTE = (
     "This is the network alone. What nnU-Net does before and after it is not included: 'before' and 'after' have its "
     "steps in their order, with the names of the numbers here that they need. Of a cascade also not included: the "
-    "network of 'previous_stage', whose segmentation, cropped as the image and resampled, is the input's further "
-    "channels, one for each label."
+    "network of 'previous_stage', whose segmentation, transposed and cropped as the image, then resampled by its "
+    "'resampling', is the input's further channels, one for each label."
 )
 _BEFORE = (
     "read the image with 'image_reader_writer'; the spacing is in the order of its axes",
@@ -74,7 +74,7 @@ def export_onnx(
         UserError: when a package is missing, the model is not there, cannot be loaded or has several folds, ``out``
             ends otherwise, or one of the files exists and is not to be replaced.
     """
-    install = command("pip", "install", "nnunet-xattnres[onnx]")
+    install = install_extra("onnx")
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"{' and '.join(missing)} not installed: {install}")
@@ -97,7 +97,8 @@ def export_onnx(
     content = _describe(predictor, identity, shape, out.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(description, overwrite=force) as text, replacing(out, overwrite=force) as partial:  # both or none
-        text.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        words = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+        text.write_text(words, encoding="utf-8", errors="backslashreplace")  # which are JSON's escapes, too
         _write_network(network, shape, partial)
     return description
 

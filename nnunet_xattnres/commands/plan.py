@@ -112,8 +112,10 @@ def write_plans_with_network(
     Raises:
         UserError: when the old plans cannot have the network, or there are other plans of the name ``target``.
     """
-    if not target.strip(". ") or "__" in target or any(c in '/\\:*?"<>|' or not c.isprintable() for c in target):
-        raise UserError(f'-o {target!r}: it is the name of the new plans, not a path, and without __ and /\\:*?"<>|')
+    if not target.strip(". ") or "__" in f"_{target}_" or any(c in '/\\:*?"<>|' or not c.isprintable() for c in target):
+        raise UserError(
+            f'-o {target!r}: it is the name of the new plans, not a path, without __, _ at either end and /\\:*?"<>|'
+        )
     if target.lower() in _OTHER_FILES:
         raise UserError(f"-o {target!r}: nnU-Net keeps something else in {target}.json; name the new plans otherwise")
     path = folder / f"{target}.json"

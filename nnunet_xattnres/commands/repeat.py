@@ -19,11 +19,16 @@ def write_repeats(folder: Path, source: str, number: int, force: bool = False) -
         force: replace files of another content.
 
     Raises:
-        UserError: when the plans are missing, are a copy themselves, or a file of another content has a copy's name.
+        UserError: when the plans are missing, are a copy themselves or have a name that nnU-Net misreads, or a file of
+            another content has a copy's name.
     """
     plans = read_plans(folder / f"{source}.json")
     if REPEAT.search(source):
         raise UserError(f"{source!r} is a repeat already; name the plans that it was made from")
+    if "__" in f"_{source}_":
+        raise UserError(
+            f"{source!r}: nnU-Net takes the names of its folders apart at __; copy the plans to a name without"
+        )
     copies = {
         folder / f"{source}_rep{i}.json": {**plans, "plans_name": f"{source}_rep{i}"} for i in range(1, number + 1)
     }

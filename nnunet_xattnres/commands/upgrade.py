@@ -1,6 +1,5 @@
 """Networks with reads that start from a trained nnU-Net: what `nnunet-xattnres upgrade` does (ours)."""
 
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from nnunet_xattnres.nnunet.trainers import find_trainer
 from nnunet_xattnres.training.build import PlannedNetwork, config_of
 from nnunet_xattnres.training.epochs import TRAINERS
 from nnunet_xattnres.training.lock import locked
+from nnunet_xattnres.training.resume import trained_as_ours
 
 _TRAINER_FOR = {
     ("add", "zero"): "nnUNetTrainerXAttnResGated",
@@ -39,15 +39,14 @@ _TRAINER_FOR = {
 }
 # Of a model folder. Results are those of the new network, too, when it computes the same.
 _OPTIONAL = ("dataset_fingerprint.json", "fold_*/debug.json")
+_CURVES = ("fold_*/progress.png",)  # of the training that gave the weights; nnU-Net's export needs them
 _RESULTS = (
-    "fold_*/progress.png",
     "fold_*/validation/*",  # the masks, too: nnU-Net's commands for all folds take them
     "crossval_results_folds_*/*.json",
     "crossval_results_folds_*/*.pkl",
 )
 _OF_A_MODEL = (*NEEDED, "dataset_fingerprint.json", "fold_*", "crossval_results*")
 _PROBABILITIES = (".npz", ".pkl")  # of a fold's validation; large, and `--val --npz` makes them again
-_AS_OURS = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 _SAME = 1e-5  # difference up to which two networks compute the same
 _SEED = 0  # of the projections, which start at random: the same checkpoint gives the same result
 
@@ -97,7 +96,7 @@ def upgrade_checkpoint(path: Path, trainer: str) -> Upgraded:
         UserError: when the file cannot be read, has reads already, or is not of nnU-Net's own network for its plans:
             by its weights, or because its trainer's network computes something else with them.
     """
-    stock = _with_plans(read_checkpoint(path), path.absolute().parent.parent)
+    stock = _with_plans(read_checkpoint(path, mapped=False), path.absolute().parent.parent)
     planned = _planned(path, stock["init_args"])
     network, plain = _network(planned, TRAINERS[trainer]), _network(planned, nnUNetTrainer)
     weights = network_weights(stock, plain.state_dict())
@@ -160,17 +159,9 @@ def _trainer_and_plans(upgraded: Upgraded) -> tuple[str, str]:
     """By which the network of an upgraded checkpoint is trained."""
     checkpoint, trainer = upgraded.checkpoint, upgraded.trainer
     plans = checkpoint["init_args"]["plans"].get("plans_name", "PLANS")
-    if _trained_as_ours_train(checkpoint):
+    if trained_as_ours(checkpoint):
         return trainer, plans
     return checkpoint["upgraded_from"]["trainer"], plans + trainer.removeprefix("nnUNetTrainer")
-
-
-def _trained_as_ours_train(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether an upgraded checkpoint is of nnUNetTrainer, of any length, and was mirrored in all axes."""
-    arguments = checkpoint["init_args"]
-    axes = set(range(len(resolved(arguments["plans"], arguments["configuration"])["patch_size"])))
-    mirrored = checkpoint.get("inference_allowed_mirroring_axes", axes)
-    return bool(_AS_OURS.fullmatch(checkpoint["upgraded_from"]["trainer"])) and set(mirrored or ()) == axes
 
 
 def write_upgraded(source: Path, out: Path, trainer: str, force: bool = False) -> Upgraded:
@@ -219,7 +210,8 @@ def write_upgraded_folder(source: Path, out: Path, trainer: str, force: bool = F
             _save(upgraded.checkpoint, target)
             done[str(file.relative_to(source))] = upgraded._replace(checkpoint={})
         same = all(upgraded.difference < _SAME for upgraded in done.values())
-        for pattern in (*NEEDED, *_OPTIONAL, *(_RESULTS if same else ())):
+        other = any(upgraded.difference >= _SAME for upgraded in done.values())  # neither where it was not checked
+        for pattern in (*NEEDED, *_OPTIONAL, *(() if other else _CURVES), *(_RESULTS if same else ())):
             for file in source.glob(pattern):
                 if file.is_dir() or (file.parent.name == "validation" and file.suffix in _PROBABILITIES):
                     continue
@@ -249,12 +241,13 @@ def _with_plans(checkpoint: dict[str, Any], model_folder: Path) -> dict[str, Any
 
 def _planned(path: Path, arguments: Mapping[str, Any]) -> PlannedNetwork:
     try:
-        return PlannedNetwork.of(*(arguments[key] for key in ("plans", "dataset_json", "configuration")))
+        found = [arguments[key] for key in ("plans", "dataset_json", "configuration")]
     except KeyError as error:
         raise UserError(
             f"{path} does not say which training it is of: its init_args lack {error}, and there is no model folder "
             f"around it that has it"
         ) from None
+    return PlannedNetwork.of(*found)
 
 
 def _network(planned: PlannedNetwork, trainer: type[nnUNetTrainer]) -> Any:

@@ -1,6 +1,8 @@
 """What goes wrong by what a user did, and not by a fault of ours."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -19,3 +21,12 @@ def words_of(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped"
     return str(error) if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def naming(case: str) -> Iterator[None]:
+    """Whatever goes wrong in the block is a ``UserError`` that begins with the case: a reader, say, may not name it."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{case}: {words_of(error)}") from error

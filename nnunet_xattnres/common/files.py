@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nnunet_xattnres.common.errors import ExistsError, UserError, words_of
 
@@ -230,6 +230,11 @@ def sha256_of(file: Path) -> str:
         while block := content.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def open_table(path: Path) -> IO[str]:
+    """A CSV file to write, in UTF-8; bytes of a file's name that are no UTF-8 are escaped."""
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def write_text(text: str, path: Path, *, overwrite: bool = True) -> None:

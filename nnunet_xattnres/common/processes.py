@@ -1,42 +1,13 @@
-"""Programs that are started: where they are, and that nothing of them is left behind."""
+"""Programs that are started: nothing of them is left behind."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO, Any
-
-from nnunet_xattnres.common.errors import UserError
-
-
-def find_program(name: str) -> Path:
-    """One of nnU-Net's commands, from this interpreter's environment if it is there, else from PATH.
-
-    Raises:
-        UserError: when it is in neither.
-    """
-    found = find_here(name) or shutil.which(name)
-    if found is None:
-        raise UserError(
-            f"{name} is neither beside {sys.executable} nor on PATH. Install nnU-Net in this environment: "
-            f'pip install "nnunetv2>=2.8.1,<3". If it is installed, add the folder of its commands to PATH.'
-        )
-    return Path(found)
-
-
-def find_here(name: str) -> Path | None:
-    """A command of this interpreter's environment, one of the user's own installs (pip install --user), too."""
-    folders = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable)]
-    if sys.prefix == sys.base_prefix:
-        folders.append(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
-    found = shutil.which(name, path=os.pathsep.join(folders))
-    return Path(found) if found else None
 
 
 @contextmanager

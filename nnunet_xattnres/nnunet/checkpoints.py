@@ -24,10 +24,14 @@ class Origin(NamedTuple):
         return f"{self.trainer}, plans {self.plans}, configuration {self.configuration}"
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of nnU-Net's; its tensors stay in the file until they are used, if its container allows that.
+def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
+    """A checkpoint of nnU-Net's.
 
     nnU-Net keeps objects of Python in its checkpoints: reading one can run what its author put there.
+
+    Args:
+        mapped: the tensors stay in the file until they are used, if its container allows that. Not for a file that a
+            training of nnU-Net's own may write meanwhile: it writes into the file that is there.
 
     Raises:
         UserError: when the file is missing, was cut off, holds what cannot be loaded here, or is no checkpoint of
@@ -44,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(_damaged(path, "it ends too early"))
     try:
         try:
-            checkpoint = torch.load(str(path), map_location="cpu", mmap=start == _ZIP, weights_only=False)
+            checkpoint = torch.load(str(path), map_location="cpu", mmap=mapped and start == _ZIP, weights_only=False)
         except RuntimeError as error:
             if "mmap" not in str(error):  # some network file systems have none
                 raise

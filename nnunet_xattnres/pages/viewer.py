@@ -24,6 +24,7 @@ class Case:
         first: the slice that shows at first.
         dice: of the labels, by their names; empty without a truth.
         maps: of some reads: the names of the sources and the weight of each at each voxel.
+        seen: the part of the image in which they have weights; elsewhere the network has not looked.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     first: int
     dice: Mapping[str, float] = field(default_factory=dict)
     maps: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]] = field(default_factory=dict)
+    seen: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
 
 
 def case_html(case: Case, number: int, cases: int, colors: Mapping[int, str], *, opened: bool) -> str:
@@ -49,9 +51,9 @@ def case_html(case: Case, number: int, cases: int, colors: Mapping[int, str], *,
         panels.append(_panel(name, again + layer, layout, z))
     parts = [f'<div class="panels">{"".join(panels)}</div>']
     n_maps = sum(len(maps) for _, maps in case.maps.values())
-    for read, (sources, maps) in case.maps.items():
+    for read in case.maps:
         small = Layout.of(size, case.spacing, cases, sheets=n_maps)
-        parts.append(_maps_html(read, sources, maps, small, again, z))
+        parts.append(_maps_html(case, read, small, again))
     n, columns, (height, width) = layout.slices, layout.columns, layout.shape
     slider = (
         f'<p class="slice">slice <output>{z}</output> of 0 to {n - 1} <input type="range" min="0" max="{n - 1}" '
@@ -76,15 +78,18 @@ def _panel(caption: str, content: str, layout: Layout, z: int) -> str:
     return f"<figure>{view}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _maps_html(read: str, sources: Sequence[str], maps: NDArray[np.float32], layout: Layout, image: str, z: int) -> str:
-    low, high = (float(v) for v in np.percentile(maps[:, :, ::2, ::2], [0.5, 99.5]))
+def _maps_html(case: Case, read: str, layout: Layout, image: str) -> str:
+    sources, maps = case.maps[read]
+    z, y, x = case.seen
+    looked_at = maps[:, z, y, x]
+    low, high = (float(v) for v in np.percentile(looked_at[:, :, ::2, ::2], [0.5, 99.5]))
     panels = []
-    for source, weights in zip(sources, maps, strict=True):
+    for source, weights, mean in zip(sources, maps, looked_at.mean((1, 2, 3)), strict=True):
         heat = f'<image class="heat" {_place(layout)} href="{heat_sheet(weights, layout, (low, high))}"/>'
-        panels.append(_panel(f"{source}: {weights.mean():.2f}", image + heat, layout, z))
+        panels.append(_panel(f"{source}: {mean:.2f}", image + heat, layout, case.first))
     bar = f'<span class="bar"><b>{low:.2f}</b><i></i><b>{high:.2f}</b></span>'
-    text = f"What {escape(read)} takes from each source (its mean weight over this image beside its name) {bar}"
-    return f'<p class="maps">{text}</p><div class="panels small">{"".join(panels)}</div>'
+    text = f"What {escape(read)} takes from each source (its mean weight where the network has looked beside its name) "
+    return f'<p class="maps">{text}{bar}</p><div class="panels small">{"".join(panels)}</div>'
 
 
 def _dice_text(dice: Mapping[str, float]) -> str:

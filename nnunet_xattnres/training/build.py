@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, deter
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
-from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.errors import UserError, words_of
 from nnunet_xattnres.networks.registry import counterpart
 
 
@@ -114,9 +114,19 @@ class PlannedNetwork:
 
     @classmethod
     def of(cls, plans: Mapping[str, Any], dataset: Mapping[str, Any], configuration: str) -> "PlannedNetwork":
-        """From the contents of a plans file and of a dataset.json, which are not changed."""
+        """From the contents of a plans file and of a dataset.json, which are not changed.
+
+        Raises:
+            PlansError: when the plans have no such configuration, or one of which nnU-Net makes no network.
+        """
         manager = PlansManager(deepcopy(dict(plans)))
-        planned = manager.get_configuration(configuration)
+        try:
+            planned = manager.get_configuration(configuration)
+        except (KeyError, RuntimeError) as error:
+            raise PlansError(
+                f"nnU-Net makes no network of the configuration {configuration!r} of the plans "
+                f"{plans.get('plans_name', '?')!r}: {words_of(error)}"
+            ) from error
         n_inputs = determine_num_input_channels(manager, planned, dict(dataset))
         return cls(manager, planned, n_inputs, manager.get_label_manager(dataset))
 

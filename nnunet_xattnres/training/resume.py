@@ -1,5 +1,6 @@
 """Whether a training can go on from a checkpoint: of this network, and whole."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights, origin_o
 from nnunet_xattnres.nnunet.plans import resolved
 
 # What nnU-Net's --c overlooks where it finds a file.
+_AS_OURS = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 _LATER = {
     "checkpoint_final.pth": ("checkpoint_latest.pth", "checkpoint_best.pth"),
     "checkpoint_latest.pth": ("checkpoint_best.pth",),
@@ -89,13 +91,33 @@ def why_no_end(path: Path, checkpoint: Mapping[str, Any]) -> str | None:
                 f"{other} {why} {path.name}, which --c takes, and has not ended.\n"
                 f"  To go on with it, move {path.name} away. {former}"
             )
-    if final and "upgraded_from" in checkpoint:
+    if "upgraded_from" not in checkpoint:
+        return None
+    if final:
         return (
             f"{path} was written by `nnunet-xattnres upgrade`, and no training here has ended: there is nothing to go "
             f"on with.\n  To validate it, use --val. To train it, upgrade the checkpoint that it was made from to a "
             "file: `nnunet-xattnres upgrade` then prints the command."
         )
+    if not trained_as_ours(checkpoint):
+        return (
+            f"{path} was written by `nnunet-xattnres upgrade`. It was trained by {_trainer_before(checkpoint)}, and "
+            "would go on as nnUNetTrainer trains, with mirroring along all axes, for one.\n  Upgrade the checkpoint "
+            "that it was made from to a file: `nnunet-xattnres upgrade` then prints the command that keeps its trainer."
+        )
     return None
+
+
+def trained_as_ours(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether an upgraded checkpoint is of nnUNetTrainer, of any length, and was mirrored in all axes."""
+    arguments = checkpoint["init_args"]
+    axes = set(range(len(resolved(arguments["plans"], arguments["configuration"])["patch_size"])))
+    mirrored = checkpoint.get("inference_allowed_mirroring_axes", axes)
+    return bool(_AS_OURS.fullmatch(_trainer_before(checkpoint))) and set(mirrored or ()) == axes
+
+
+def _trainer_before(checkpoint: Mapping[str, Any]) -> str:
+    return str(checkpoint["upgraded_from"]["trainer"])
 
 
 def _is_later(path: Path, taken: Mapping[str, Any], *, further: bool) -> str | None:

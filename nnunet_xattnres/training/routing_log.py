@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import open_table, replacing
 from nnunet_xattnres.common.order import merged
 from nnunet_xattnres.ops.choice import CUSTOM_OPS
 from nnunet_xattnres.reads.history import reads_of, source_names
@@ -79,7 +79,7 @@ def log_routing(network: nn.Module, images: Tensor, epoch: int, folder: Path) ->
         for read in reads_of(network)
         for source, weight in zip(sources[read], means[read], strict=True)
     ]
-    with replacing(folder / TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(folder / TABLE) as partial, open_table(partial) as file:
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

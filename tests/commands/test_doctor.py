@@ -20,6 +20,7 @@ from nnunet_xattnres import autoregister
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.doctor import Finding, asking, findings, installation, machine, on_path, trainers
 from nnunet_xattnres.common import shell
+from nnunet_xattnres.common.installing import install
 from nnunet_xattnres.training.epochs import TRAINERS
 
 if sys.version_info >= (3, 11):
@@ -266,31 +267,6 @@ def program(file, text="", mode=0o755):
     return file
 
 
-@pytest.mark.parametrize(
-    ("head", "interpreter"),
-    [
-        ("#!/a/bin/python3.11\n", "/a/bin/python3.11"),
-        ("#! /a/bin/python -E\n", "/a/bin/python"),
-        ("#!/bin/sh\n'''exec' \"/a b/bin/python3\" \"$0\" \"$@\"\n' '''\n", "/a b/bin/python3"),
-        ("#!/bin/sh\n'''exec' '/a b/bin/python3' \"$0\" \"$@\"\n' '''\n", "/a b/bin/python3"),
-        ("#!/bin/sh\n'''exec' /a/bin/python3 \"$0\" \"$@\"\n' '''\n", "/a/bin/python3"),
-        ("#!/usr/bin/env bash\nexec pyenv\n", None),
-        ("#!/bin/sh\nexec something\n", None),
-        ("MZ a launcher of Windows", None),
-        ("", None),
-    ],
-)
-def test_which_python_runs_a_script(tmp_path, head, interpreter):
-    found = on_path.interpreter_of(program(tmp_path / "command", head))
-    assert found == (interpreter and Path(interpreter))
-
-
-def test_env_looks_on_path(monkeypatch, tmp_path):
-    python = program(tmp_path / "bin" / "python3")
-    monkeypatch.setenv("PATH", str(python.parent))
-    assert on_path.interpreter_of(program(tmp_path / "command", "#!/usr/bin/env -S python3 -s\n")) == python
-
-
 @pytest.fixture
 def two_environments(monkeypatch, tmp_path):
     """This one, and another whose Python is a link to the same program; their commands."""
@@ -325,7 +301,7 @@ def test_the_command_on_path_is_another_environments(two_environments):
     finding = judge(root / "other" / "bin", root / "this" / "bin")
     assert finding.level == "warning" and "belongs to another environment" in finding.message
     assert f"run by {root}/other/bin/python3;" in finding.message
-    assert finding.remedy == f'export PATH="{root}/this/bin:$PATH"'
+    assert finding.remedy == f'export PATH={root}/this/bin:"$PATH"'
     for python in ("python", "python3"):
         (root / "other" / "bin" / python).unlink()
     assert "python3, which is not there any more" in judge(root / "other" / "bin").message
@@ -336,7 +312,7 @@ def test_the_command_is_not_on_path(two_environments):
     root, judge = two_environments
     finding = judge(root)
     assert finding.level == "warning" and "not on PATH" in finding.message
-    assert finding.remedy == f'export PATH="{root}/this/bin:$PATH"'
+    assert finding.remedy == f'export PATH={root}/this/bin:"$PATH"'
     (root / "this" / "bin" / on_path.COMMAND).unlink()
     finding = judge(root / "other" / "bin")
     assert "has no such command" in finding.message and "install" in finding.remedy and "nnunetv2" in finding.remedy
@@ -357,11 +333,6 @@ def test_windows_launchers_are_judged_by_their_folders(two_environments, monkeyp
     assert judge(root / "this" / "bin").level == "ok"
     finding = judge(root / "other" / "bin")
     assert finding.level == "warning" and "belongs to another environment" in finding.message
-
-
-def test_remedies_for_windows(monkeypatch):
-    monkeypatch.setattr("os.name", "nt")
-    assert on_path._first_on_path(r"C:\a b\Scripts") == r"set PATH=C:\a b\Scripts;%PATH%"
 
 
 OPTIONS = "--force-reinstall --no-deps"
@@ -412,20 +383,6 @@ def test_in_a_checkout_that_is_not_installed(monkeypatch, tmp_path):
     assert installation.reinstall().endswith(f" {OPTIONS} -e {tmp_path}")
 
 
-def test_an_environment_without_pip_takes_uv(monkeypatch):
-    monkeypatch.setattr(installation, "_has_pip", lambda: False)
-    monkeypatch.setattr("shutil.which", lambda name: "/bin/uv" if name == "uv" else None)
-    assert installation.install("x>=1") == f"uv pip install --python {shlex.quote(sys.executable)} 'x>=1'"
-
-
-def test_a_look_for_pip_spoils_no_later_import_of_setuptools():
-    """Which torch.compile imports."""
-    pytest.importorskip("setuptools")
-    code = "from nnunet_xattnres.commands.doctor.installation import install; print(install('x')); import setuptools"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "-m pip install" in done.stdout, done.stderr
-
-
 def test_paths(good_environment, monkeypatch, tmp_path):
     assert levels(machine.check_paths()) == ["ok"] * 3
     monkeypatch.delenv("nnUNet_raw")
@@ -447,6 +404,19 @@ def test_a_folder_of_ones_own_without_the_permission(good_environment, monkeypat
     *_, finding = machine.check_paths()
     subprocess.run(["sh", "-c", finding.remedy], check=True)
     assert folder.stat().st_mode & 0o200
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the remedy is tried in sh")
+@pytest.mark.parametrize("value", ["~/nnUNet_raw", "nnUNet_raw"])
+def test_a_folder_that_nnunet_takes_literally(good_environment, monkeypatch, tmp_path, value):
+    """nnU-Net expands no tilde, and a relative folder is another one in every folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", value)
+    finding, *_ = machine.check_paths()
+    assert finding.level == "warning" and "taken literally" in finding.message
+    mended = subprocess.run(["sh", "-c", f"{finding.remedy}; echo $nnUNet_raw"], capture_output=True, text=True)
+    assert mended.stdout.strip() == str(tmp_path / "nnUNet_raw")
 
 
 def test_a_file_in_the_place_of_a_folder(good_environment, monkeypatch, tmp_path):
@@ -486,7 +456,8 @@ def test_versions_are_held_against_what_the_package_needs(monkeypatch, name, ver
     if level == "error":
         (stated,) = (text for text in STATED if text.startswith(name) and "extra" not in text)
         assert found[name].message == f"{version}; this package needs {stated.removeprefix(name)}"
-        assert found[name].remedy == installation.install(stated)
+        index = ["--index-url", "https://download.pytorch.org/whl/cu128"] if version.endswith("+cu128") else []
+        assert found[name].remedy == install(stated, *index)
 
 
 @pytest.mark.parametrize("metadata", [False, True], ids=["not installed", "with metadata that name nothing"])
@@ -517,6 +488,19 @@ def test_a_missing_nnunet_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("built_for", "driver", "level"), [(None, True, "warning"), (None, False, "ok"), ("12.8", True, "ok")]
+)
+def test_a_torch_without_cuda_beside_a_driver_is_a_warning(monkeypatch, built_for, driver, level):
+    """As pip installs it on Windows."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name if driver else None)
+    device, _ = machine.check_device()
+    assert (device.level, bool(device.remedy)) == (level, level == "warning")
+
+
+@pytest.mark.parametrize(
     ("cuda", "setting", "compiler", "level", "state"),
     [
         (False, None, True, "ok", "off"),
@@ -537,6 +521,22 @@ def test_compile_state_is_nnunets(monkeypatch, cuda, setting, compiler, level, s
 def test_trainers_dir_command():
     result = CliRunner().invoke(app, ["trainers-dir"])
     assert result.exit_code == 0 and result.stdout == autoregister.trainers_dir() + "\n"
+
+
+def test_trainers_dir_is_written_as_it_is_or_not_at_all():
+    """A program reads it, and nnU-Net skips a folder that is not there."""
+    code = (
+        "import sys; from nnunet_xattnres.cli import app, trainers_dir;"
+        "trainers_dir.trainers_dir = lambda: '/\\u0159/\\udcff'; sys.argv[1:] = ['trainers-dir']; app()"
+    )
+
+    def run(encoding):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+
+    assert run("utf-8").stdout.rstrip() == b"/\xc5\x99/\xff"
+    done = run("cp1252")
+    assert done.returncode == 1 and not done.stdout and b"PYTHONUTF8" in done.stderr
 
 
 def test_version_and_help():
@@ -585,7 +585,7 @@ def test_a_forced_path_is_shown(monkeypatch):
     monkeypatch.setattr("nnunet_xattnres.ops.choice._FROM_ENVIRONMENT", "fast")
     (finding,) = machine.check_reads()
     assert finding.level == "error" and "NNUNET_XATTNRES_PATH is 'fast'" in finding.message
-    assert finding.remedy.endswith(" NNUNET_XATTNRES_PATH") or finding.remedy == "set NNUNET_XATTNRES_PATH="
+    assert finding.remedy.endswith(" NNUNET_XATTNRES_PATH") or "Remove-Item" in finding.remedy
 
 
 def test_the_reference_on_mps_is_no_old_torch(monkeypatch):

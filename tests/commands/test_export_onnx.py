@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands import export_onnx
+from nnunet_xattnres.common.installing import install_extra
 from nnunet_xattnres.training.epochs import TRAINERS
 
 pytest.importorskip("onnxscript", reason="pip install 'nnunet-xattnres[onnx]'")
@@ -410,11 +411,11 @@ def test_a_network_that_nnunet_compiled_is_exported(model, tmp_path, monkeypatch
 def test_without_the_packages(model, tmp_path, monkeypatch):
     monkeypatch.setattr("nnunet_xattnres.commands.export_onnx.find_spec", lambda _: None)
     done = invoke(model, tmp_path / "a.onnx")
-    assert done.exit_code == 1 and "pip install 'nnunet-xattnres[onnx]'" in " ".join(done.output.split())
+    assert done.exit_code == 1 and "-m pip install 'nnunet-xattnres[onnx]'" in " ".join(done.output.split())
 
 
 def test_with_a_torch_that_is_too_old(model, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
     done = invoke(model, tmp_path / "a.onnx")
-    message = "torch 2.6.0+cu124 is older than 2.7: pip install 'nnunet-xattnres[onnx]'"
+    message = f"torch 2.6.0+cu124 is older than 2.7: {install_extra('onnx')}"
     assert done.exit_code == 1 and message in " ".join(done.output.split())

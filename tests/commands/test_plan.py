@@ -3,6 +3,7 @@
 import json
 import os
 import pydoc
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -248,7 +249,10 @@ def test_what_the_command_refuses(folder, arguments, message):
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 
 
-@pytest.mark.parametrize("name", ["a folder/x", "../x", r"C:\x", "x:y", "x?", " ", "..", "two\nlines", "my__plans"])
+NO_NAMES = ("a folder/x", "../x", r"C:\x", "x:y", "x?", " ", "..", "two\nlines", "my__plans", "_plans", "plans_")
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_the_new_plans_have_a_name_and_no_path(folder, name):
     done = invoke("-d", 1, "-o", name)
     assert done.exit_code == 1 and "name of the new plans, not a path" in done.output
@@ -361,6 +365,9 @@ def test_repeats_are_copies_under_other_names(folder):
 
 def test_what_cannot_be_repeated(folder):
     assert "nnUNetOther.json does not exist" in repeat("-d", 1, "-p", "nnUNetOther").output.replace("\n", "")
+    shutil.copy(folder / "nnUNetPlans.json", folder / "mine_.json")
+    assert "takes the names of its folders apart at __" in repeat("-d", 1, "-p", "mine_").output.replace("\n", " ")
+    (folder / "mine_.json").unlink()
     repeat("-d", 1, "-n", 1)
     assert "is a repeat already" in repeat("-d", 1, "-p", "nnUNetPlans_rep1").output
     file = folder / "nnUNetPlans_rep1.json"

@@ -420,6 +420,7 @@ def test_a_trainer_that_is_not_found_is_said_and_no_results_are_copied(model, tm
     upgraded = upgrade_checkpoint(model / "fold_0" / "checkpoint_final.pth", "nnUNetTrainerXAttnResGated")
     assert math.isnan(upgraded.difference)
     assert not list((tmp_path / "out").rglob("summary.json")) and not list((tmp_path / "out").rglob("*.pkl"))
+    assert (tmp_path / "out" / "fold_0" / "progress.png").is_file(), "without it nnU-Net's export fails"
 
 
 def test_slim_checkpoints_take_plans_and_dataset_from_their_folder(model, tmp_path):
@@ -589,6 +590,7 @@ def test_of_jobs_that_write_one_file_at_once_the_first_wins_and_the_others_say_s
     [
         (lambda c: c.pop("network_weights"), "no checkpoint of nnU-Net v2"),
         (lambda c: c["init_args"].pop("configuration"), "does not say which training it is of"),
+        (lambda c: c["init_args"].update(configuration="3d"), "nnU-Net makes no network of the configuration '3d'"),
         (lambda c: c["network_weights"].pop("decoder.seg_layers.0.weight"), "it lacks decoder.seg_layers.0.weight"),
         (lambda c: c["network_weights"].update(extra=torch.zeros(1)), "no extra"),
         (lambda c: c["network_weights"].update({"reads.e3.pseudo_query": torch.zeros(8)}), "has reads already"),

@@ -14,6 +14,7 @@ def test_a_shell_of_posix(monkeypatch):
     monkeypatch.setattr("os.name", "posix")
     words = ["cd", "/a b/it's", "$HOME"]
     assert shlex.split(shell.command(*words)) == words
+    assert shell.put_first_on_path("/a b") == """export PATH='/a b':"$PATH\""""
     assert shell.export("X", "/a b") == "export X='/a b'" and shell.unset("X") == "unset X"
 
 
@@ -21,7 +22,13 @@ def test_windows(monkeypatch):
     """Its shell knows no single quotes."""
     monkeypatch.setattr("os.name", "nt")
     assert shell.command("cd", r"C:\a b") == r'cd "C:\a b"'
-    assert shell.export("X", r"C:\a b") == r'set "X=C:\a b"' and shell.unset("X") == "set X="
+    assert shell.command("pip", "install", "nnunetv2<3,>=2.8.1", "x") == 'pip install "nnunetv2<3,>=2.8.1" x'
+    assert shell.command("cd", "C:\\a&b\\") == 'cd "C:\\a&b\\\\"'
+    assert shell.export("X", r"C:\a b") == r"""set "X=C:\a b"   (PowerShell: $env:X = 'C:\a b')"""
+    assert shell.export("X", "it's").endswith("= 'it''s')")
+    assert shell.unset("X") == 'set "X="   (PowerShell: Remove-Item Env:X)'
+    path = r"""set "PATH=C:\a b;%PATH%"   (PowerShell: $env:PATH = 'C:\a b;' + $env:PATH)"""
+    assert shell.put_first_on_path(r"C:\a b") == path
 
 
 def test_nothing_else_quotes_for_one_shell_alone():

@@ -37,6 +37,14 @@ def test_a_file_system_without_mmap(tmp_path, monkeypatch):
     assert torch.equal(found["network_weights"]["encoder.weight"], torch.arange(4.0))
 
 
+def test_what_is_not_mapped_stays_what_it_was_when_the_file_is_written_again(tmp_path):
+    """nnU-Net's own training writes into the file that is there; of a mapped one a shorter file would be a crash."""
+    path = save(tmp_path / "a.pth")
+    found = read_checkpoint(path, mapped=False)
+    path.write_bytes(b"")
+    assert torch.equal(found["network_weights"]["encoder.weight"], torch.arange(4.0))
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("left", [0.0, 0.3, 0.9, 0.999])
 def test_what_ends_too_early_is_damaged(tmp_path, zipped, left):

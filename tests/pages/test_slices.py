@@ -120,6 +120,16 @@ def case(**changes):
     return Case(**given | changes)
 
 
+def test_means_and_colours_of_maps_are_those_where_the_network_has_looked():
+    """Elsewhere all sources have the same weight, by which nothing is said."""
+    maps = np.full((2, *SIZE), 0.5, dtype=np.float32)
+    seen = (slice(2, 6), slice(3, 9), slice(4, 12))
+    maps[0][seen], maps[1][seen] = 0.9, 0.1
+    html = case_html(case(maps={"d2": (["e1", "e2"], maps)}, seen=seen), 0, 1, {}, opened=True)
+    assert re.findall("<figcaption>(e.*?)</figcaption>", html) == ["e1: 0.90", "e2: 0.10"]
+    assert "<b>0.10</b><i></i><b>0.90</b>" in html
+
+
 def test_a_case_on_the_page():
     html = case_html(case(), 3, 5, {1: "#e69f00", 2: "#56b4e9"}, opened=True)
     captions = re.findall("<figcaption>(.*?)</figcaption>", html)

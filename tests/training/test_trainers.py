@@ -472,12 +472,29 @@ def test_tables_of_positions_from_before_they_had_the_axes_of_their_grid_go_on(s
 
 def test_an_upgraded_model_is_not_the_end_of_a_training(saved):
     trainer, final = saved("nnUNetTrainerXAttnResGated", "checkpoint_final.pth")
-    torch.save(torch.load(final, weights_only=False) | {"upgraded_from": {}}, final)
+    changes = {"upgraded_from": {"trainer": "nnUNetTrainer"}, "inference_allowed_mirroring_axes": (0, 1)}
+    torch.save(torch.load(final, weights_only=False) | changes, final)
     trainer.load_checkpoint(str(final))
     with pytest.raises(UserError, match=r"nnunet-xattnres upgrade(.|\n)*use --val"):
         trainer.on_train_start()
     trainer.load_checkpoint(str(shutil.copy(final, final.with_name("checkpoint_latest.pth"))))
     assert trainer.no_end is None  # of a training that had not ended, which goes on with reads
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"upgraded_from": {"trainer": "nnUNetTrainerDA5"}, "inference_allowed_mirroring_axes": (0, 1)},
+        {"upgraded_from": {"trainer": "nnUNetTrainer_100epochs"}, "inference_allowed_mirroring_axes": None},
+    ],
+)
+def test_an_upgraded_training_of_another_trainer_does_not_go_on_as_ours(saved, changes):
+    """nnU-Net's trainer would set the augmentation and the mirroring of prediction to its own."""
+    trainer, latest = saved("nnUNetTrainerXAttnResGated", "checkpoint_latest.pth")
+    torch.save(torch.load(latest, weights_only=False) | changes, latest)
+    trainer.load_checkpoint(str(latest))
+    with pytest.raises(UserError, match=r"would go on as nnUNetTrainer trains(.|\n)*to a file"):
+        trainer.on_train_start()
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])

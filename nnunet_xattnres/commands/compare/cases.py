@@ -9,7 +9,7 @@ from nnunet_xattnres.commands.compare.measure import DICE
 from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.table import Comparison
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import open_table, replacing
 from nnunet_xattnres.nnunet.results import Dice, Fold, Run
 
 COLUMNS = ("model", "run", "fold", "case", "label", "dice")  # of another measure the last is its name
@@ -22,7 +22,7 @@ def cases_file(key: str) -> str:
 
 def write_cases(comparison: Comparison, path: Path) -> None:
     """The Dice, or what else is compared, of every case, label, model and repeat."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, open_table(partial) as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS[:-1], comparison.measure.key])
         for model in comparison.models:

@@ -128,7 +128,8 @@ def _caption(comparison: Comparison, model: Model) -> str:
     side = "left" if comparison.measure.less_is_better else "right"
     return (
         f"{comparison.measure.title} of {model.name} minus that of {comparison.models[0].name}. Each point a case, on "
-        f"the {side} where {model.name} is better; the diamond their mean, with its 95% interval over the cases."
+        f"the {side} where {model.name} is better; the diamond the mean difference, with its 95% interval over "
+        "the cases."
     )
 
 

@@ -29,7 +29,7 @@ def draw(comparison: Comparison, rows: Sequence[Row], path: Path) -> None:
 def picture_of(comparison: Comparison, rows: Sequence[Row]) -> "Figure":
     """What ``draw`` draws."""
     titles = [fill(model.name, 48) for model in comparison.models[1:]]
-    above = "Each point a case; the diamond their mean,\nwith its 95% interval over the cases"
+    above = "Each point a case; the diamond the mean difference,\nwith its 95% interval over the cases"
     return figure_of(comparison, rows, comparison.models[1:], titles, above)
 
 

@@ -15,7 +15,7 @@ from nnunet_xattnres.commands.compare.published import (
     side_by_side,
 )
 from nnunet_xattnres.commands.compare.table import Comparison, Row, rows_of
-from nnunet_xattnres.common.files import replacing, write_text
+from nnunet_xattnres.common.files import open_table, replacing, write_text
 
 ONLY = ("only the first", "only this")  # cases with a value; columns that are there where there are such cases
 HOW_ONLY = (
@@ -53,7 +53,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         attributes += ["only_first", "only_this"]
     of_run = ("model", "label", rows[0].measure.key, "spread_between_repeats", "lowest", "highest", "cases")
     of_difference = ("difference", "interval_low", "interval_high", "repeats_low", "repeats_high", "repeats_doubt")
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, open_table(partial) as file:
         writer = csv.writer(file)
         writer.writerow([*of_run, *of_difference, *attributes[3:]])
         for row in rows:

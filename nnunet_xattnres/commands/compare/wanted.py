@@ -11,13 +11,12 @@ from packaging.requirements import Requirement
 from nnunet_xattnres.commands.compare.measure import PREDICTED_IN_VAIN, Measure
 from nnunet_xattnres.commands.compare.surfaces import Compute, hd95, surface_dice, synapse_dice, synapse_hd95
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.shell import command
+from nnunet_xattnres.common.installing import install_extra
 
 METRICS = {"hd95": "HD95", "nsd": "surface Dice"}
 CONVENTIONS = ("synapse",)
 TOLERANCE = 2.0
 KEYS = (*METRICS, "synapse_dice", "synapse_hd95")  # of all measures that there are beside the Dice
-INSTALL = command("pip", "install", "nnunet-xattnres[metrics]")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Wanted:
         chosen = [name for name in METRICS if name in metrics or (convention and name == "hd95")]
         reason, missing = _why_not_monai(), not _version("monai")
         if missing and metrics:
-            raise UserError(f"--metrics {' '.join(metrics)} needs MONAI: {INSTALL}")
+            raise UserError(f"--metrics {' '.join(metrics)} needs MONAI: {install_extra('metrics')}")
         names = " and ".join(METRICS[name] for name in chosen)
         notes = [f"Without {names}: {reason}."] if reason else []
         return cls([] if reason else chosen, TOLERANCE if tolerance is None else tolerance, convention, notes)
@@ -135,7 +134,7 @@ def _why_not_monai() -> str | None:
     """Why MONAI cannot be used here, in words; None where it can. It is not imported."""
     version = _version("monai")
     if version is None:
-        return f"MONAI is not installed ({INSTALL})"
+        return "MONAI is not installed (nnunet-xattnres[metrics] has it)"
     torch = _version("torch")
     for text in metadata.requires("monai") or ():
         needed = Requirement(text)

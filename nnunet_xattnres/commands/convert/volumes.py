@@ -16,7 +16,7 @@ from nnunet_xattnres.commands.convert.data_set import Pair
 from nnunet_xattnres.commands.convert.organs import Axes
 from nnunet_xattnres.commands.convert.sources import reading
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.shell import command
+from nnunet_xattnres.common.installing import install_extra
 
 GRID = 512  # pixels of a CT slice along each axis; arrays may have been resized
 HU_LOW, HU_HIGH = -125.0, 275.0  # what the arrays were clipped to before they were mapped to 0 ... 1
@@ -81,7 +81,7 @@ class ArrayVolume:
 
     def _read_h5(self, key: str) -> NDArray[Any]:
         if find_spec("h5py") is None:
-            raise UserError(f"h5py is not installed: {command('pip', 'install', 'nnunet-xattnres[convert]')}")
+            raise UserError(f"h5py is not installed: {install_extra('convert')}")
         import h5py
 
         with reading(self.files[0]), h5py.File(self.files[0], "r") as file:

@@ -40,7 +40,7 @@ from nnunet_xattnres.commands.demo.settings import (
 )
 from nnunet_xattnres.common import shell
 from nnunet_xattnres.common.device import device_of
-from nnunet_xattnres.common.processes import find_program
+from nnunet_xattnres.common.programs import find_program
 from nnunet_xattnres.nnunet.results import Dice
 
 __all__ = ["DemoError", "run_demo"]

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +14,11 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
 
 from nnunet_xattnres.commands.doctor.findings import Finding
+from nnunet_xattnres.common.installing import install
 from nnunet_xattnres.common.shell import command, unset
 
 OURS = "nnunet-xattnres"
@@ -34,7 +36,8 @@ def check_versions() -> Iterator[Finding]:
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
     yield _installed(Requirement(OURS), reinstall())
     for requirement in _requirements():
-        yield _installed(requirement, install(str(requirement)))
+        remedy = install_torch() if requirement.name == "torch" else install(str(requirement))
+        yield _installed(requirement, remedy)
 
 
 def _requirements() -> list[Requirement]:
@@ -92,16 +95,17 @@ def check_origins(imported: dict[str, Any], installed: dict[str, Any]) -> Iterat
         yield Finding("warning", "nnunetv2", message, command("cd", os.path.dirname(os.getcwd())))
 
 
-def install(requirement: str, *options: str) -> str:
-    """The command that installs something into the environment of this interpreter; not every one has pip."""
-    if not _has_pip() and shutil.which("uv"):
-        return command("uv", "pip", "install", "--python", sys.executable, *options, requirement)
-    return command(sys.executable, "-m", "pip", "install", *options, requirement)
-
-
-def _has_pip() -> bool:
-    """Not by importlib.util: setuptools takes that for a running pip, and its own import fails from then on."""
-    return importlib.machinery.PathFinder.find_spec("pip") is not None
+def install_torch(*options: str, at_least: str = "") -> str:
+    """The command that installs a torch that goes with this package, for the same CUDA as the one that is there."""
+    (needed,) = (requirement for requirement in _requirements() if requirement.name == "torch")
+    try:
+        build = importlib.metadata.version("torch").partition("+")[2]  # such as cu128, cpu, or empty as on PyPI
+    except importlib.metadata.PackageNotFoundError:
+        build = ""
+    if re.fullmatch(r"cu\d+|rocm[\d.]+|cpu|xpu", build):
+        options = (*options, "--index-url", f"https://download.pytorch.org/whl/{build}")
+    specifier = needed.specifier & SpecifierSet(f">={at_least}" if at_least else "")
+    return install(f"torch{specifier}", *options)
 
 
 def reinstall() -> str:

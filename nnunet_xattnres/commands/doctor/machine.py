@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.commands.doctor.findings import Finding, Level
-from nnunet_xattnres.commands.doctor.installation import install
+from nnunet_xattnres.commands.doctor.installation import install_torch
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.shell import command, export, unset
 
@@ -21,6 +21,9 @@ def check_paths() -> Iterator[Finding]:
         value = os.environ.get(name)
         if not value:
             yield Finding("warning", name, "not set", _another(name))
+        elif not os.path.isabs(value):
+            message = f"{value} is taken literally, from the folder in which nnU-Net is started"
+            yield Finding("warning", name, message, export(name, os.path.abspath(os.path.expanduser(value))))
         elif not os.path.lexists(value):
             yield Finding("warning", name, f"{value} does not exist", _make(value))
         elif not Path(value).is_dir():
@@ -52,16 +55,23 @@ def check_device() -> Iterator[Finding]:
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        yield Finding("error", "device", f"torch cannot be imported: {error!r}", install("torch", "--force-reinstall"))
+        yield Finding("error", "device", f"torch cannot be imported: {error!r}", install_torch("--force-reinstall"))
         return
     if torch.cuda.is_available():
         yield Finding("ok", "device", f"cuda: {torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda})")
     elif torch.backends.mps.is_available():
         yield Finding("ok", "device", "mps: pass -device mps to nnU-Net's commands")
     else:
-        built_for = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch has no CUDA"
-        yield Finding("ok", "device", f"cpu, no CUDA device ({built_for}): pass -device cpu to nnU-Net's commands")
+        yield _cpu_alone(torch.version.cuda)
     yield _compile_state(torch.cuda.is_available())
+
+
+def _cpu_alone(built_for: str | None) -> Finding:
+    if not built_for and shutil.which("nvidia-smi"):
+        remedy = "install torch for your GPU: https://pytorch.org/get-started/locally"
+        return Finding("warning", "device", "cpu: torch has no CUDA, though there is an NVIDIA driver", remedy)
+    torch = f"torch is built for CUDA {built_for}" if built_for else "torch has no CUDA"
+    return Finding("ok", "device", f"cpu, no CUDA device ({torch}): pass -device cpu to nnU-Net's commands")
 
 
 def _compile_state(cuda: bool) -> Finding:
@@ -94,7 +104,7 @@ def check_reads() -> Iterator[Finding]:
         torch = importlib.import_module("torch")
         ops = importlib.import_module("nnunet_xattnres.ops")
     except Exception as error:
-        yield Finding("error", "reads", f"nnunet_xattnres.ops cannot be imported: {error!r}", install("torch"))
+        yield Finding("error", "reads", f"nnunet_xattnres.ops cannot be imported: {error!r}", install_torch())
         return
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     device = torch.device("cuda" if cuda else "mps" if mps else "cpu")
@@ -114,7 +124,7 @@ def check_reads() -> Iterator[Finding]:
             "reads",
             f"reference: torch {torch.__version__} is older than 2.4, which the fast path needs; "
             "the results are the same, but a training takes more time and memory",
-            install("torch>=2.4,!=2.9.*"),
+            install_torch(at_least="2.4"),
         )
     elif cuda:
         yield from _chosen_reads(device)

@@ -36,7 +36,9 @@ def write_gallery(path: Path, material: Material, parts: Sequence[str], colors: 
         "Every case as image, truth and masks, slice by slice, smaller than in the files. Below each mask stands its "
         "Dice over the whole case: the mean over the labels that the mask or the truth has."
     )
-    dice = _rows(material)
+    dice, each = _rows(material), "Every case and label"
+    if len(dice) > _ROWS:
+        dice, each = _means(material), "The mean of every case over its labels"
     numbers = table(dice) if len(dice) <= _ROWS else f"<p>These are {len(dice)} lines, too many for a page.</p>"
     body = [
         about({**{model.name: str(model.folder) for model in material.models}, "cases": material.scope}),
@@ -45,9 +47,13 @@ def write_gallery(path: Path, material: Material, parts: Sequence[str], colors: 
         legend(colors),
         *parts,
         heading("Dice"),
-        folded(f"Every case and label ({len(material.cases)} cases, of which {len(parts)} are shown above)", numbers),
+        folded(f"{each} ({len(material.cases)} cases, of which {len(parts)} are shown above)", numbers),
     ]
     write_page(path, "Masks side by side", body)
+
+
+def _means(material: Material) -> list[dict[str, Any]]:
+    return [{"case": case, **{model.name: model.mean(case) for model in material.models}} for case in material.cases]
 
 
 def _rows(material: Material) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_xattnres.commands.inspect.maps import MapsWatcher, in_the_image, write_maps
+from nnunet_xattnres.commands.inspect.maps import MapsWatcher, in_the_image, seen_of, write_maps
 from nnunet_xattnres.commands.inspect.pictures import draw_overlay
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, mask_of, preprocess, watched
 from nnunet_xattnres.commands.inspect.routing import RoutingWatcher, routing_rows
 from nnunet_xattnres.commands.inspect.truth import read_reference
-from nnunet_xattnres.common.errors import UserError, words_of
+from nnunet_xattnres.common.errors import naming
 from nnunet_xattnres.common.files import replacing_folder
 from nnunet_xattnres.nnunet.classes import Classes
 from nnunet_xattnres.nnunet.images import read_image, shown_channels, window_of
@@ -84,13 +84,12 @@ def predict_each(
             for read, (_, weights) in maps.items():
                 title = f"{case}: what {read} reads (mean weight over the slice)"
                 overlay = out / "maps" / f"{case}_{read}_overlay.png"
-                draw_overlay(picture, mask, weights, sources[read], properties["spacing"], overlay, title)
+                seen_part = seen_of(predictor, properties)
+                draw_overlay(picture, mask, weights, seen_part, sources[read], properties["spacing"], overlay, title)
 
     for number, (case, files) in enumerate(cases.items()):
-        try:
+        with naming(case):
             look_at(number, case, files)
-        except Exception as error:  # the reader of a damaged file, say, may not name it
-            raise UserError(f"{case}: {words_of(error)}") from error
         on_case()
     seen.routing = routing_rows(routing, sources, names)
     return seen
@@ -111,7 +110,7 @@ def _view(
     window = window_of(predictor.plans_manager.plans, predictor.configuration_manager.configuration)
     image = shown_channels(predictor.plans_manager.image_reader_writer_class, picture)
     first = fullest(list(merged.values()), classes.ignored)
-    return Case(case, image, properties["spacing"], window, merged, first, dice, maps)
+    return Case(case, image, properties["spacing"], window, merged, first, dice, maps, seen_of(predictor, properties))
 
 
 def _predict(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_xattnres.commands.inspect.predictor import WatchedPredictor, mask_of, preprocess
 from nnunet_xattnres.commands.inspect.truth import MEAN, read_reference
+from nnunet_xattnres.common.errors import naming
 from nnunet_xattnres.common.numbers import mean_of
 from nnunet_xattnres.nnunet.masks import dice_of
 from nnunet_xattnres.reads.history import source_names
@@ -32,33 +33,33 @@ def knock_out_each(
 
     Returns:
         One row for each case, read, source and label with the Dice before and after, NaN where neither mask has it.
+
+    Raises:
+        UserError: naming the case that failed, and why.
     """
-    rows = []
-    for case, files in cases.items():
+    rows: list[dict[str, Any]] = []
+
+    def knock_out(case: str, files: list[str]) -> None:
         image, properties = preprocess(predictor, files)
         reference = read_reference(predictor, references[case])
 
         def dice(read: str | None, source: int = 0) -> dict[str, float]:
             with knocked_out(predictor.network, read, source) if read is not None else nullcontext():
-                logits = predictor.predict_logits_from_preprocessed_data(image)  # noqa: B023
-            mask = mask_of(predictor, logits, properties)  # noqa: B023
+                logits = predictor.predict_logits_from_preprocessed_data(image)
+            mask = mask_of(predictor, logits, properties)
             on_step()
-            return dice_of(predictor.label_manager, mask, reference)  # noqa: B023
+            return dice_of(predictor.label_manager, mask, reference)
 
         before = dice(None)
         for read, k, source in pairs_of(predictor.network):
             for key, after in dice(read, k).items():
-                rows.append(
-                    {
-                        "case": case,
-                        "read": read,
-                        "source": source,
-                        "label": key,
-                        "name": names.get(key, key),
-                        "dice": before[key],
-                        "dice_without": after,
-                    }
-                )
+                values = {"dice": before[key], "dice_without": after}
+                name = names.get(key, key)
+                rows.append({"case": case, "read": read, "source": source, "label": key, "name": name, **values})
+
+    for case, files in cases.items():
+        with naming(case):
+            knock_out(case, files)
     return rows
 
 

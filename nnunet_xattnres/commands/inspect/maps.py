@@ -71,6 +71,13 @@ def in_the_image(predictor: WatchedPredictor, maps: Tensor, image: Tensor, prope
     return full.transpose([0, *(i + 1 for i in plans.transpose_backward)])
 
 
+def seen_of(predictor: WatchedPredictor, properties: dict[str, Any]) -> tuple[slice, slice, slice]:
+    """The part of an image as it was read, (z, y, x), that nnU-Net's crop has left: what the network has looked at."""
+    box = bounding_box_to_slice(properties["bbox_used_for_cropping"])
+    z, y, x = (box[i] for i in predictor.plans_manager.transpose_backward)
+    return z, y, x
+
+
 def _all_channels(place: Sequence[Any]) -> tuple[Any, ...]:
     return (slice(None), *place)
 
@@ -106,6 +113,8 @@ def _write_sitk(values: Array, geometry: dict[str, Any], path: Path) -> Path:
     if "origin" in geometry:
         image.SetOrigin(geometry["origin"])
         image.SetDirection(geometry["direction"])
+    if "original_orientation" in geometry:  # of SimpleITKIOWithReorient
+        image = SimpleITK.DICOMOrient(image, geometry["original_orientation"])
     path = path.with_name(f"{path.name}.nii.gz")
     SimpleITK.WriteImage(image, str(path), True)
     return path

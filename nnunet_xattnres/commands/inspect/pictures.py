@@ -77,6 +77,7 @@ def draw_overlay(
     image: NDArray[Any],
     mask: NDArray[Any],
     maps: NDArray[np.float32],
+    seen: tuple[slice, slice, slice],
     sources: Sequence[str],
     spacing: Sequence[float],
     path: Path,
@@ -88,6 +89,7 @@ def draw_overlay(
         image: (channels, z, y, x).
         mask: of the prediction, (z, y, x); the slice is that with the most foreground.
         maps: (N, z, y, x).
+        seen: the part of the image in which they have weights.
         spacing: of z, y and x.
     """
     z = fullest([mask])
@@ -104,12 +106,15 @@ def draw_overlay(
         if mask[z].any():
             axes[0].contour(mask[z] > 0, levels=[0.5], colors="yellow", linewidths=0.8)
         axes[0].set_title(f"image, slice {z}, and prediction" if len(mask) > 1 else "image and prediction", fontsize=9)
-        low, top = float(maps[:, z].min()), float(maps[:, z].max())
+        looked_at = maps[:, z]
+        if z in range(*seen[0].indices(len(mask))):
+            looked_at = looked_at[:, seen[1], seen[2]]
+        low, top = float(looked_at.min()), float(looked_at.max())
         shown: Any = None
-        for axis, source, values in zip(axes[1:], sources, maps[:, z], strict=False):
+        for axis, source, values, mean in zip(axes[1:], sources, maps[:, z], looked_at.mean((1, 2)), strict=False):
             axis.imshow(picture, cmap="gray", aspect=aspect)
             shown = axis.imshow(values, cmap="inferno", alpha=0.6, vmin=low, vmax=top, aspect=aspect)
-            axis.set_title(f"{source}: {values.mean():.2f}", fontsize=9)
+            axis.set_title(f"{source}: {mean:.2f}", fontsize=9)
         figure.colorbar(shown, ax=list(axes), label="weight", shrink=0.8)
         figure.suptitle(title, fontsize=10)
         save(figure, path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
@@ -156,8 +157,9 @@ def cases_of(predictor: WatchedPredictor, images: Path) -> dict[str, list[str]]:
     if gone is not None:
         raise UserError(f"{gone} is a link to a file that does not exist")
     reader = predictor.plans_manager.image_reader_writer_class()
+    colours = isinstance(reader, NaturalImage2DIO)
     for files in cases.values():
-        if len(files) != _channels_of(predictor):  # one file may have several
+        if colours or len(files) != _channels_of(predictor):  # one file may have several
             _refuse_other_channels(predictor, files, len(read_image(reader, files)[0]))
     return cases
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnunet_xattnres.commands.inspect.sums import Sums, sums_of
-from nnunet_xattnres.common.files import replacing
+from nnunet_xattnres.common.files import open_table, replacing
 from nnunet_xattnres.common.nearest import nearest
 
 ALL = "all"  # no label's key in a summary.json: those are numbers, "1", and tuples of them, "(1, 2)"
@@ -93,7 +93,7 @@ def strongest_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write a CSV file, and beside it the same as JSON, which has no NaN: there it is null."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, open_table(partial) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -28,6 +28,7 @@ from nnunet_xattnres.commands.compare.models import Model
 from nnunet_xattnres.commands.compare.picture import picture_of
 from nnunet_xattnres.commands.compare.summary import summary
 from nnunet_xattnres.commands.compare.table import make_rows, rows_of
+from nnunet_xattnres.common.installing import install_extra
 
 LABELS = {"background": 0, "liver": 1, "gallbladder": 2}
 SPACING = (2.5, 0.9, 0.7)  # of the arrays' axes
@@ -665,7 +666,7 @@ def test_monai_that_is_missing_and_monai_that_does_not_fit(results, tmp_path, mo
     monkeypatch.setattr(metadata, "version", version)
     arguments = ("-d", 4, "-c", "2d", "-tr", A, B, "--metrics", "nsd", "hd95")
     done = invoke(tmp_path, *arguments)
-    needs = "--metrics nsd hd95 needs MONAI: pip install 'nnunet-xattnres[metrics]'"
+    needs = f"--metrics nsd hd95 needs MONAI: {install_extra('metrics')}"
     assert done.exit_code == 1 and needs in " ".join(done.output.split())
 
     versions |= {"monai": "1.5.0", "torch": "2.8.0"}

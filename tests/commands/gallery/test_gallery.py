@@ -105,6 +105,16 @@ def test_the_dice_of_a_case_and_the_slice_that_shows(data):
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # it needs no other file
 
 
+def test_of_too_many_lines_the_page_has_the_mean_of_every_case(data, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.commands.gallery.page._ROWS", 3)
+    assert invoke(data, "--cases", "case_2", "case_0").exit_code == 0
+    page = (data / "out/gallery.html").read_text()
+    good = dice(shifted(truth_of(2), 1), truth_of(2))
+    assert "The mean of every case over its labels (2 cases" in page
+    rows = re.findall(r'<td>(case_\d)</td><td class="n">([\d.]+)</td>', page)
+    assert [case for case, _ in rows] == ["case_0", "case_2"] and float(rows[1][1]) == pytest.approx(good, abs=1e-3)
+
+
 def test_the_dice_is_computed_in_as_many_processes_as_nnunet_has(data, pools):
     assert invoke(data, "--cases", "case_2", "case_0", "case_1", "case_3").exit_code == 0
     good, bad = (dice(shifted(truth_of(2), by), truth_of(2)) for by in (1, 2))

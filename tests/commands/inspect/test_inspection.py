@@ -6,7 +6,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
+import sys
+from unittest.mock import Mock
 
 import matplotlib.image
 import numpy as np
@@ -172,7 +175,10 @@ def test_folds_are_averaged(tmp_path, images):
     np.testing.assert_allclose(weights["both"], (weights["0"] + weights["1"]) / 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_maps_are_the_weights_at_every_voxel_with_the_geometry_of_the_image(tmp_path, reader):
     image = make_image(tmp_path / "images" / "case_0_0000.nii.gz")
     model = make_model(tmp_path, reader=reader)
@@ -548,6 +554,44 @@ def test_what_the_names_of_the_files_show_is_said_before_the_first_prediction(
     done = invoke(model, "-i", images, "-o", tmp_path / "out")
     assert done.exit_code == 1 and message in " ".join(done.output.split()), done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_colours_in_one_file_are_counted_before_the_first_prediction(tmp_path, monkeypatch):
+    """nnU-Net's preprocessing only fails there, and names neither the file nor the reason."""
+    from skimage.io import imsave
+
+    (tmp_path / "images").mkdir()
+    for name, shape in (("a", (29, 35)), ("b", (29, 35, 3))):
+        imsave(str(tmp_path / "images" / f"{name}_0000.png"), np.zeros(shape, dtype=np.uint8), check_contrast=False)
+    model = make_model(tmp_path, dimension=2, reader="NaturalImage2DIO", ending=".png")
+    monkeypatch.setattr("nnunet_xattnres.commands.inspect.inspection.predict_each", pytest.fail)
+    done = invoke(model, "-i", tmp_path / "images", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "b_0000.png: 3 channel(s), but the model takes 1" in " ".join(done.output.split()), done.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no UTF-8")
+def test_a_case_whose_name_is_no_utf8_has_its_rows(tmp_path):
+    name = os.fsdecode(b"M\xfcller")
+    image = make_image(tmp_path / "images" / "case_0000.nii.gz")
+    make_mask(tmp_path / "labels" / "case.nii.gz", image)
+    for folder, old, new in (("images", "case_0000", f"{name}_0000"), ("labels", "case", name)):
+        (tmp_path / folder / f"{old}.nii.gz").rename(tmp_path / folder / f"{new}.nii.gz")
+    model = make_model(tmp_path, reader="NibabelIO")
+    inspected(tmp_path / "out", model, "-i", tmp_path / "images", "-gt", tmp_path / "labels", "--knockout")
+    for file in ("dice.csv", "knockout_cases.csv"):
+        assert {row["case"] for row in table(tmp_path / "out" / file)} == {"M\\udcfcller"}
+
+
+def test_an_error_of_the_knockout_names_the_case(tmp_path, images, monkeypatch):
+    for i in range(2):
+        like = SimpleITK.ReadImage(str(images / f"case_{i}_0000.nii.gz"))
+        make_mask(tmp_path / "labels" / f"case_{i}.nii.gz", like, seed=i)
+    fail = Mock(side_effect=RuntimeError("out of luck"))
+    monkeypatch.setattr("nnunet_xattnres.commands.inspect.knockout.mask_of", fail)
+    done = invoke(make_model(tmp_path), "-i", images, "-gt", tmp_path / "labels", "-o", tmp_path / "out", "--knockout")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and "case_0: RuntimeError: out of luck What was finished is kept in" in said
 
 
 @pytest.fixture

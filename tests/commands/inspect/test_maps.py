@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.profiler import profile
 
-from nnunet_xattnres.commands.inspect.maps import MapsWatcher, in_the_image
+from nnunet_xattnres.commands.inspect.maps import MapsWatcher, in_the_image, seen_of
 
 N, SIZE = 8, (16, 40, 48)
 
@@ -32,6 +32,13 @@ def test_the_mean_over_the_folds_takes_no_further_memory():
     for folds in (1, 2, 3):
         watcher, expected = watched(folds)
         torch.testing.assert_close(watcher.maps(), expected)
+
+
+def test_the_part_that_the_network_has_looked_at_is_in_the_files_axes():
+    """nnU-Net's crop is in those of the plans."""
+    predictor = SimpleNamespace(plans_manager=SimpleNamespace(transpose_backward=[1, 2, 0]))
+    found = seen_of(predictor, {"bbox_used_for_cropping": [[7, 8], [1, 3], [2, 5]]})
+    assert found == (slice(1, 3), slice(2, 5), slice(7, 8))
 
 
 def test_bringing_maps_to_the_image_takes_one_copy_of_them():

@@ -1,0 +1,92 @@
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from nnunet_xattnres.common import installing, programs
+from nnunet_xattnres.common.errors import UserError
+
+COMMAND = "nnUNetv2_of_a_test"
+
+
+def script(file, text=""):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text.encode())
+    file.chmod(0o755)
+    return file
+
+
+def test_programs_come_from_this_environment(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert programs.find_program("nnUNetv2_train").is_file()
+
+
+@pytest.fixture
+def of_the_user(monkeypatch, tmp_path):
+    """The folder of the commands of pip install --user, which is not on PATH."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    place, folder = sysconfig.get_path, str(tmp_path)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, *scheme: folder if scheme else place(name))
+    return tmp_path / COMMAND
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a program that is a script")
+@pytest.mark.parametrize("head", ["#!/bin/sh\n", f"#!{sys.executable}\n"])
+def test_programs_of_the_users_own_installs_are_found(of_the_user, head):
+    assert programs.find_program(script(of_the_user, head).name) == of_the_user
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a program that is a script")
+def test_programs_of_another_python_are_none_of_this_environment(of_the_user, monkeypatch):
+    """All Pythons of one user share that folder; the trainers are found in this environment alone."""
+    script(of_the_user, "#!/usr/bin/python3.0\n")
+    assert programs.find_here(COMMAND) is None
+    with pytest.raises(UserError, match=r"neither beside .* nor on PATH"):
+        programs.find_program(COMMAND)
+    monkeypatch.setenv("PATH", str(of_the_user.parent))
+    with pytest.raises(UserError, match=r"is another Python's, .*python3\.0\. Install nnU-Net in this environment"):
+        programs.find_program(COMMAND)
+
+
+@pytest.mark.parametrize(
+    ("head", "interpreter"),
+    [
+        ("#!/a/bin/python3.11\n", "/a/bin/python3.11"),
+        ("#! /a/bin/python -E\n", "/a/bin/python"),
+        ("#!/bin/sh\n'''exec' \"/a b/bin/python3\" \"$0\" \"$@\"\n' '''\n", "/a b/bin/python3"),
+        ("#!/bin/sh\n'''exec' '/a b/bin/python3' \"$0\" \"$@\"\n' '''\n", "/a b/bin/python3"),
+        ("#!/bin/sh\n'''exec' /a/bin/python3 \"$0\" \"$@\"\n' '''\n", "/a/bin/python3"),
+        ("#!/usr/bin/env bash\nexec pyenv\n", None),
+        ("#!/bin/sh\nexec something\n", None),
+        ("MZ a launcher of Windows", None),
+        ("", None),
+    ],
+)
+def test_which_python_runs_a_script(tmp_path, head, interpreter):
+    found = programs.interpreter_of(script(tmp_path / "command", head))
+    assert found == (interpreter and Path(interpreter))
+
+
+def test_env_looks_on_path(monkeypatch, tmp_path):
+    python = script(tmp_path / "bin" / "python3")
+    monkeypatch.setenv("PATH", str(python.parent))
+    assert programs.interpreter_of(script(tmp_path / "command", "#!/usr/bin/env -S python3 -s\n")) == python
+
+
+def test_an_environment_without_pip_takes_uv(monkeypatch):
+    monkeypatch.setattr(installing, "_has_pip", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/uv" if name == "uv" else None)
+    monkeypatch.setattr(sys, "executable", "/bin/python")
+    assert installing.install("x>=1") == "uv pip install --python /bin/python 'x>=1'"
+
+
+def test_a_look_for_pip_spoils_no_later_import_of_setuptools():
+    """Which torch.compile imports."""
+    pytest.importorskip("setuptools")
+    code = "from nnunet_xattnres.common.installing import install; print(install('x')); import setuptools"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "-m pip install" in done.stdout, done.stderr
