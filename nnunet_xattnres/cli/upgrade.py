@@ -72,7 +72,10 @@ def upgrade(
             )
         console.print(f"  {escape(name)}: {upgraded.n_new:,} numbers of the reads are new; {found}")
     if model_folder and any(upgraded.unchecked for upgraded in done.values()):
-        console.print("The results of the trained model were not copied.")
+        console.print(
+            "The results of the trained model were not copied; `nnUNetv2_train ... --val` makes those of a fold, which "
+            "nnU-Net's export needs."
+        )
     if gate == "none":
         console.print("Without a gate the new reads change what the network computes; train before you predict.")
     if not model_folder:

@@ -15,7 +15,7 @@ from torch import nn
 
 from nnunet_xattnres.common.errors import UserError
 from nnunet_xattnres.common.files import refuse_existing, refuse_folder, replacing, sha256_of
-from nnunet_xattnres.common.installing import install_extra
+from nnunet_xattnres.common.installing import NEEDED, install_extra, install_torch
 from nnunet_xattnres.common.modules import uncompiled
 from nnunet_xattnres.nnunet.checkpoints import origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.loading import load_into
@@ -74,12 +74,11 @@ def export_onnx(
         UserError: when a package is missing, the model is not there, cannot be loaded or has several folds, ``out``
             ends otherwise, or one of the files exists and is not to be replaced.
     """
-    install = install_extra("onnx")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        raise UserError(f"torch {torch.__version__} is older than 2.7: {install_torch(NEEDED['torch'] + ',>=2.7')}")
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise UserError(f"{' and '.join(missing)} not installed: {install}")
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
-        raise UserError(f"torch {torch.__version__} is older than 2.7: {install}")
+        raise UserError(f"{' and '.join(missing)} not installed: {install_extra('onnx')}")
     if out.suffix != ".onnx":
         raise UserError(f"{out} must end in .onnx; the description beside it gets the ending .json")
     description = out.with_suffix(".json")

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -67,8 +66,8 @@ class Setting:
                 f"the plans {plans.get('plans_name', '?')!r} ask for {network_class!r}, and profile compares with the "
                 "plain network: name the plans that they were made from with -p; by default that is nnUNetPlans"
             )
-        planned = PlansManager(dict(plans)).get_configuration(configuration).batch_size
-        return cls(plans, dataset, configuration, batch or planned)
+        planned = PlannedNetwork.of(plans, dataset, configuration).configuration
+        return cls(plans, dataset, configuration, batch or planned.batch_size)
 
     def build(self, trainer: str, deep_supervision: bool = True) -> nn.Module:
         """The network that ``trainer`` trains."""

@@ -1,10 +1,22 @@
 """How something is installed into the environment of this interpreter."""
 
 import importlib.machinery
+import importlib.metadata
+import re
 import shutil
 import sys
 
 from nnunet_xattnres.common.shell import command
+
+# As in pyproject.toml, for where the metadata are missing.
+NEEDED = {
+    "nnunetv2": "nnunetv2>=2.8.1,<3",
+    "dynamic-network-architectures": "dynamic-network-architectures>=0.4.4",
+    "torch": "torch>=2.1.2,!=2.9.*",
+}
+_INDEX = "https://download.pytorch.org/whl/"
+_STILL_BUILT = re.compile(r"cpu|xpu|cu(11[89]|1[2-9]\d|[2-9]\d\d)|rocm(6\.[1-9]|[7-9]\.|\d\d)[\d.]*")
+OF_YOUR_OWN = "install torch for your GPU: https://pytorch.org/get-started/locally"
 
 
 def install(requirement: str, *options: str) -> str:
@@ -17,6 +29,32 @@ def install(requirement: str, *options: str) -> str:
 def install_extra(name: str) -> str:
     """The command that adds what an extra of this package needs; the package itself is taken as it is installed."""
     return install(f"nnunet-xattnres[{name}]")
+
+
+def install_torch(requirement: str = NEEDED["torch"], *options: str) -> str:
+    """The command that installs another torch for the same CUDA: PyPI's may have another one, or none.
+
+    In words where there is no such torch any more: PyTorch drops old versions of CUDA and ROCm.
+    """
+    try:
+        build = importlib.metadata.version("torch").partition("+")[2]  # such as cu128, cpu, or empty as on PyPI
+    except importlib.metadata.PackageNotFoundError:
+        build = ""
+    if _STILL_BUILT.fullmatch(build):
+        return install(requirement, *options, "--index-url", _INDEX + build)
+    return OF_YOUR_OWN if re.match(r"cu\d|rocm", build) else install(requirement, *options)
+
+
+def install_nnunet() -> str:
+    """The command that puts nnU-Net with its commands into this environment.
+
+    Where this environment sees another one's nnU-Net, pip would do nothing unless it is forced.
+    """
+    try:
+        importlib.metadata.version("nnunetv2")
+    except importlib.metadata.PackageNotFoundError:
+        return install(NEEDED["nnunetv2"])
+    return install(NEEDED["nnunetv2"], "--force-reinstall", "--no-deps")
 
 
 def _has_pip() -> bool:

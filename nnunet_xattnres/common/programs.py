@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.installing import install
+from nnunet_xattnres.common.installing import install_nnunet
 
 _EXEC = re.compile(rb"'''exec' (?:\"([^\"]+)\"|'([^']+)'|(\S+)) ")  # where a path is too long for #!, or has a space
 
@@ -22,32 +22,33 @@ def find_program(name: str) -> Path:
     found = find_here(name)
     if found is not None:
         return found
-    way_out = (
-        f"Install nnU-Net in this environment: {install('nnunetv2>=2.8.1,<3')}. "
-        "If it is installed, add the folder of its commands to PATH."
-    )
     on_path = shutil.which(name)
     if on_path is None:
-        raise UserError(f"{name} is neither beside {sys.executable} nor on PATH. {way_out}")
-    interpreter = interpreter_of(Path(on_path))
-    if interpreter is not None and not is_this(interpreter):
         raise UserError(
-            f"{name} is not beside {sys.executable}, and {on_path} is another Python's, {interpreter}. {way_out}"
+            f"{name} is neither beside {sys.executable} nor on PATH. If nnU-Net is installed in this environment, add "
+            f"the folder of its commands to PATH; else: {install_nnunet()}"
         )
-    return Path(on_path)
+    program = Path(on_path)
+    if not _may_be_ours(program):
+        raise UserError(
+            f"{name} is not beside {sys.executable}, and {program} is another Python's, {interpreter_of(program)}. "
+            f"Install nnU-Net with its commands in this environment: {install_nnunet()}"
+        )
+    return program
 
 
 def find_here(name: str) -> Path | None:
     """A command of this interpreter's environment, one of the user's own installs (pip install --user), too."""
     folders = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable)]
-    if found := shutil.which(name, path=os.pathsep.join(folders)):
-        return Path(found)
-    if sys.prefix != sys.base_prefix:
-        return None
-    # All Pythons of one user share this folder.
-    found = shutil.which(name, path=sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
-    interpreter = interpreter_of(Path(found)) if found else None
-    return Path(found) if found and (interpreter is None or is_this(interpreter)) else None
+    if sys.prefix == sys.base_prefix:
+        folders.append(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
+    found = (shutil.which(name, path=folder) for folder in folders)  # several Pythons may share one of them
+    return next((Path(program) for program in found if program and _may_be_ours(Path(program))), None)
+
+
+def _may_be_ours(program: Path) -> bool:
+    interpreter = interpreter_of(program)
+    return interpreter is None or is_this(interpreter)
 
 
 def interpreter_of(script: Path) -> Path | None:
@@ -71,10 +72,14 @@ def interpreter_of(script: Path) -> Path | None:
 
 
 def is_this(interpreter: Path) -> bool:
-    """Whether it is the running interpreter: all names in a folder that lead to the same program are one.
-
-    The link itself must not be followed: the Pythons of all virtual environments lead to the same program.
-    """
+    """Whether it is the running interpreter, by whatever name; the Pythons of all its environments lead to it, too."""
     ours = Path(sys.executable)
-    same_folder = interpreter.parent.resolve() == ours.parent.resolve()
-    return same_folder and interpreter.resolve() == ours.resolve()
+    return interpreter.resolve() == ours.resolve() and _environment_of(interpreter) == _environment_of(ours)
+
+
+def _environment_of(interpreter: Path) -> Path | None:
+    """The virtual environment that a Python is of, if any; a link to it is not followed, as Python does not."""
+    for folder in (interpreter.parent, interpreter.parent.parent):
+        if (folder / "pyvenv.cfg").is_file():
+            return folder.resolve()
+    return None

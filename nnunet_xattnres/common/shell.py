@@ -10,7 +10,12 @@ _SPECIAL = re.compile(r"[<>&|^()%!,;='$@{}`]")  # to cmd or PowerShell; list2cmd
 
 def command(*words: str) -> str:
     """A command line, whatever stands in its words."""
-    return " ".join(map(_quoted_for_windows, words)) if os.name == "nt" else shlex.join(words)
+    if os.name != "nt":
+        return shlex.join(words)
+    line = " ".join(map(_quoted_for_windows, words))
+    if not line.startswith('"'):
+        return line
+    return f"{line}   (PowerShell: & {' '.join(map(_literal, words))})"  # to which a line in quotes is a text
 
 
 def export(name: str, value: str) -> str:

@@ -122,7 +122,7 @@ class PlannedNetwork:
         manager = PlansManager(deepcopy(dict(plans)))
         try:
             planned = manager.get_configuration(configuration)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, ValueError) as error:  # what nnU-Net raises
             raise PlansError(
                 f"nnU-Net makes no network of the configuration {configuration!r} of the plans "
                 f"{plans.get('plans_name', '?')!r}: {words_of(error)}"

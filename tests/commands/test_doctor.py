@@ -20,7 +20,7 @@ from nnunet_xattnres import autoregister
 from nnunet_xattnres.cli import app
 from nnunet_xattnres.commands.doctor import Finding, asking, findings, installation, machine, on_path, trainers
 from nnunet_xattnres.common import shell
-from nnunet_xattnres.common.installing import install
+from nnunet_xattnres.common.installing import NEEDED, install
 from nnunet_xattnres.training.epochs import TRAINERS
 
 if sys.version_info >= (3, 11):
@@ -273,6 +273,7 @@ def two_environments(monkeypatch, tmp_path):
     base = program(tmp_path / "usr" / "python3.11")
     for name in ("this", "other"):
         (tmp_path / name / "bin").mkdir(parents=True)
+        (tmp_path / name / "pyvenv.cfg").touch()
         for python in ("python", "python3"):
             (tmp_path / name / "bin" / python).symlink_to(base)
         program(tmp_path / name / "bin" / on_path.COMMAND, f"#!{tmp_path / name}/bin/python3\n")
@@ -419,6 +420,13 @@ def test_a_folder_that_nnunet_takes_literally(good_environment, monkeypatch, tmp
     assert mended.stdout.strip() == str(tmp_path / "nnUNet_raw")
 
 
+def test_quotes_that_are_part_of_the_value(monkeypatch):
+    """As after `set X="C:\\data"` in cmd."""
+    monkeypatch.setenv("nnUNet_raw", '"/data/raw"')
+    finding, *_ = machine.check_paths()
+    assert finding.level == "warning" and finding.remedy == "export nnUNet_raw=/data/raw"
+
+
 def test_a_file_in_the_place_of_a_folder(good_environment, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "file"))
@@ -474,7 +482,7 @@ def test_what_is_needed_is_known_without_metadata(monkeypatch, metadata):
 
 def test_what_is_named_for_want_of_metadata_is_what_the_package_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(installation.NEEDED.values()) <= set(project["dependencies"])
+    assert set(NEEDED.values()) <= set(project["dependencies"])
 
 
 def test_a_missing_nnunet_is_named(monkeypatch):

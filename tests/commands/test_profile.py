@@ -409,6 +409,18 @@ def test_what_exists_is_not_overwritten(folder, tmp_path):
     assert done.exit_code == 1 and "exists: name another" in done.output and out.read_text() == "mine"
 
 
+def test_plans_of_an_old_format_of_which_nnunet_makes_no_network(folder):
+    """Before nnU-Net 2.4 they had a class of a U-Net."""
+    plans = make_plans()
+    del plans["configurations"]["2d"]["architecture"]
+    plans["configurations"]["2d"]["UNet_class_name"] = "MyUNet"
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "2d", "--device", "cpu"])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and "nnU-Net makes no network of the configuration '2d' of the plans" in said, said
+
+
 def test_what_is_refused(folder, tmp_path):
     (folder / "dataset.json").write_text(json.dumps(DATASET))
     done = CliRunner().invoke(app, ["profile", "-d", "1", "-c", "3d_fullres", "-o", str(tmp_path / "a.json")])

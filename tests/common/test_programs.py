@@ -1,3 +1,4 @@
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -48,8 +49,49 @@ def test_programs_of_another_python_are_none_of_this_environment(of_the_user, mo
     with pytest.raises(UserError, match=r"neither beside .* nor on PATH"):
         programs.find_program(COMMAND)
     monkeypatch.setenv("PATH", str(of_the_user.parent))
-    with pytest.raises(UserError, match=r"is another Python's, .*python3\.0\. Install nnU-Net in this environment"):
+    with pytest.raises(UserError, match=r"is another Python's, .*python3\.0\. Install nnU-Net with its"):
         programs.find_program(COMMAND)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
+def test_a_python_by_another_name_is_the_same_and_one_of_another_environment_is_not(tmp_path, monkeypatch):
+    base = script(tmp_path / "opt" / "python3.11")
+    for name in ("local", "venv/bin", "other/bin"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "python3").symlink_to(base)
+    for name in ("venv", "other"):
+        (tmp_path / name / "pyvenv.cfg").touch()
+    named, venv, other = (tmp_path / name / "python3" for name in ("local", "venv/bin", "other/bin"))
+    for running, same in ((base, {base, named}), (named, {base, named}), (venv, {venv}), (other, {other})):
+        monkeypatch.setattr(sys, "executable", str(running))
+        assert {python for python in (base, named, venv, other) if programs.is_this(python)} == same
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        ("2.6.0", "/bin/python -m pip install 'torch>=2.7'"),
+        ("2.6.0+cu124", "/bin/python -m pip install --index-url https://download.pytorch.org/whl/cu124 'torch>=2.7'"),
+        ("2.6.0+cpu", "/bin/python -m pip install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.7'"),
+        ("2.2.2+rocm5.7", "install torch for your GPU: https://pytorch.org/get-started/locally"),
+        ("2.0.1+cu117", "install torch for your GPU: https://pytorch.org/get-started/locally"),
+        ("2.11.0a0+gitabc.nv26.01", "/bin/python -m pip install 'torch>=2.7'"),
+    ],
+)
+def test_another_torch_is_for_the_same_cuda(monkeypatch, version, remedy):
+    monkeypatch.setattr(sys, "executable", "/bin/python")
+    monkeypatch.setattr(installing.importlib.metadata, "version", lambda name: version)
+    assert installing.install_torch("torch>=2.7") == remedy
+
+
+def test_an_nnunet_that_is_seen_but_elsewhere_has_to_be_forced(monkeypatch):
+    assert "--force-reinstall --no-deps" in installing.install_nnunet()
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert "--force-reinstall" not in installing.install_nnunet()
 
 
 @pytest.mark.parametrize(

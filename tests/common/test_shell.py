@@ -23,6 +23,8 @@ def test_windows(monkeypatch):
     monkeypatch.setattr("os.name", "nt")
     assert shell.command("cd", r"C:\a b") == r'cd "C:\a b"'
     assert shell.command("pip", "install", "nnunetv2<3,>=2.8.1", "x") == 'pip install "nnunetv2<3,>=2.8.1" x'
+    quoted = r"""'C:\a b\python.exe' '-m' 'pip'"""
+    assert shell.command(r"C:\a b\python.exe", "-m", "pip").endswith(f" -m pip   (PowerShell: & {quoted})")
     assert shell.command("cd", "C:\\a&b\\") == 'cd "C:\\a&b\\\\"'
     assert shell.export("X", r"C:\a b") == r"""set "X=C:\a b"   (PowerShell: $env:X = 'C:\a b')"""
     assert shell.export("X", "it's").endswith("= 'it''s')")

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +13,13 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
 
 from nnunet_xattnres.commands.doctor.findings import Finding
-from nnunet_xattnres.common.installing import install
+from nnunet_xattnres.common.installing import NEEDED, install, install_torch
 from nnunet_xattnres.common.shell import command, unset
 
 OURS = "nnunet-xattnres"
-# As in pyproject.toml, for where the metadata are missing.
-NEEDED = {
-    "nnunetv2": "nnunetv2>=2.8.1,<3",
-    "dynamic-network-architectures": "dynamic-network-architectures>=0.4.4",
-    "torch": "torch>=2.1.2,!=2.9.*",
-}
 _REPOSITORY = ("repository", "source", "source code", "github", "homepage")  # labels of a Project-URL
 
 
@@ -36,8 +28,8 @@ def check_versions() -> Iterator[Finding]:
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
     yield _installed(Requirement(OURS), reinstall())
     for requirement in _requirements():
-        remedy = install_torch() if requirement.name == "torch" else install(str(requirement))
-        yield _installed(requirement, remedy)
+        how = install_torch if requirement.name == "torch" else install
+        yield _installed(requirement, how(str(requirement)))
 
 
 def _requirements() -> list[Requirement]:
@@ -93,19 +85,6 @@ def check_origins(imported: dict[str, Any], installed: dict[str, Any]) -> Iterat
             f"`python -m nnunetv2...` in this folder takes {os.path.dirname(current.origin)}, nnU-Net's commands not"
         )
         yield Finding("warning", "nnunetv2", message, command("cd", os.path.dirname(os.getcwd())))
-
-
-def install_torch(*options: str, at_least: str = "") -> str:
-    """The command that installs a torch that goes with this package, for the same CUDA as the one that is there."""
-    (needed,) = (requirement for requirement in _requirements() if requirement.name == "torch")
-    try:
-        build = importlib.metadata.version("torch").partition("+")[2]  # such as cu128, cpu, or empty as on PyPI
-    except importlib.metadata.PackageNotFoundError:
-        build = ""
-    if re.fullmatch(r"cu\d+|rocm[\d.]+|cpu|xpu", build):
-        options = (*options, "--index-url", f"https://download.pytorch.org/whl/{build}")
-    specifier = needed.specifier & SpecifierSet(f">={at_least}" if at_least else "")
-    return install(f"torch{specifier}", *options)
 
 
 def reinstall() -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_xattnres.commands.doctor.findings import Finding, Level
-from nnunet_xattnres.commands.doctor.installation import install_torch
 from nnunet_xattnres.common.errors import UserError
+from nnunet_xattnres.common.installing import NEEDED, OF_YOUR_OWN, install_torch
 from nnunet_xattnres.common.shell import command, export, unset
 
 
@@ -21,6 +21,8 @@ def check_paths() -> Iterator[Finding]:
         value = os.environ.get(name)
         if not value:
             yield Finding("warning", name, "not set", _another(name))
+        elif value != (bare := value.strip("\"'")):
+            yield Finding("warning", name, f"the quotes are part of {value}", export(name, bare))
         elif not os.path.isabs(value):
             message = f"{value} is taken literally, from the folder in which nnU-Net is started"
             yield Finding("warning", name, message, export(name, os.path.abspath(os.path.expanduser(value))))
@@ -55,7 +57,12 @@ def check_device() -> Iterator[Finding]:
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        yield Finding("error", "device", f"torch cannot be imported: {error!r}", install_torch("--force-reinstall"))
+        yield Finding(
+            "error",
+            "device",
+            f"torch cannot be imported: {error!r}",
+            install_torch(NEEDED["torch"], "--force-reinstall"),
+        )
         return
     if torch.cuda.is_available():
         yield Finding("ok", "device", f"cuda: {torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda})")
@@ -68,8 +75,8 @@ def check_device() -> Iterator[Finding]:
 
 def _cpu_alone(built_for: str | None) -> Finding:
     if not built_for and shutil.which("nvidia-smi"):
-        remedy = "install torch for your GPU: https://pytorch.org/get-started/locally"
-        return Finding("warning", "device", "cpu: torch has no CUDA, though there is an NVIDIA driver", remedy)
+        message = "cpu: torch has no CUDA, though there is an NVIDIA driver"
+        return Finding("warning", "device", message, OF_YOUR_OWN)
     torch = f"torch is built for CUDA {built_for}" if built_for else "torch has no CUDA"
     return Finding("ok", "device", f"cpu, no CUDA device ({torch}): pass -device cpu to nnU-Net's commands")
 
@@ -124,7 +131,7 @@ def check_reads() -> Iterator[Finding]:
             "reads",
             f"reference: torch {torch.__version__} is older than 2.4, which the fast path needs; "
             "the results are the same, but a training takes more time and memory",
-            install_torch(at_least="2.4"),
+            install_torch(NEEDED["torch"] + ",>=2.4"),
         )
     elif cuda:
         yield from _chosen_reads(device)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_xattnres.commands.doctor.findings import Finding
-from nnunet_xattnres.commands.doctor.installation import NEEDED
-from nnunet_xattnres.common.installing import install
+from nnunet_xattnres.common.installing import install_nnunet
 from nnunet_xattnres.common.programs import find_here, interpreter_of, is_this
 from nnunet_xattnres.common.shell import put_first_on_path
 
@@ -19,7 +18,7 @@ def check_command() -> Iterator[Finding]:
     found, here = shutil.which(COMMAND), find_here(COMMAND)
     if here is None:
         message = f"{sys.prefix} has no such command"
-        yield Finding("warning", COMMAND, message, install(NEEDED["nnunetv2"], "--force-reinstall", "--no-deps"))
+        yield Finding("warning", COMMAND, message, install_nnunet())
     elif found is None:
         yield Finding(
             "warning", COMMAND, f"not on PATH; this environment's is {here}", put_first_on_path(str(here.parent))

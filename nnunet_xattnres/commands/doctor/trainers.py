@@ -8,8 +8,8 @@ from typing import Any
 from nnunet_xattnres import autoregister
 from nnunet_xattnres.commands.doctor.asking import folders_of_others, is_ours
 from nnunet_xattnres.commands.doctor.findings import Finding
-from nnunet_xattnres.commands.doctor.installation import NEEDED, reinstall
-from nnunet_xattnres.common.installing import install
+from nnunet_xattnres.commands.doctor.installation import reinstall
+from nnunet_xattnres.common.installing import NEEDED, install
 from nnunet_xattnres.common.shell import export, unset
 
 
