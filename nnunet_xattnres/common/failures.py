@@ -30,6 +30,11 @@ def is_poisoned(result: dict[str, Any]) -> bool:
     return result["status"] == "failed" and any(sign in result["why"] for sign in _POISON)
 
 
+def is_device_lost(error: Exception) -> bool:
+    """The same of an error."""
+    return any(sign in f"{type(error).__name__}: {error}" for sign in _POISON)
+
+
 def first_line(error: Exception) -> str:
     """Of its text, and not too long for a table."""
     return next(iter(str(error).strip().splitlines()), "")[:_LONGEST]

@@ -83,7 +83,7 @@ def _check_possible(forced: Path, device: torch.device) -> None:
     if not CUSTOM_OPS:
         lacking = f"torch {torch.__version__} is older than 2.4"
     elif forced == "fused" and not fused.available():
-        lacking = "Triton cannot be imported"
+        lacking = "this torch is for ROCm" if torch.version.hip else "Triton cannot be imported"
     elif forced == "fused" and device.type != ("cpu" if _INTERPRETED else "cuda"):
         lacking = f"its kernels need CUDA, but the tensors are on {device.type}"
     if lacking is not None:

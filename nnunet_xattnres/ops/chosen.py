@@ -28,7 +28,7 @@ FALLBACK = "tiled"  # plain torch
 VARIABLE = "NNUNET_XATTNRES_CACHE"
 _DRIVER = Path("/proc/driver/nvidia/version")  # on Linux
 _GAIN = 1.05  # for less another path is not taken: timings are noisy
-_PASSING = {"out of memory", "too slow"}  # something else was on the GPU, or the kernels had first to be compiled
+PASSING = {"out of memory", "too slow"}  # something else was on the GPU, or the kernels had first to be compiled
 _KEPT_FOR = 24 * 3600  # seconds, then a path with such a failure is tried again
 Results = dict[str, dict[str, Any]]  # by candidate, what ops.trial found
 
@@ -56,6 +56,14 @@ def choice_of(device: torch.device, shape: ReadShape) -> Choice:
         timed = not torch.are_deterministic_algorithms_enabled()
         remember(device, shape, decide_or_fall_back(known, device, timed=timed))
     return _chosen[device, shape]
+
+
+def tiles_of(device: torch.device, shape: ReadShape) -> str | None:
+    """The tiles that may compute a read where the choice is none of them; None where they are wrong there."""
+    results = load(machine(device), shape) or {}
+    if results.get(FALLBACK, {}).get("status") != "wrong":
+        return FALLBACK
+    return "tiled-small" if results.get("tiled-small", {}).get("status") == "ok" else None
 
 
 def anything_chosen(device: torch.device) -> bool:
@@ -114,7 +122,8 @@ def machine(device: torch.device) -> str:
     parts = ["cpu"]
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        parts = [properties.name, f"sm_{properties.major}{properties.minor}", f"driver {_driver()}"]
+        memory = f"{properties.total_memory >> 20} MiB"  # cards of one name differ in it, and with it in their tiles
+        parts = [properties.name, f"sm_{properties.major}{properties.minor}", memory, f"driver {_driver()}"]
     versions = {"torch": torch.__version__, "triton": kernels.version(), "nnunet-xattnres": _version("nnunet-xattnres")}
     return ", ".join([*parts, *(f"{name} {version}" for name, version in versions.items()), f"ops {code()}"])
 
@@ -168,7 +177,7 @@ def _read(path: Path) -> tuple[str, ReadShape, Results] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         old = abs(time() - content["time"]) > _KEPT_FOR
         results = {name: content["results"][name] for name in content["order"]}
-        results = {name: r for name, r in results.items() if not (old and r["status"] in _PASSING)}
+        results = {name: r for name, r in results.items() if not (old and r["status"] in PASSING)}
         return content["machine"], ReadShape.from_json(content["shape"]), results
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -40,8 +40,8 @@ _LEAST_EPS = 1e-30  # lanes behind a row hold zeros, and 0 * rsqrt(0) would make
 
 
 def available() -> bool:
-    """Whether Triton can be imported; the kernels run on CUDA tensors only."""
-    return kernels.available()
+    """Whether Triton can be imported, for NVIDIA's GPUs; the kernels run on CUDA tensors only."""
+    return kernels.available() and torch.version.hip is None
 
 
 def _three_axes(size: Sequence[int]) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ It is not decided while tracing, because a traced size may be symbolic, and a gr
 on.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from nnunet_xattnres.common.autocast import without_autocast
+from nnunet_xattnres.common.failures import first_line, is_device_lost, is_out_of_memory
 from nnunet_xattnres.ops import flops, fused, reference, tiled
 from nnunet_xattnres.ops.arguments import check_read
 from nnunet_xattnres.ops.capture import transformed_gradient
-from nnunet_xattnres.ops.chosen import FALLBACK, Choice, anything_chosen, choice_of
+from nnunet_xattnres.ops.chosen import FALLBACK, Choice, anything_chosen, choice_of, remember, tiles_of
 from nnunet_xattnres.ops.reference import widest_dtype
 from nnunet_xattnres.ops.resize import resized_first
 from nnunet_xattnres.ops.shapes import ReadShape
@@ -65,7 +67,17 @@ def _read(
         log_sum.fill_(float("-inf"))  # so that no backward can take it unnoticed
         used = {}
     projected = _with_direct(projections, direct, len(pool))
-    FORWARD[choice.forward](pool, projected, query, size, skip=skip, eps=eps, out=out, **used)
+
+    def run(name: str) -> None:
+        FORWARD[name](pool, projected, query, size, skip=skip, eps=eps, out=out, **used)
+
+    try:
+        run(choice.forward)
+    except Exception as error:
+        instead = _instead_of_kernels(choice.forward, error, path, pool, direct, query, skip, out)
+        log_sum.fill_(float("-inf"))
+        used = {}
+        run(instead)
     return out, log_sum
 
 
@@ -106,11 +118,19 @@ def _read_backward(
     """The gradients of the maps, of the projections and of the query."""
     gradients = _read_backward_fake(grad, log_sum, pool, projections, query, direct, skip, eps, path)
     n = len(pool)
-    BACKWARD[_choice(path, pool, direct, query, skip, grad).backward](
-        *(grad, log_sum, pool, _with_direct(projections, direct, n), query),
-        **{"skip": skip, "eps": eps, "d_pool": gradients[:n], "d_query": gradients[-1]},
-        d_projections=_with_direct(gradients[n:-1], direct, n),
-    )
+
+    def run(name: str) -> None:
+        BACKWARD[name](
+            *(grad, log_sum, pool, _with_direct(projections, direct, n), query),
+            **{"skip": skip, "eps": eps, "d_pool": gradients[:n], "d_query": gradients[-1]},
+            d_projections=_with_direct(gradients[n:-1], direct, n),
+        )
+
+    chosen = _choice(path, pool, direct, query, skip, grad).backward
+    try:
+        run(chosen)
+    except Exception as error:
+        run(_instead_of_kernels(chosen, error, path, pool, direct, query, skip, grad))
     return gradients
 
 
@@ -135,6 +155,42 @@ def _choice(
     if path is None and anything_chosen(query.device):
         return choice_of(query.device, ReadShape.of(pool, direct, len(query), skip, out))
     return Choice(path or FALLBACK, path or FALLBACK)
+
+
+def _instead_of_kernels(
+    failed: str,
+    error: Exception,
+    path: str | None,
+    pool: Sequence[Tensor],
+    direct: Sequence[int],
+    query: Tensor,
+    skip: int | None,
+    out: Tensor,
+) -> str:
+    """The tiles, from now on, where kernels that have proved themselves cannot be built in this process.
+
+    Triton needs a C compiler and a folder to write to, which an earlier process on such a GPU had and this one need not
+    have. Whatever else went wrong is raised.
+    """
+    if path is not None or failed in _TILED or is_out_of_memory(error) or is_device_lost(error):
+        raise error
+    shape = ReadShape.of(pool, direct, len(query), skip, out)
+    tiles = tiles_of(query.device, shape)
+    if tiles is None:
+        raise error
+    remember(query.device, shape, Choice(tiles, tiles))
+    warnings.warn(f"{shape}: {failed} cannot run here, {tiles} is taken ({first_line(error)})", stacklevel=2)
+    return tiles
+
+
+def _tiles_with_weights(
+    path: str | None, pool: Sequence[Tensor], direct: Sequence[int], query: Tensor, skip: int | None, out: Tensor
+) -> str | None:
+    """The tiles that compute a read with its weights; None where no tiles are right, but something else is."""
+    chosen = _choice(path, pool, direct, query, skip, out).forward
+    if chosen in _TILED:
+        return chosen
+    return FALLBACK if path else tiles_of(query.device, ReadShape.of(pool, direct, len(query), skip, out))
 
 
 def _with_direct(given: Sequence[Tensor], direct: Sequence[int], n: int) -> list[Tensor | None]:
@@ -223,7 +279,12 @@ def history_read(
         out, _ = _read_fake(pool, given, query, below, direct, list(size), skip, eps, path)
         if below is not None:
             out[:, : below.shape[1]] = below
+        tiles = _tiles_with_weights(path, pool, direct, query, skip, out)
+        if tiles is None:
+            wide = [h.to(dtype) for h in pool]
+            arguments: dict[str, Any] = {"skip": skip, "below": below, "eps": eps, "return_weights": True}
+            read, weights = reference.history_read(wide, projections, query, torch.ones_like(query), size, **arguments)
+            return read.to(out.dtype), weights
         weights = query.new_empty(len(out), len(pool), *size)
-        compute = FORWARD[path if path in _TILED else FALLBACK]
-        compute(pool, projections, query, size, skip=skip, eps=eps, out=out, weights=weights)
+        FORWARD[tiles](pool, projections, query, size, skip=skip, eps=eps, out=out, weights=weights)
     return out, weights

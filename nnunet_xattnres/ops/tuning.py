@@ -14,6 +14,7 @@ from nnunet_xattnres.ops import fused
 from nnunet_xattnres.ops.choice import FUSED_CHANNELS
 from nnunet_xattnres.ops.chosen import (
     CANDIDATES,
+    PASSING,
     Choice,
     Results,
     decide_or_fall_back,
@@ -97,7 +98,7 @@ def choose_paths(
     if not all(_everywhere([shape in kept for shape in shapes])):
         if stored:
             elsewhere = next((s["machine"] for s in stored if s["machine"] != here), None)
-            why = "are for other sizes or another batch" if elsewhere is None else f"were made on {elsewhere}"
+            why = "do not have every read here" if elsewhere is None else f"were made on {elsewhere}"
             log(f"The paths of the reads are chosen anew: those of the checkpoint {why}")
         kept = {}
     found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if kept]
@@ -132,8 +133,15 @@ def choose_paths(
 
 
 def as_json(found: Sequence[Found], device: torch.device) -> list[dict[str, Any]]:
-    """The choices for a checkpoint: ``stored`` of ``choose_paths``."""
-    return [{"machine": machine(device), "shape": asdict(one.shape), **asdict(one.choice)} for one in found]
+    """The choices for a checkpoint, ``stored`` of ``choose_paths``: those that another try would not change."""
+    timed = not torch.are_deterministic_algorithms_enabled()
+    final = [
+        one
+        for one in found
+        if one.source == "checkpoint"
+        or (_complete(one.results, timed) and not PASSING & {result["status"] for result in one.results.values()})
+    ]
+    return [{"machine": machine(device), "shape": asdict(one.shape), **asdict(one.choice)} for one in final]
 
 
 def _kept(stored: Sequence[Mapping[str, Any]], here: str) -> dict[ReadShape, Choice]:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -159,7 +159,7 @@ def test_what_other_code_proved_counts_for_nothing(own_cache, monkeypatch, tmp_p
 @pytest.mark.parametrize("says", ["Kernel Module  {}  Sat Feb 17", "Open Kernel Module for x86_64  {}  Release Build"])
 def test_what_was_proved_with_another_driver_counts_for_nothing(monkeypatch, tmp_path, says):
     """CUDA's own number is that of its interface: few updates of a driver raise it."""
-    gpu, file = SimpleNamespace(name="a made-up GPU", major=8, minor=0), tmp_path / "version"
+    gpu, file = SimpleNamespace(name="a made-up GPU", major=8, minor=0, total_memory=2**34), tmp_path / "version"
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12020, raising=False)
     monkeypatch.setattr(chosen, "_DRIVER", file)
@@ -167,6 +167,16 @@ def test_what_was_proved_with_another_driver_counts_for_nothing(monkeypatch, tmp
     for version in ("535.161.07", "560.28"):
         file.write_text(f"NVRM version: NVIDIA UNIX x86_64 {says.format(version)}\nGCC version:  gcc 12.2\n")
         assert f", driver {version}, " in chosen.machine(torch.device("cuda", 0))
+
+
+def test_cards_of_one_name_with_another_memory_are_others(monkeypatch):
+    """Their tiles differ, and what fits into memory."""
+    found = set()
+    for gib in (8, 16):
+        gpu = SimpleNamespace(name="a made-up GPU", major=8, minor=9, total_memory=gib * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, gpu=gpu: gpu)
+        found.add(chosen.machine(torch.device("cuda", 0)))
+    assert len(found) == 2
 
 
 def test_triton_counts_whatever_its_distribution_is_called(monkeypatch):
@@ -286,7 +296,15 @@ def test_a_checkpoint_keeps_its_choice_on_such_a_machine():
     )
     other = replace(SHAPE, batch=1)
     choose("good", shapes=[other], stored=stored, lines=lines)
-    assert "those of the checkpoint are for other sizes or another batch" in lines[2]
+    assert "those of the checkpoint do not have every read here" in lines[2]
+
+
+@pytest.mark.parametrize("candidate", ["raises", "out of memory"])
+def test_a_checkpoint_does_not_keep_what_another_try_may_find_otherwise(candidate, own_cache):
+    """The user may have made room for it on the GPU, or installed a compiler, before --c."""
+    found = choose(candidate, "slow")
+    assert found[0].choice == Choice("slow", "slow") and as_json(found, CPU) == []
+    assert as_json(choose("wrong output", "good"), CPU)[0]["forward"] == "good"
 
 
 @pytest.mark.parametrize("status", ["out of memory", "too slow", "wrong"])
@@ -531,6 +549,98 @@ def test_a_network_computes_what_was_chosen(monkeypatch):
         sum(o.square().mean() for o in run(x)).backward()
         assert taken == ["tiled"] * len(shapes) + ["fused backward"] * len(shapes)
     torch.compiler.reset()
+
+
+def read_of(operands, **options):
+    pool, projections, query = (operands[name] for name in ("pool", "projections", "query"))
+    ones = torch.ones_like(query)
+    return operator.history_read(pool, projections, query, ones, SHAPE.size, skip=SHAPE.skip, **options)
+
+
+def with_no_read_before(shape):
+    return replace(shape, before=0)
+
+
+NO_COMPILER = RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+
+@pytest.mark.parametrize("phase", ["FORWARD", "BACKWARD"])
+def test_kernels_that_cannot_be_built_any_more_give_way_to_tiles(monkeypatch, phase):
+    """They proved themselves in another container, with a C compiler: a prediction in this one must not end."""
+    shape = with_no_read_before(SHAPE)
+    operands = shape.tensors(CPU)
+    inputs = [t.requires_grad_() for t in (*operands["pool"], operands["query"])]
+    expected = read_of(operands)
+    gradients = torch.autograd.grad(expected.square().sum(), inputs)
+    forward, backward = operator.PATHS["tiled"]
+    monkeypatch.setitem(operator.FORWARD, "fused", forward)
+    monkeypatch.setitem(operator.BACKWARD, "fused", backward)
+    monkeypatch.setitem(getattr(operator, phase), "fused", Mock(side_effect=NO_COMPILER))
+    chosen.remember(CPU, shape, Choice("fused", "fused"))
+    with pytest.warns(UserWarning, match="fused cannot run here, tiled is taken .Failed to find C compiler"):
+        found = read_of(operands)
+        found_gradients = torch.autograd.grad(found.square().sum(), inputs)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_gradients, gradients)
+    assert chosen.choice_of(CPU, shape) == Choice("tiled", "tiled")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("tried to allocate 80 GiB"), RuntimeError("CUDA error: an illegal memory access")],
+)
+def test_other_errors_of_kernels_are_raised(monkeypatch, error):
+    shape = with_no_read_before(SHAPE)
+    monkeypatch.setitem(operator.FORWARD, "fused", Mock(side_effect=error))
+    chosen.remember(CPU, shape, Choice("fused", "fused"))
+    with pytest.raises(type(error), match=str(error)):
+        read_of(shape.tensors(CPU))
+
+
+def test_kernels_do_not_give_way_to_tiles_that_are_wrong_nor_where_they_are_forced(monkeypatch):
+    shape = with_no_read_before(SHAPE)
+    monkeypatch.setitem(operator.FORWARD, "fused", Mock(side_effect=NO_COMPILER))
+    with pytest.raises(RuntimeError, match="C compiler"):
+        read_of(shape.tensors(CPU), path="fused")
+    chosen.save(chosen.machine(CPU), shape, {"fused": {"status": "ok"}, "tiled": {"status": "wrong", "why": "off"}})
+    chosen.remember(CPU, shape, Choice("fused", "fused"))
+    with pytest.raises(RuntimeError, match="C compiler"):
+        read_of(shape.tensors(CPU))
+
+
+@pytest.mark.parametrize(
+    ("results", "taken"),
+    [
+        ({"tiled": "wrong", "tiled-small": "ok"}, "tiled-small"),
+        ({"fused": "ok", "tiled": "ok"}, "tiled"),
+        ({"fused": "ok", "tiled": "wrong", "tiled-small": "ok"}, "tiled-small"),
+        ({"fused": "ok", "tiled": "wrong"}, None),
+    ],
+)
+def test_weights_are_computed_by_what_is_right(monkeypatch, results, taken):
+    """As inspect and the routing log ask for them; the kernels give none."""
+    shape = with_no_read_before(SHAPE)
+    chosen.save(chosen.machine(CPU), shape, {name: {"status": status} for name, status in results.items()})
+    first = next(name for name, status in results.items() if status == "ok")
+    chosen.remember(CPU, shape, Choice(first, first))
+    expected = read_of(operands := shape.tensors(CPU), return_weights=True, path="tiled")
+    ran = []
+    for name in ("tiled", "tiled-small"):
+        compute = operator.FORWARD[name]
+        monkeypatch.setitem(
+            operator.FORWARD, name, lambda *a, name=name, compute=compute, **o: (ran.append(name), compute(*a, **o))
+        )
+    found = read_of(operands, return_weights=True)
+    assert ran == ([taken] if taken else [])
+    torch.testing.assert_close(found, expected)
+
+
+def test_where_nothing_is_right_no_weights_are_computed():
+    shape = with_no_read_before(SHAPE)
+    chosen.save(chosen.machine(CPU), shape, {"tiled": {"status": "wrong", "why": "off"}})
+    chosen.remember(CPU, replace(shape, batch=9), Choice("tiled", "tiled"))  # so that the CPU is asked as a GPU is
+    with pytest.raises(UserError, match="tiled is wrong"):
+        read_of(shape.tensors(CPU), return_weights=True)
 
 
 @pytest.mark.parametrize("available", [True, False])
