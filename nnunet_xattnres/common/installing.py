@@ -14,9 +14,7 @@ NEEDED = {
     "dynamic-network-architectures": "dynamic-network-architectures>=0.4.4",
     "torch": "torch>=2.1.2,!=2.9.*",
 }
-_INDEX = "https://download.pytorch.org/whl/"
-_STILL_BUILT = re.compile(r"cpu|xpu|cu(11[89]|1[2-9]\d|[2-9]\d\d)|rocm(6\.[1-9]|[7-9]\.|\d\d)[\d.]*")
-OF_YOUR_OWN = "install torch for your GPU: https://pytorch.org/get-started/locally"
+GET_STARTED = "https://pytorch.org/get-started/locally"
 
 
 def install(requirement: str, *options: str) -> str:
@@ -32,17 +30,19 @@ def install_extra(name: str) -> str:
 
 
 def install_torch(requirement: str = NEEDED["torch"], *options: str) -> str:
-    """The command that installs another torch for the same CUDA: PyPI's may have another one, or none.
+    """The command that installs another torch.
 
-    In words where there is no such torch any more: PyTorch drops old versions of CUDA and ROCm.
+    In words where the one that is there is for a GPU and not from PyPI, whose torch may be for none: which versions of
+    CUDA and ROCm there are for a newer one changes with every release.
     """
     try:
-        build = importlib.metadata.version("torch").partition("+")[2]  # such as cu128, cpu, or empty as on PyPI
+        build = importlib.metadata.version("torch").partition("+")[2]  # such as cu128 or cpu; empty as on PyPI
     except importlib.metadata.PackageNotFoundError:
         build = ""
-    if _STILL_BUILT.fullmatch(build):
-        return install(requirement, *options, "--index-url", _INDEX + build)
-    return OF_YOUR_OWN if re.match(r"cu\d|rocm", build) else install(requirement, *options)
+    if re.match(r"cu\d|rocm|xpu", build):
+        return f"install {requirement} for your GPU ({build} now): {GET_STARTED}"
+    index = ["--index-url", "https://download.pytorch.org/whl/cpu"] if build == "cpu" else []
+    return install(requirement, *options, *index)
 
 
 def install_nnunet() -> str:

@@ -74,7 +74,10 @@ def interpreter_of(script: Path) -> Path | None:
 def is_this(interpreter: Path) -> bool:
     """Whether it is the running interpreter, by whatever name; the Pythons of all its environments lead to it, too."""
     ours = Path(sys.executable)
-    return interpreter.resolve() == ours.resolve() and _environment_of(interpreter) == _environment_of(ours)
+    environment = _environment_of(ours)
+    if environment is not None or _environment_of(interpreter) is not None:
+        return _environment_of(interpreter) == environment  # its Pythons may be copies
+    return interpreter.resolve() == ours.resolve()
 
 
 def _environment_of(interpreter: Path) -> Path | None:

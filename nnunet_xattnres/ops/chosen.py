@@ -42,6 +42,7 @@ class Choice:
 
 
 _chosen: dict[tuple[torch.device, ReadShape], Choice] = {}
+_results: dict[tuple[torch.device, ReadShape], Results] = {}  # where this process has tried, or asked the cache
 
 
 def choice_of(device: torch.device, shape: ReadShape) -> Choice:
@@ -59,11 +60,14 @@ def choice_of(device: torch.device, shape: ReadShape) -> Choice:
 
 
 def tiles_of(device: torch.device, shape: ReadShape) -> str | None:
-    """The tiles that may compute a read where the choice is none of them; None where they are wrong there."""
-    results = load(machine(device), shape) or {}
-    if results.get(FALLBACK, {}).get("status") != "wrong":
-        return FALLBACK
-    return "tiled-small" if results.get("tiled-small", {}).get("status") == "ok" else None
+    """The tiles that compute a read where the choice is none of them: some that have proved themselves, else the last
+    resort; None where that is wrong.
+    """
+    results = _results.get((device, shape)) or load(machine(device), shape) or {}
+    for name in (FALLBACK, "tiled-small"):
+        if results.get(name, {}).get("status") == "ok":
+            return name
+    return None if results.get(FALLBACK, {}).get("status") == "wrong" else FALLBACK
 
 
 def anything_chosen(device: torch.device) -> bool:
@@ -71,13 +75,17 @@ def anything_chosen(device: torch.device) -> bool:
     return device.type == "cuda" or bool(_chosen)
 
 
-def remember(device: torch.device, shape: ReadShape, choice: Choice) -> None:
+def remember(device: torch.device, shape: ReadShape, choice: Choice, results: Results | None = None) -> None:
+    """For this process, also where no folder can be written."""
     _chosen[device, shape] = choice
+    if results:
+        _results[device, shape] = results
 
 
 def forget() -> None:
     """All choices of this process; those in the cache folder stay."""
     _chosen.clear()
+    _results.clear()
 
 
 def decide(results: Mapping[str, Mapping[str, Any]], *, timed: bool) -> Choice | None:

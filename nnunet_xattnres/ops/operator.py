@@ -71,10 +71,14 @@ def _read(
     def run(name: str) -> None:
         FORWARD[name](pool, projected, query, size, skip=skip, eps=eps, out=out, **used)
 
+    instead = None
     try:
         run(choice.forward)
     except Exception as error:
         instead = _instead_of_kernels(choice.forward, error, path, pool, direct, query, skip, out)
+        if instead is None:
+            raise
+    if instead is not None:  # out of the block, in which what the kernels had allocated is still held
         log_sum.fill_(float("-inf"))
         used = {}
         run(instead)
@@ -127,10 +131,15 @@ def _read_backward(
         )
 
     chosen = _choice(path, pool, direct, query, skip, grad).backward
+    instead = None
     try:
         run(chosen)
     except Exception as error:
-        run(_instead_of_kernels(chosen, error, path, pool, direct, query, skip, grad))
+        instead = _instead_of_kernels(chosen, error, path, pool, direct, query, skip, grad)
+        if instead is None:
+            raise
+    if instead is not None:
+        run(instead)
     return gradients
 
 
@@ -166,18 +175,18 @@ def _instead_of_kernels(
     query: Tensor,
     skip: int | None,
     out: Tensor,
-) -> str:
+) -> str | None:
     """The tiles, from now on, where kernels that have proved themselves cannot be built in this process.
 
     Triton needs a C compiler and a folder to write to, which an earlier process on such a GPU had and this one need not
-    have. Whatever else went wrong is raised.
+    have. None where something else went wrong, or no tiles are right.
     """
     if path is not None or failed in _TILED or is_out_of_memory(error) or is_device_lost(error):
-        raise error
+        return None
     shape = ReadShape.of(pool, direct, len(query), skip, out)
     tiles = tiles_of(query.device, shape)
     if tiles is None:
-        raise error
+        return None
     remember(query.device, shape, Choice(tiles, tiles))
     warnings.warn(f"{shape}: {failed} cannot run here, {tiles} is taken ({first_line(error)})", stacklevel=2)
     return tiles

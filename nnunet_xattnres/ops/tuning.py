@@ -1,7 +1,7 @@
 """Try the paths of a network's reads on this GPU, and choose (ours)."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,40 +95,57 @@ def choose_paths(
     here, timed = machine(device), not torch.are_deterministic_algorithms_enabled()
     shapes = list(dict.fromkeys(shape for of_rank in _gathered(list(shapes)) for shape in of_rank))
     kept = _kept(stored, here)
-    if not all(_everywhere([shape in kept for shape in shapes])):
-        if stored:
-            elsewhere = next((s["machine"] for s in stored if s["machine"] != here), None)
-            why = "do not have every read here" if elsewhere is None else f"were made on {elsewhere}"
-            log(f"The paths of the reads are chosen anew: those of the checkpoint {why}")
-        kept = {}
-    found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if kept]
-    if not kept:
-        possible = _possible(candidates, shapes, device)
-        known = {shape: load(here, shape) or {} for shape in possible}
-        before = {
-            shape: {path: known[shape][path] for path in paths}
-            for shape, paths in possible.items()
-            if set(paths) <= known[shape].keys()
-        }
-        cached = {shape: results for shape, results in before.items() if _complete(results, timed)}
-        missing = {shape: paths for shape, paths in possible.items() if shape not in cached}
-        tried = {
-            shape: {path: _tried_or_known(result, before.get(shape, {}).get(path)) for path, result in results.items()}
-            for shape, results in _try(missing, device, table, timed, limit, budget).items()
-        }
-        cached |= {shape: results for shape, results in tried.items() if results == before.get(shape)}
-        tried |= cached
-        everywhere = _everywhere([shape in cached for shape in shapes])
-        ranks = _gathered((here, [tried[shape] for shape in shapes]))
-        if [where for where, _ in ranks].index(here) == _rank():  # the first of those on such a machine
-            of_machine = _agreed(shapes, [of_rank for where, of_rank in ranks if where == here])
-            _save(here, {shape: of_machine[shape] for shape, k in zip(shapes, everywhere, strict=True) if not k}, log)
-        for shape, results in _agreed(shapes, [of_rank for _, of_rank in ranks]).items():
-            choice = decide_or_fall_back(results, device, timed=timed)
-            found.append(Found(shape, choice, results, "cache" if shape in cached else "tried"))
+    everywhere = dict(zip(shapes, _everywhere([shape in kept for shape in shapes]), strict=True))
+    found = [Found(shape, kept[shape], {}, "checkpoint") for shape in shapes if everywhere[shape]]
+    rest = [shape for shape in shapes if not everywhere[shape]]
+    if stored and rest:
+        elsewhere = next((s["machine"] for s in stored if s["machine"] != here), None)
+        why = "do not have them" if elsewhere is None else f"were made on {elsewhere}"
+        log(f"The paths of {len(rest)} of {len(shapes)} reads are chosen anew: those of the checkpoint {why}")
+    if rest:
+        found += _chosen_anew(rest, device, here, timed, log, candidates, table, limit, budget)
     for one in found:
-        remember(device, one.shape, one.choice)
+        remember(device, one.shape, one.choice, one.results)
         log(f"Read {one}")
+    return found
+
+
+def _chosen_anew(
+    shapes: Sequence[ReadShape],
+    device: torch.device,
+    here: str,
+    timed: bool,
+    log: Callable[[str], object],
+    candidates: Sequence[str],
+    table: str,
+    limit: float,
+    budget: float,
+) -> list[Found]:
+    """By what the cache knows, and by trying the rest."""
+    possible = _possible(candidates, shapes, device)
+    known = {shape: load(here, shape) or {} for shape in possible}
+    before = {
+        shape: {path: known[shape][path] for path in paths}
+        for shape, paths in possible.items()
+        if set(paths) <= known[shape].keys()
+    }
+    cached = {shape: results for shape, results in before.items() if _complete(results, timed)}
+    missing = {shape: paths for shape, paths in possible.items() if shape not in cached}
+    tried = {
+        shape: {path: _tried_or_known(result, before.get(shape, {}).get(path)) for path, result in results.items()}
+        for shape, results in _try(missing, device, table, timed, limit, budget).items()
+    }
+    cached |= {shape: results for shape, results in tried.items() if results == before.get(shape)}
+    tried |= cached
+    everywhere = _everywhere([shape in cached for shape in shapes])
+    ranks = _gathered((here, [tried[shape] for shape in shapes]))
+    if [where for where, _ in ranks].index(here) == _rank():  # the first of those on such a machine
+        of_machine = _agreed(shapes, [of_rank for where, of_rank in ranks if where == here])
+        _save(here, {shape: of_machine[shape] for shape, k in zip(shapes, everywhere, strict=True) if not k}, log)
+    found = []
+    for shape, results in _agreed(shapes, [of_rank for _, of_rank in ranks]).items():
+        choice = decide_or_fall_back(results, device, timed=timed)
+        found.append(Found(shape, choice, results, "cache" if shape in cached else "tried"))
     return found
 
 
@@ -138,8 +155,7 @@ def as_json(found: Sequence[Found], device: torch.device) -> list[dict[str, Any]
     final = [
         one
         for one in found
-        if one.source == "checkpoint"
-        or (_complete(one.results, timed) and not PASSING & {result["status"] for result in one.results.values()})
+        if one.source == "checkpoint" or (_complete(one.results, timed) and _all_tried(one.results, besides=PASSING))
     ]
     return [{"machine": machine(device), "shape": asdict(one.shape), **asdict(one.choice)} for one in final]
 
@@ -164,8 +180,8 @@ def _tried_or_known(result: dict[str, Any], known: dict[str, Any] | None) -> dic
     return result if known is None or result["status"] in _TRIED else known
 
 
-def _all_tried(results: Results) -> bool:
-    return {result["status"] for result in results.values()} <= _TRIED
+def _all_tried(results: Results, besides: Collection[str] = ()) -> bool:
+    return {result["status"] for result in results.values()} <= _TRIED - set(besides)
 
 
 def _try(

@@ -464,8 +464,8 @@ def test_versions_are_held_against_what_the_package_needs(monkeypatch, name, ver
     if level == "error":
         (stated,) = (text for text in STATED if text.startswith(name) and "extra" not in text)
         assert found[name].message == f"{version}; this package needs {stated.removeprefix(name)}"
-        index = ["--index-url", "https://download.pytorch.org/whl/cu128"] if version.endswith("+cu128") else []
-        assert found[name].remedy == install(stated, *index)
+        for_a_gpu = f"install {stated} for your GPU (cu128 now): https://pytorch.org/get-started/locally"
+        assert found[name].remedy == (for_a_gpu if version.endswith("+cu128") else install(stated))
 
 
 @pytest.mark.parametrize("metadata", [False, True], ids=["not installed", "with metadata that name nothing"])

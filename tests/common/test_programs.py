@@ -1,5 +1,6 @@
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -65,20 +66,22 @@ def test_a_python_by_another_name_is_the_same_and_one_of_another_environment_is_
     for running, same in ((base, {base, named}), (named, {base, named}), (venv, {venv}), (other, {other})):
         monkeypatch.setattr(sys, "executable", str(running))
         assert {python for python in (base, named, venv, other) if programs.is_this(python)} == same
+    copy = shutil.copy(base, venv.with_name("python"))  # as of a file system without links
+    monkeypatch.setattr(sys, "executable", str(copy))
+    assert programs.is_this(venv) and not programs.is_this(base) and not programs.is_this(other)
 
 
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
         ("2.6.0", "/bin/python -m pip install 'torch>=2.7'"),
-        ("2.6.0+cu124", "/bin/python -m pip install --index-url https://download.pytorch.org/whl/cu124 'torch>=2.7'"),
+        ("2.6.0+cu124", "install torch>=2.7 for your GPU (cu124 now): https://pytorch.org/get-started/locally"),
+        ("2.2.2+rocm5.7", "install torch>=2.7 for your GPU (rocm5.7 now): https://pytorch.org/get-started/locally"),
         ("2.6.0+cpu", "/bin/python -m pip install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.7'"),
-        ("2.2.2+rocm5.7", "install torch for your GPU: https://pytorch.org/get-started/locally"),
-        ("2.0.1+cu117", "install torch for your GPU: https://pytorch.org/get-started/locally"),
         ("2.11.0a0+gitabc.nv26.01", "/bin/python -m pip install 'torch>=2.7'"),
     ],
 )
-def test_another_torch_is_for_the_same_cuda(monkeypatch, version, remedy):
+def test_a_torch_for_a_gpu_is_not_replaced_by_that_of_pypi(monkeypatch, version, remedy):
     monkeypatch.setattr(sys, "executable", "/bin/python")
     monkeypatch.setattr(installing.importlib.metadata, "version", lambda name: version)
     assert installing.install_torch("torch>=2.7") == remedy

@@ -1,9 +1,12 @@
 """The choice of a path on this machine, with made-up candidates: none that fails is ever used."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -296,7 +299,17 @@ def test_a_checkpoint_keeps_its_choice_on_such_a_machine():
     )
     other = replace(SHAPE, batch=1)
     choose("good", shapes=[other], stored=stored, lines=lines)
-    assert "those of the checkpoint do not have every read here" in lines[2]
+    assert "those of the checkpoint do not have them" in lines[2]
+
+
+def test_a_checkpoint_keeps_the_choices_that_it_has_and_the_others_are_made():
+    stored = [{**as_json(choose("good"), CPU)[0], "forward": "slow"}]
+    lines = []
+    other = replace(SHAPE, batch=1)
+    found = {one.shape: one for one in choose("good", shapes=[SHAPE, other], stored=stored, lines=lines)}
+    assert found[SHAPE].source == "checkpoint" and found[SHAPE].choice == Choice("slow", "good")
+    assert found[other].source == "tried" and found[other].choice == Choice("good", "good")
+    assert "The paths of 1 of 2 reads are chosen anew: those of the checkpoint do not have them" in lines[0]
 
 
 @pytest.mark.parametrize("candidate", ["raises", "out of memory"])
@@ -615,6 +628,8 @@ def test_kernels_do_not_give_way_to_tiles_that_are_wrong_nor_where_they_are_forc
         ({"fused": "ok", "tiled": "ok"}, "tiled"),
         ({"fused": "ok", "tiled": "wrong", "tiled-small": "ok"}, "tiled-small"),
         ({"fused": "ok", "tiled": "wrong"}, None),
+        ({"fused": "ok", "tiled": "out of memory", "tiled-small": "ok"}, "tiled-small"),
+        ({"fused": "ok", "tiled": "out of memory"}, "tiled"),
     ],
 )
 def test_weights_are_computed_by_what_is_right(monkeypatch, results, taken):
@@ -633,6 +648,36 @@ def test_weights_are_computed_by_what_is_right(monkeypatch, results, taken):
     found = read_of(operands, return_weights=True)
     assert ran == ([taken] if taken else [])
     torch.testing.assert_close(found, expected)
+
+
+def test_what_this_process_found_counts_where_no_folder_can_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "file"))
+    (found,) = choose("good", "wrong output")
+    results = {"tiled": found.results["wrong output"]}
+    chosen.remember(CPU, SHAPE, Choice("fused", "fused"), results)
+    assert chosen.load(chosen.machine(CPU), SHAPE) is None and chosen.tiles_of(CPU, SHAPE) is None
+
+
+def test_errors_of_kernels_hold_no_memory(monkeypatch):
+    """Of a network that ran out of memory nothing must be left when another is tried."""
+    shape = with_no_read_before(SHAPE)
+    kept = []
+
+    def fail(*args, **options):
+        of_the_kernel = torch.zeros(3)
+        kept.append(weakref.ref(of_the_kernel))
+        raise torch.cuda.OutOfMemoryError("tried to allocate 80 GiB")
+
+    monkeypatch.setitem(operator.FORWARD, "fused", fail)
+    chosen.remember(CPU, shape, Choice("fused", "fused"))
+    gc.disable()
+    try:
+        with suppress(torch.cuda.OutOfMemoryError):
+            read_of(shape.tensors(CPU))
+        assert len(kept) == 1 and kept[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_where_nothing_is_right_no_weights_are_computed():

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunet_xattnres.commands.doctor.findings import Finding, Level
 from nnunet_xattnres.common.errors import UserError
-from nnunet_xattnres.common.installing import NEEDED, OF_YOUR_OWN, install_torch
+from nnunet_xattnres.common.installing import GET_STARTED, NEEDED, install_torch
 from nnunet_xattnres.common.shell import command, export, unset
 
 
@@ -76,7 +76,7 @@ def check_device() -> Iterator[Finding]:
 def _cpu_alone(built_for: str | None) -> Finding:
     if not built_for and shutil.which("nvidia-smi"):
         message = "cpu: torch has no CUDA, though there is an NVIDIA driver"
-        return Finding("warning", "device", message, OF_YOUR_OWN)
+        return Finding("warning", "device", message, f"install torch for your GPU: {GET_STARTED}")
     torch = f"torch is built for CUDA {built_for}" if built_for else "torch has no CUDA"
     return Finding("ok", "device", f"cpu, no CUDA device ({torch}): pass -device cpu to nnU-Net's commands")
 
