@@ -37,10 +37,10 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def signal_handlers_stay():
     """One that is left behind is inherited by the processes of nnU-Net's pools, which then may not end when told to."""
-    names = ("SIGINT", "SIGTERM")
-    before = [signal.getsignal(getattr(signal, name)) for name in names]
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = list(map(signal.getsignal, signals))
     yield
-    assert [signal.getsignal(getattr(signal, name)) for name in names] == before, "a signal handler was left behind"
+    assert list(map(signal.getsignal, signals)) == before, "a signal handler was left behind"
 
 
 @pytest.fixture

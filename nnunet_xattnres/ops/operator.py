@@ -61,27 +61,16 @@ def _read(
     out, log_sum = _read_fake(pool, projections, query, below, direct, size, skip, eps, path)
     if below is not None:
         out[:, : below.shape[1]] = below
-    choice = _choice(path, pool, direct, query, skip, out)
-    used: dict[str, Tensor] = {"log_sum": log_sum}
-    if {choice.forward, choice.backward} <= _TILED:
-        log_sum.fill_(float("-inf"))  # so that no backward can take it unnoticed
-        used = {}
     projected = _with_direct(projections, direct, len(pool))
 
-    def run(name: str) -> None:
-        FORWARD[name](pool, projected, query, size, skip=skip, eps=eps, out=out, **used)
+    def run(choice: Choice) -> None:
+        used: dict[str, Tensor] = {"log_sum": log_sum}
+        if {choice.forward, choice.backward} <= _TILED:
+            log_sum.fill_(float("-inf"))  # so that no backward can take it unnoticed
+            used = {}
+        FORWARD[choice.forward](pool, projected, query, size, skip=skip, eps=eps, out=out, **used)
 
-    instead = None
-    try:
-        run(choice.forward)
-    except Exception as error:
-        instead = _instead_of_kernels(choice.forward, error, path, pool, direct, query, skip, out)
-        if instead is None:
-            raise
-    if instead is not None:  # out of the block, in which what the kernels had allocated is still held
-        log_sum.fill_(float("-inf"))
-        used = {}
-        run(instead)
+    _compute(run, "forward", path, pool, direct, query, skip, out)
     return out, log_sum
 
 
@@ -123,23 +112,14 @@ def _read_backward(
     gradients = _read_backward_fake(grad, log_sum, pool, projections, query, direct, skip, eps, path)
     n = len(pool)
 
-    def run(name: str) -> None:
-        BACKWARD[name](
+    def run(choice: Choice) -> None:
+        BACKWARD[choice.backward](
             *(grad, log_sum, pool, _with_direct(projections, direct, n), query),
             **{"skip": skip, "eps": eps, "d_pool": gradients[:n], "d_query": gradients[-1]},
             d_projections=_with_direct(gradients[n:-1], direct, n),
         )
 
-    chosen = _choice(path, pool, direct, query, skip, grad).backward
-    instead = None
-    try:
-        run(chosen)
-    except Exception as error:
-        instead = _instead_of_kernels(chosen, error, path, pool, direct, query, skip, grad)
-        if instead is None:
-            raise
-    if instead is not None:
-        run(instead)
+    _compute(run, "backward", path, pool, direct, query, skip, grad)
     return gradients
 
 
@@ -166,30 +146,35 @@ def _choice(
     return Choice(path or FALLBACK, path or FALLBACK)
 
 
-def _instead_of_kernels(
-    failed: str,
-    error: Exception,
+def _compute(
+    run: Callable[[Choice], None],
+    phase: str,
     path: str | None,
     pool: Sequence[Tensor],
     direct: Sequence[int],
     query: Tensor,
     skip: int | None,
     out: Tensor,
-) -> str | None:
-    """The tiles, from now on, where kernels that have proved themselves cannot be built in this process.
+) -> None:
+    """Run a phase by what is chosen; by tiles, from now on, where kernels that have proved themselves cannot be built.
 
     Triton needs a C compiler and a folder to write to, which an earlier process on such a GPU had and this one need not
-    have. None where something else went wrong, or no tiles are right.
+    have. What else goes wrong is raised, also where no tiles are right.
     """
-    if path is not None or failed in _TILED or is_out_of_memory(error) or is_device_lost(error):
-        return None
-    shape = ReadShape.of(pool, direct, len(query), skip, out)
-    tiles = tiles_of(query.device, shape)
-    if tiles is None:
-        return None
-    remember(query.device, shape, Choice(tiles, tiles))
-    warnings.warn(f"{shape}: {failed} cannot run here, {tiles} is taken ({first_line(error)})", stacklevel=2)
-    return tiles
+    choice, tiles = _choice(path, pool, direct, query, skip, out), None
+    try:
+        run(choice)
+    except Exception as error:
+        failed = getattr(choice, phase)
+        if path is None and failed not in _TILED and not (is_out_of_memory(error) or is_device_lost(error)):
+            shape = ReadShape.of(pool, direct, len(query), skip, out)
+            tiles = tiles_of(query.device, shape)
+        if tiles is None:
+            raise
+        remember(query.device, shape, Choice(tiles, tiles))
+        warnings.warn(f"{shape}: {failed} cannot run here, {tiles} is taken ({first_line(error)})", stacklevel=2)
+    if tiles is not None:  # out of the block, in which what the kernels had allocated is still held
+        run(Choice(tiles, tiles))
 
 
 def _tiles_with_weights(

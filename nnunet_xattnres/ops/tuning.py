@@ -92,7 +92,7 @@ def choose_paths(
         UserError: when no path has proved itself, and ``tiled`` computes something else than the reference.
     """
     device = torch.empty(0, device=device).device  # with its index, as the maps have it
-    here, timed = machine(device), not torch.are_deterministic_algorithms_enabled()
+    here = machine(device)
     shapes = list(dict.fromkeys(shape for of_rank in _gathered(list(shapes)) for shape in of_rank))
     kept = _kept(stored, here)
     everywhere = dict(zip(shapes, _everywhere([shape in kept for shape in shapes]), strict=True))
@@ -103,7 +103,9 @@ def choose_paths(
         why = "do not have them" if elsewhere is None else f"were made on {elsewhere}"
         log(f"The paths of {len(rest)} of {len(shapes)} reads are chosen anew: those of the checkpoint {why}")
     if rest:
-        found += _chosen_anew(rest, device, here, timed, log, candidates, table, limit, budget)
+        found += _chosen_anew(
+            rest, device, here, log=log, candidates=candidates, table=table, limit=limit, budget=budget
+        )
     for one in found:
         remember(device, one.shape, one.choice, one.results)
         log(f"Read {one}")
@@ -114,7 +116,7 @@ def _chosen_anew(
     shapes: Sequence[ReadShape],
     device: torch.device,
     here: str,
-    timed: bool,
+    *,
     log: Callable[[str], object],
     candidates: Sequence[str],
     table: str,
@@ -122,6 +124,7 @@ def _chosen_anew(
     budget: float,
 ) -> list[Found]:
     """By what the cache knows, and by trying the rest."""
+    timed = not torch.are_deterministic_algorithms_enabled()
     possible = _possible(candidates, shapes, device)
     known = {shape: load(here, shape) or {} for shape in possible}
     before = {

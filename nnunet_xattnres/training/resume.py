@@ -14,8 +14,8 @@ from nnunet_xattnres.networks.registry import config_in
 from nnunet_xattnres.nnunet.checkpoints import Origin, network_weights, origin_of, read_checkpoint
 from nnunet_xattnres.nnunet.plans import resolved
 
-# What nnU-Net's --c overlooks where it finds a file.
 _AS_OURS = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
+# What nnU-Net's --c overlooks where it finds a file.
 _LATER = {
     "checkpoint_final.pth": ("checkpoint_latest.pth", "checkpoint_best.pth"),
     "checkpoint_latest.pth": ("checkpoint_best.pth",),

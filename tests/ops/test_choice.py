@@ -564,14 +564,13 @@ def test_a_network_computes_what_was_chosen(monkeypatch):
     torch.compiler.reset()
 
 
+ALONE = replace(SHAPE, before=0)  # no other channels stand before the read
+
+
 def read_of(operands, **options):
     pool, projections, query = (operands[name] for name in ("pool", "projections", "query"))
     ones = torch.ones_like(query)
     return operator.history_read(pool, projections, query, ones, SHAPE.size, skip=SHAPE.skip, **options)
-
-
-def with_no_read_before(shape):
-    return replace(shape, before=0)
 
 
 NO_COMPILER = RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
@@ -580,8 +579,7 @@ NO_COMPILER = RuntimeError("Failed to find C compiler. Please specify via CC env
 @pytest.mark.parametrize("phase", ["FORWARD", "BACKWARD"])
 def test_kernels_that_cannot_be_built_any_more_give_way_to_tiles(monkeypatch, phase):
     """They proved themselves in another container, with a C compiler: a prediction in this one must not end."""
-    shape = with_no_read_before(SHAPE)
-    operands = shape.tensors(CPU)
+    operands = ALONE.tensors(CPU)
     inputs = [t.requires_grad_() for t in (*operands["pool"], operands["query"])]
     expected = read_of(operands)
     gradients = torch.autograd.grad(expected.square().sum(), inputs)
@@ -589,13 +587,13 @@ def test_kernels_that_cannot_be_built_any_more_give_way_to_tiles(monkeypatch, ph
     monkeypatch.setitem(operator.FORWARD, "fused", forward)
     monkeypatch.setitem(operator.BACKWARD, "fused", backward)
     monkeypatch.setitem(getattr(operator, phase), "fused", Mock(side_effect=NO_COMPILER))
-    chosen.remember(CPU, shape, Choice("fused", "fused"))
+    chosen.remember(CPU, ALONE, Choice("fused", "fused"))
     with pytest.warns(UserWarning, match="fused cannot run here, tiled is taken .Failed to find C compiler"):
         found = read_of(operands)
         found_gradients = torch.autograd.grad(found.square().sum(), inputs)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found_gradients, gradients)
-    assert chosen.choice_of(CPU, shape) == Choice("tiled", "tiled")
+    assert chosen.choice_of(CPU, ALONE) == Choice("tiled", "tiled")
 
 
 @pytest.mark.parametrize(
@@ -603,22 +601,20 @@ def test_kernels_that_cannot_be_built_any_more_give_way_to_tiles(monkeypatch, ph
     [torch.cuda.OutOfMemoryError("tried to allocate 80 GiB"), RuntimeError("CUDA error: an illegal memory access")],
 )
 def test_other_errors_of_kernels_are_raised(monkeypatch, error):
-    shape = with_no_read_before(SHAPE)
     monkeypatch.setitem(operator.FORWARD, "fused", Mock(side_effect=error))
-    chosen.remember(CPU, shape, Choice("fused", "fused"))
+    chosen.remember(CPU, ALONE, Choice("fused", "fused"))
     with pytest.raises(type(error), match=str(error)):
-        read_of(shape.tensors(CPU))
+        read_of(ALONE.tensors(CPU))
 
 
 def test_kernels_do_not_give_way_to_tiles_that_are_wrong_nor_where_they_are_forced(monkeypatch):
-    shape = with_no_read_before(SHAPE)
     monkeypatch.setitem(operator.FORWARD, "fused", Mock(side_effect=NO_COMPILER))
     with pytest.raises(RuntimeError, match="C compiler"):
-        read_of(shape.tensors(CPU), path="fused")
-    chosen.save(chosen.machine(CPU), shape, {"fused": {"status": "ok"}, "tiled": {"status": "wrong", "why": "off"}})
-    chosen.remember(CPU, shape, Choice("fused", "fused"))
+        read_of(ALONE.tensors(CPU), path="fused")
+    chosen.save(chosen.machine(CPU), ALONE, {"fused": {"status": "ok"}, "tiled": {"status": "wrong", "why": "off"}})
+    chosen.remember(CPU, ALONE, Choice("fused", "fused"))
     with pytest.raises(RuntimeError, match="C compiler"):
-        read_of(shape.tensors(CPU))
+        read_of(ALONE.tensors(CPU))
 
 
 @pytest.mark.parametrize(
@@ -634,11 +630,10 @@ def test_kernels_do_not_give_way_to_tiles_that_are_wrong_nor_where_they_are_forc
 )
 def test_weights_are_computed_by_what_is_right(monkeypatch, results, taken):
     """As inspect and the routing log ask for them; the kernels give none."""
-    shape = with_no_read_before(SHAPE)
-    chosen.save(chosen.machine(CPU), shape, {name: {"status": status} for name, status in results.items()})
+    chosen.save(chosen.machine(CPU), ALONE, {name: {"status": status} for name, status in results.items()})
     first = next(name for name, status in results.items() if status == "ok")
-    chosen.remember(CPU, shape, Choice(first, first))
-    expected = read_of(operands := shape.tensors(CPU), return_weights=True, path="tiled")
+    chosen.remember(CPU, ALONE, Choice(first, first))
+    expected = read_of(operands := ALONE.tensors(CPU), return_weights=True, path="tiled")
     ran = []
     for name in ("tiled", "tiled-small"):
         compute = operator.FORWARD[name]
@@ -653,15 +648,12 @@ def test_weights_are_computed_by_what_is_right(monkeypatch, results, taken):
 def test_what_this_process_found_counts_where_no_folder_can_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv(chosen.VARIABLE, str(tmp_path / "file"))
-    (found,) = choose("good", "wrong output")
-    results = {"tiled": found.results["wrong output"]}
-    chosen.remember(CPU, SHAPE, Choice("fused", "fused"), results)
+    choose("good", "tiled")  # of the made-up paths this one is wrong
     assert chosen.load(chosen.machine(CPU), SHAPE) is None and chosen.tiles_of(CPU, SHAPE) is None
 
 
 def test_errors_of_kernels_hold_no_memory(monkeypatch):
     """Of a network that ran out of memory nothing must be left when another is tried."""
-    shape = with_no_read_before(SHAPE)
     kept = []
 
     def fail(*args, **options):
@@ -670,22 +662,21 @@ def test_errors_of_kernels_hold_no_memory(monkeypatch):
         raise torch.cuda.OutOfMemoryError("tried to allocate 80 GiB")
 
     monkeypatch.setitem(operator.FORWARD, "fused", fail)
-    chosen.remember(CPU, shape, Choice("fused", "fused"))
+    chosen.remember(CPU, ALONE, Choice("fused", "fused"))
     gc.disable()
     try:
         with suppress(torch.cuda.OutOfMemoryError):
-            read_of(shape.tensors(CPU))
+            read_of(ALONE.tensors(CPU))
         assert len(kept) == 1 and kept[0]() is None
     finally:
         gc.enable()
 
 
 def test_where_nothing_is_right_no_weights_are_computed():
-    shape = with_no_read_before(SHAPE)
-    chosen.save(chosen.machine(CPU), shape, {"tiled": {"status": "wrong", "why": "off"}})
-    chosen.remember(CPU, replace(shape, batch=9), Choice("tiled", "tiled"))  # so that the CPU is asked as a GPU is
+    chosen.save(chosen.machine(CPU), ALONE, {"tiled": {"status": "wrong", "why": "off"}})
+    chosen.remember(CPU, replace(ALONE, batch=9), Choice("tiled", "tiled"))  # so that the CPU is asked as a GPU is
     with pytest.raises(UserError, match="tiled is wrong"):
-        read_of(shape.tensors(CPU), return_weights=True)
+        read_of(ALONE.tensors(CPU), return_weights=True)
 
 
 @pytest.mark.parametrize("available", [True, False])
